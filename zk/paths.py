@@ -1,0 +1,92 @@
+"""Every znode path, in one table. All are below the chroot of the connect string, if it has one.
+
+    /members/{layer}/{rack}/{node}                 ephemeral   who is here (MemberRecord)
+    /candidates/{layer}/{rack}/{guid}-{sequence}   ephemeral   who stands for rack leader
+    /leaders/{layer}/{rack}                        ephemeral   who leads (LeaderRecord); its czxid is the leader's epoch
+    /deployments/{id}                              persistent  one small record a deployment
+    /deployments/{id}/trace                        persistent  its trace, packed and bounded
+    /open/{id}                                     persistent  marker: this deployment needs a coordinator
+    /open/{id}/owner                               ephemeral   who coordinates it now
+    /keys/{digest}                                 persistent  Idempotency-Key -> deployment id
+    /images/{name}                                 persistent  one record an image
+    /cordons/{node}                                persistent  this node gets nothing new
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Layer = Literal["compute", "storage"]
+LAYERS: tuple[Layer, ...] = ("compute", "storage")
+
+MEMBERS = "/members"
+CANDIDATES = "/candidates"
+LEADERS = "/leaders"
+DEPLOYMENTS = "/deployments"
+OPEN = "/open"
+KEYS = "/keys"
+IMAGES = "/images"
+CORDONS = "/cordons"
+
+ROOTS: tuple[str, ...] = (
+    *(f"{top}/{layer}" for top in (MEMBERS, CANDIDATES, LEADERS) for layer in LAYERS),
+    DEPLOYMENTS,
+    OPEN,
+    KEYS,
+    IMAGES,
+    CORDONS,
+)
+"""The persistent znodes that any process makes when it finds them missing."""
+
+
+def rack_members(layer: Layer, rack: str) -> str:
+    return f"{MEMBERS}/{layer}/{rack}"
+
+
+def member(layer: Layer, rack: str, node: str) -> str:
+    return f"{MEMBERS}/{layer}/{rack}/{node}"
+
+
+def candidates(layer: Layer, rack: str) -> str:
+    return f"{CANDIDATES}/{layer}/{rack}"
+
+
+def candidate_prefix(layer: Layer, rack: str, guid: str) -> str:
+    """Created with `sequence`, so that a lost reply can be found again by its guid."""
+    return f"{CANDIDATES}/{layer}/{rack}/{guid}-"
+
+
+def leaders(layer: Layer) -> str:
+    return f"{LEADERS}/{layer}"
+
+
+def leader(layer: Layer, rack: str) -> str:
+    return f"{LEADERS}/{layer}/{rack}"
+
+
+def deployment(deployment_id: str) -> str:
+    return f"{DEPLOYMENTS}/{deployment_id}"
+
+
+def trace(deployment_id: str) -> str:
+    return f"{DEPLOYMENTS}/{deployment_id}/trace"
+
+
+def open_marker(deployment_id: str) -> str:
+    return f"{OPEN}/{deployment_id}"
+
+
+def owner(deployment_id: str) -> str:
+    return f"{OPEN}/{deployment_id}/owner"
+
+
+def key(digest: str) -> str:
+    return f"{KEYS}/{digest}"
+
+
+def image(name: str) -> str:
+    return f"{IMAGES}/{name}"
+
+
+def cordon(node: str) -> str:
+    return f"{CORDONS}/{node}"
