@@ -1,0 +1,458 @@
+"""Every peer message, one frozen struct each, and the one union of them all.
+
+Three kinds of talk:
+
+- *calls in a rack*: somebody (a coordinator, the API) sends a rack leader a `RackCall`: one `Command` for every agent
+  of the rack, or one for each named agent. The leader passes them on in parallel as `NodeCall`s, gathers the
+  `NodeAnswer`s, and returns one `RackAnswer` when all are in or its wait is over (SmartCloud, steps 4 and 5).
+- *requests to a leader*: `Submit` (step 3), `FindHolders` and `PickStores` (steps 7 and 8), `RackStatusCall`.
+- *news*: `Heartbeat` and `NodeReport`, which nobody waits for and which may be lost.
+
+Every call has an id and a deadline; every command may be repeated without harm. What changes an agent carries the
+deployment's `epoch` (ZooKeeper's zxid of the coordinator's claim) and `step` (grows within an epoch): an agent that
+has seen a later (epoch, step) of that deployment refuses. Durations are milliseconds.
+
+Structs rather than dataclasses, because msgspec's tagged unions decode them strictly in one pass.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from fabric.records import Address, Count, DeploymentId, Digest, Guid, LayerName, Name, OrdinalText, Spec, Text
+from fabric.resources import Resources
+
+PROTOCOL = (1, 0)
+"""(major, minor). Another major version is refused; a minor one only adds fields with defaults."""
+
+CallId = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+Millis = Annotated[int, msgspec.Meta(ge=0, le=3_600_000)]
+Number = Annotated[int, msgspec.Meta(ge=0)]
+MAX_NODES = 5_000
+"""Agents in one rack, at most."""
+
+
+class Message(msgspec.Struct, frozen=True, tag=True):
+    """Base of all; the tag is the class name."""
+
+
+# --- commands to an agent, and its answers ---------------------------------------------------------------------------
+
+
+class AskOffer(Message, frozen=True):
+    """How many instances of `resources` could you run now, `wanted` at most? `ticket` is the deployment's seniority
+    (its record's czxid): an older one has a smaller ticket."""
+
+    deployment: DeploymentId
+    resources: Resources
+    wanted: Count
+    ticket: Number
+
+
+class Offer(Message, frozen=True):
+    """It promises nothing. `count` instances fit now; `held` more would fit if no other request's unconfirmed
+    reservations were here, the oldest of which has ticket `oldest` (0: none). `capacity`: how many fit in an empty
+    node. `short`: the dimension that limits."""
+
+    count: Count
+    free: Resources
+    total: Resources
+    cordoned: bool
+    held: Count
+    oldest: Number
+    capacity: Count
+    short: str
+
+
+class Reserve(Message, frozen=True):
+    """Try: set aside capacity for `ordinals` for `ttl_ms`."""
+
+    deployment: DeploymentId
+    epoch: Number
+    step: Number
+    ticket: Number
+    resources: Resources
+    ordinals: OrdinalText
+    ttl_ms: Millis
+
+
+class Reserved(Message, frozen=True):
+    """`granted` of the asked ordinals; `count`, `held` and `oldest` as in `Offer`, after granting."""
+
+    granted: OrdinalText
+    count: Count
+    held: Count
+    oldest: Number
+
+
+class Confirm(Message, frozen=True):
+    """The plan is written: run `ordinals`. Repeated, it asks how they are. Progress goes to `report_to`."""
+
+    deployment: DeploymentId
+    epoch: Number
+    step: Number
+    spec: Spec
+    ordinals: OrdinalText
+    report_to: Address
+
+
+class Cancel(Message, frozen=True):
+    """Give reservations of this deployment back (those not confirmed)."""
+
+    deployment: DeploymentId
+    epoch: Number
+    step: Number
+
+
+class Stop(Message, frozen=True):
+    """Stop these ordinals of the deployment; `everything` of it if so said. Repeated, it asks whether they are gone."""
+
+    deployment: DeploymentId
+    epoch: Number
+    step: Number
+    ordinals: OrdinalText
+    everything: bool = False
+
+
+class OrdinalFailure(msgspec.Struct, frozen=True):
+    """`blame` image: it would fail anywhere. `blame` node: another node may do."""
+
+    ordinal: Count
+    blame: str
+    reason: Text
+
+
+class FetchNote(msgspec.Struct, frozen=True):
+    """How an agent got the image (steps 7 to 9), for the trace."""
+
+    storage_leader: str
+    found: tuple[str, ...]
+    chosen: tuple[str, ...]
+    bytes_by_holder: dict[str, int]
+    dropped: tuple[str, ...]
+    find_ms: Number
+    fetch_ms: Number
+    cached: bool
+
+
+class Progress(Message, frozen=True):
+    """Answer to `Confirm` and `Stop`, and content of a `NodeReport`: where this deployment's ordinals are on the node.
+    `refused`: ordinals that the node will not run (no capacity any more). `done_bytes` of `total_bytes` fetched."""
+
+    running: OrdinalText
+    waiting: OrdinalText
+    stopping: OrdinalText
+    refused: OrdinalText
+    failed: tuple[OrdinalFailure, ...]
+    done_bytes: Number
+    total_bytes: Number
+    fetch: FetchNote | None
+    prepare_ms: Number
+    start_ms: Number
+    messages: Number
+    reads: Number
+
+
+class Cancelled(Message, frozen=True):
+    pass
+
+
+class Stale(Message, frozen=True):
+    """Refused: the agent has seen a later (epoch, step) of this deployment."""
+
+    epoch: Number
+    step: Number
+
+
+class Describe(Message, frozen=True):
+    """Which instances do you have? Of one deployment, or (empty) of all; at most `limit`."""
+
+    deployment: str
+    limit: Count
+
+
+class InstanceView(msgspec.Struct, frozen=True):
+    """One instance as its node sees it. `state`: assigned, fetching, starting, running, backoff, exited, failed,
+    stopping. `started_ms` is 0 before the first start."""
+
+    id: str
+    deployment: DeploymentId
+    ordinal: Count
+    node: Name
+    rack: Name
+    flavor: str
+    image: str
+    state: str
+    pid: Number
+    attempt: Number
+    started_ms: Number
+    directory: str
+    driver: str
+    reason: Text
+
+
+class Described(Message, frozen=True):
+    instances: tuple[InstanceView, ...]
+    more: bool
+
+
+class ReadLog(Message, frozen=True):
+    """The last `max_bytes` of an instance's output."""
+
+    instance: Annotated[str, msgspec.Meta(max_length=64)]
+    max_bytes: Annotated[int, msgspec.Meta(ge=0, le=1 << 20)]
+
+
+class LogText(Message, frozen=True):
+    known: bool
+    data: bytes
+
+
+class HasImage(Message, frozen=True):
+    """Do you have a whole verified copy? (Step 8.) An empty digest asks for free space only."""
+
+    digest: str
+
+
+class ImageHeld(Message, frozen=True):
+    held: bool
+    data_endpoint: str
+    free_bytes: Number
+    busy: Number
+
+
+class DropImage(Message, frozen=True):
+    """No image name refers to this content any more: free it."""
+
+    digest: Digest
+
+
+class Dropped(Message, frozen=True):
+    freed_bytes: Number
+
+
+class Replicate(Message, frozen=True):
+    """Fetch this image from these data endpoints and hold it."""
+
+    digest: Digest
+    sources: tuple[Address, ...]
+
+
+class Replicating(Message, frozen=True):
+    done: bool
+    reason: Text
+
+
+class Unable(Message, frozen=True):
+    """The agent understood the command but cannot do it: wrong layer, or a value that makes no sense."""
+
+    reason: Text
+
+
+Command = (
+    AskOffer | Reserve | Confirm | Cancel | Stop | Describe | ReadLog | HasImage | DropImage | Replicate
+)
+Answer = (
+    Offer
+    | Reserved
+    | Progress
+    | Cancelled
+    | Stale
+    | Described
+    | LogText
+    | ImageHeld
+    | Dropped
+    | Replicating
+    | Unable
+)
+
+
+# --- calls in a rack -------------------------------------------------------------------------------------------------
+
+
+class NodeCommand(msgspec.Struct, frozen=True):
+    node: Name
+    command: Command
+
+
+class NodeResult(msgspec.Struct, frozen=True):
+    node: Name
+    answer: Answer
+
+
+class RackCall(Message, frozen=True):
+    """To a rack leader: pass `everyone` to all agents of the rack, or `commands` to those named, wait `wait_ms`."""
+
+    call: CallId
+    wait_ms: Millis
+    everyone: Command | None = None
+    commands: Annotated[tuple[NodeCommand, ...], msgspec.Meta(max_length=MAX_NODES)] = ()
+
+
+class RackAnswer(Message, frozen=True):
+    """`silent` were asked and did not answer in time, or are known not to; `absent` are no members of the rack now.
+    `leads` is False when the receiver does not lead (any more): ask ZooKeeper who does. `messages`: sent for this."""
+
+    call: CallId
+    rack: Name
+    leads: bool
+    results: tuple[NodeResult, ...] = ()
+    silent: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+    messages: Number = 0
+
+
+class NodeCall(Message, frozen=True):
+    call: CallId
+    command: Command
+
+
+class NodeAnswer(Message, frozen=True):
+    call: CallId
+    node: Name
+    answer: Answer
+
+
+# --- requests to a leader --------------------------------------------------------------------------------------------
+
+
+class Submit(Message, frozen=True):
+    """Step 3: take this deployment in charge. `considered` leaders were seen in ZooKeeper when this one was picked."""
+
+    call: CallId
+    deployment: DeploymentId
+    accepted_ms: Number
+    considered: Number
+    load: Number
+
+
+class Submitted(Message, frozen=True):
+    call: CallId
+    taken: bool
+    reason: Text
+
+
+class FindHolders(Message, frozen=True):
+    """Step 7: who holds this image? Not those in `exclude`, which failed the asker."""
+
+    call: CallId
+    digest: Digest
+    want: Annotated[int, msgspec.Meta(ge=1, le=16)]
+    exclude: tuple[str, ...]
+    salt: str
+
+
+class HolderRef(msgspec.Struct, frozen=True):
+    node: Name
+    rack: Name
+    endpoint: Address
+
+
+class Holders(Message, frozen=True):
+    """Step 9: the chosen ones; `found` are all that have it. `silent` storage agents did not answer."""
+
+    call: CallId
+    digest: str
+    leads: bool
+    chosen: tuple[HolderRef, ...]
+    found: tuple[str, ...]
+    silent: tuple[str, ...]
+    messages: Number
+
+
+class PickStores(Message, frozen=True):
+    """For a push: `want` storage agents in different racks with room for `size` bytes, best first."""
+
+    call: CallId
+    size: Number
+    want: Annotated[int, msgspec.Meta(ge=1, le=16)]
+    salt: str
+
+
+class RackStatusCall(Message, frozen=True):
+    call: CallId
+
+
+class NodeStatus(msgspec.Struct, frozen=True):
+    """A node as its rack leader sees it by heartbeats. `heard_ms`: since the last one (-1: never)."""
+
+    node: Name
+    rack: Name
+    layer: LayerName
+    address: Address
+    data_endpoint: str
+    total: Resources
+    free: Resources
+    cordoned: bool
+    instances: Number
+    reserved: Number
+    heard_ms: int
+    silent: bool
+    driver: str
+    host: str
+    pid: Number
+    images: Number
+    free_bytes: Number
+
+
+class RackStatus(Message, frozen=True):
+    call: CallId
+    rack: Name
+    layer: LayerName
+    leads: bool
+    leader: str
+    epoch: Number
+    nodes: tuple[NodeStatus, ...]
+
+
+# --- news ------------------------------------------------------------------------------------------------------------
+
+
+class LeaderHello(Message, frozen=True):
+    """A rack leader to an agent of its rack: I lead, under this epoch; send your heartbeats here."""
+
+    rack: Name
+    layer: LayerName
+    epoch: Number
+    address: Address
+    interval_ms: Millis
+
+
+class Heartbeat(Message, frozen=True):
+    node: Name
+    guid: Guid
+    free: Resources
+    cordoned: bool
+    instances: Number
+    reserved: Number
+    images: Number
+    free_bytes: Number
+
+
+class NodeReport(Message, frozen=True):
+    """An agent to the coordinator whose Confirm or Stop it carries out, on every change; may be lost."""
+
+    deployment: DeploymentId
+    epoch: Number
+    node: Name
+    progress: Progress
+
+
+AnyMessage = (
+    RackCall
+    | RackAnswer
+    | NodeCall
+    | NodeAnswer
+    | Submit
+    | Submitted
+    | FindHolders
+    | Holders
+    | PickStores
+    | RackStatusCall
+    | RackStatus
+    | LeaderHello
+    | Heartbeat
+    | NodeReport
+)
