@@ -8,7 +8,7 @@ The whole loop of an agent, in the runtime and in the simulator alike:
         wait for an input, or for agent.next_deadline()
         effects = agent.handle(now, input)   # or agent.tick(now) when the deadline passed
 
-Times are seconds of a clock that only grows (`now`); wall-clock milliseconds come with inputs where a record needs them.
+Times: `now` is seconds of a clock that only grows; `wall_ms`, milliseconds since 1970, is for what people read.
 Performing an effect never fails towards the role: what went wrong comes back as an input.
 """
 

@@ -1,0 +1,84 @@
+"""Every limit of the roles, named with its unit. One value for a whole fabric; the defaults suit a rack of 40 nodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fabric.records import LayerName
+from fabric.resources import Resources
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    # membership
+    session_timeout_s: float = 10.0
+    """An agent that ZooKeeper has not heard of for this long is gone; candidates take over from dead leaders then."""
+    heartbeat_interval_s: float = 1.0
+    """Agent to rack leader, with free capacity."""
+    silent_after_s: float = 3.5
+    """A rack leader does not wait for an agent that it has not heard of for so long."""
+    sweep_interval_s: float = 5.0
+    """How often a rack leader looks for open deployments without an owner."""
+    load_hint_interval_s: float = 5.0
+    """A leader rewrites its load hint at most this often."""
+    retry_min_s: float = 0.1
+    retry_max_s: float = 2.0
+    """Back-off of everything that is repeated."""
+
+    # a request
+    submit_wait_s: float = 1.0
+    """For a leader to say that it took a deployment in charge; then another leader is picked."""
+    offer_wait_s: float = 1.0
+    """For a rack's offers (step 5); who has not answered then is left out."""
+    command_wait_s: float = 2.0
+    """For a rack's answers to reserve, confirm, cancel, stop."""
+    hop_margin_s: float = 0.3
+    """A rack leader stops waiting this much before the one who waits for it does."""
+    reservation_ttl_s: float = 20.0
+    """A reservation that is neither confirmed nor repeated by then is given back."""
+    place_deadline_s: float = 45.0
+    """From the coordinator's claim to a full set of reservations; over it, the request fails with its reason."""
+    contention_wait_s: float = 0.15
+    """Mean wait before a request that lost to others' reservations asks again."""
+    poll_interval_s: float = 1.0
+    """How often the coordinator asks nodes that have not reported."""
+    start_stall_s: float = 60.0
+    """Without any progress for this long, a node's ordinals are placed elsewhere."""
+    start_deadline_s: float = 900.0
+    """From the plan to all ordinals running; over it, the deployment fails."""
+    stop_grace_s: float = 5.0
+    """Between TERM and KILL."""
+    stop_deadline_s: float = 60.0
+    """For all of a deployment's ordinals to be gone; what is not gone then is stopped by its agent's own check later."""
+    max_rounds: int = 12
+    """Rounds of placing again what another request took first, before the racks are asked anew."""
+    max_coordinated: int = 256
+    """Deployments that one leader coordinates at a time; one more is refused, and another leader is picked."""
+
+    # bookkeeping
+    keep_final: int = 1000
+    """Final (failed, deleted) deployment records kept, at most."""
+    keep_final_s: float = 7 * 86400.0
+    prune_interval_s: float = 60.0
+    redundancy: int = 2
+    """Holders of every image."""
+    max_restart_backoff_s: float = 60.0
+    """Between restarts of an instance that keeps exiting: 0.5 s, doubled each time, up to this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who an agent is. `guid` is new at every start of the process; `previous` are the guids that its journal knows.
+    `total`: what the node offers to instances (host reserve taken off, overcommit applied)."""
+
+    node: str
+    rack: str
+    layer: LayerName
+    guid: str
+    address: str
+    total: Resources
+    driver: str
+    host: str
+    pid: int
+    data_endpoint: str = ""
+    previous: tuple[str, ...] = ()
