@@ -1,0 +1,37 @@
+"""Where a role puts its effects, in order. The agent empties it at the end of every input."""
+
+from __future__ import annotations
+
+from fabric.effects import CallTree, Effect, Note, Persist, Send
+from fabric.messages import AnyMessage
+from zk.tree import Op
+
+
+class Outbox:
+    def __init__(self) -> None:
+        self._effects: list[Effect] = []
+
+    def add(self, effect: Effect) -> None:
+        self._effects.append(effect)
+
+    def send(self, to: str, message: AnyMessage) -> None:
+        self._effects.append(Send(to, message))
+
+    def tree(self, token: str, op: Op) -> None:
+        self._effects.append(CallTree(token, op))
+
+    def persist(self, puts: tuple[tuple[str, bytes], ...] = (), deletes: tuple[str, ...] = ()) -> None:
+        if puts or deletes:
+            self._effects.append(Persist(puts, deletes))
+
+    def note(self, level: str, text: str) -> None:
+        self._effects.append(Note(level, text))
+
+    def take(self) -> list[Effect]:
+        effects, self._effects = self._effects, []
+        return effects
+
+
+def earliest(*deadlines: float | None) -> float | None:
+    """The first of some deadlines, None meaning never."""
+    return min((deadline for deadline in deadlines if deadline is not None), default=None)
