@@ -1,0 +1,370 @@
+"""What the request API reads and writes, as pydantic models.
+
+Strict: a count of `"12"` or `true` is an error, not a 12, and an unknown field is an error, not a typo that nobody
+sees. Every list and string has a bound. What is answered is also declared here, so that `/openapi.json` is the whole
+truth and a client may be written against this file alone.
+
+Conventions: times are RFC 3339 text in UTC; sizes say their unit in their name; a list is `{"items": […], "next": …}`
+where `next` is to be given back as `?after=` and is null on the last page. `index` is ZooKeeper's id of the record's
+last change (mzxid), also sent as the `X-Index` header: give it back as `?index=` to wait for the next change.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+
+from fabric.ordinals import MAX_COUNT
+from fabric.records import LayerName, Policy, Restart, State
+
+NAME_PATTERN = r"^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$"
+MAX_LABELS = 32
+MAX_VARIABLES = 64
+MAX_ENVIRONMENT_BYTES = 8 * 1024
+"""The environment travels in the command to each node and lies in the deployment's znode, so it is small."""
+OUR_PREFIX = "FABRIC_"
+MAX_PAGE = 1000
+DEFAULT_PAGE = 100
+
+NodeOrImageName = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
+LabelKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?$")]
+LabelValue = Annotated[str, StringConstraints(max_length=256)]
+VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
+VariableValue = Annotated[str, StringConstraints(max_length=2048, pattern=r"^[^\x00]*$")]
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+# --- what is asked ---------------------------------------------------------------------------------------------------
+
+
+class DeploymentRequest(Model):
+    """Run `count` instances of `image`, each of size `flavor`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"image": "web", "flavor": "Large", "count": 50},
+                {
+                    "image": "web",
+                    "flavor": "Large",
+                    "count": 50,
+                    "min_count": 40,
+                    "policy": "spread",
+                    "max_per_node": 4,
+                    "name": "shop",
+                    "labels": {"team": "blue"},
+                    "environment": {"PORT": "0"},
+                },
+            ]
+        }
+    )
+
+    image: NodeOrImageName = Field(description="The name of a published image.")
+    flavor: str = Field(min_length=1, max_length=64, description="The size of each instance; see /v1/flavors.")
+    count: int = Field(ge=1, le=MAX_COUNT, description="How many instances.")
+    min_count: int | None = Field(
+        default=None, ge=1, le=MAX_COUNT, description="Be content with this many; default: `count`, all or nothing."
+    )
+    policy: Policy = Field(
+        default="spread", description="`spread`: balanced over racks, then nodes. `pack`: as few nodes as can be."
+    )
+    max_per_node: int = Field(default=0, ge=0, le=MAX_COUNT, description="0: no limit.")
+    max_per_rack: int = Field(default=0, ge=0, le=MAX_COUNT, description="0: no limit.")
+    restart: Restart = Field(default="always", description="What happens when an instance exits by itself.")
+    name: NodeOrImageName | None = Field(
+        default=None, description="For people; need not be unique. Default: the image's name."
+    )
+    labels: dict[LabelKey, LabelValue] = Field(default={}, max_length=MAX_LABELS)
+    environment: dict[VariableName, VariableValue] = Field(
+        default={}, max_length=MAX_VARIABLES, description="For the instances; names that begin with FABRIC_ are ours."
+    )
+
+    @field_validator("environment")
+    @classmethod
+    def _bounded(cls, environment: dict[str, str]) -> dict[str, str]:
+        size = sum(len(name.encode()) + len(value.encode()) for name, value in environment.items())
+        if size > MAX_ENVIRONMENT_BYTES:
+            raise ValueError(f"at most {MAX_ENVIRONMENT_BYTES} bytes of names and values together, found {size}")
+        ours = sorted(name for name in environment if name.startswith(OUR_PREFIX))
+        if ours:
+            raise ValueError(f"no name that begins with {OUR_PREFIX}, found {ours[0]}")
+        return environment
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min_count is not None and self.min_count > self.count:
+            raise ValueError(f"min_count: at most count, which is {self.count}, found {self.min_count}")
+        return self
+
+
+class ScaleRequest(Model):
+    """Have `count` instances from now on."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"count": 60}]})
+
+    count: int = Field(ge=1, le=MAX_COUNT)
+
+
+# --- what is answered ------------------------------------------------------------------------------------------------
+
+
+class FieldError(Model):
+    """One thing that is wrong with a request: where, what was expected there, and what was found."""
+
+    field: str
+    expected: str
+    found: str
+
+
+class Problem(Model):
+    """RFC 9457 problem details; `application/problem+json`."""
+
+    type: str = Field(description="A URN that programs may rely on, such as urn:fabric:problem:unknown-image.")
+    title: str
+    status: int
+    detail: str
+    instance: str = Field(description="The path of the request.")
+    errors: list[FieldError] = Field(default=[], description="One entry for each field that is wrong.")
+    reasons: list[str] = Field(default=[], description="Why it does not fit: one line a dimension, rack or rule.")
+
+
+class ResourcesView(Model):
+    vcpus: int
+    memory_mib: int
+    disk_mib: int
+
+
+class ShareView(Model):
+    """One node's part of a plan; `ordinals` as ranges, such as "0-3,7"."""
+
+    node: str
+    rack: str
+    ordinals: str
+    count: int
+
+
+class DeploymentView(Model):
+    id: str
+    name: str
+    image: str
+    digest: str
+    flavor: str
+    resources: ResourcesView
+    count: int
+    min_count: int
+    policy: Policy
+    max_per_node: int
+    max_per_rack: int
+    restart: Restart
+    labels: dict[str, str]
+    environment: dict[str, str]
+    state: State
+    final: bool = Field(description="At rest: running, failed or deleted, with nothing left to do.")
+    gone: bool = Field(description="Its deletion was asked for.")
+    placed: int = Field(description="Ordinals in the plan; fewer than `count`: placed short.")
+    plan: list[ShareView]
+    reason: str
+    reasons: list[str]
+    generation: int = Field(description="Grows with every change a user asks for.")
+    settled: int = Field(description="The generation that was last brought to an end.")
+    epoch: int
+    created: str
+    updated: str
+    index: int
+
+
+class DeploymentList(Model):
+    items: list[DeploymentView]
+    next: str | None
+
+
+class RackOffer(Model):
+    """What a rack could run of what was asked, and what of it would be used."""
+
+    rack: str
+    offered: int
+    used: int
+    nodes: int
+    silent: list[str] = Field(description="Nodes that did not answer.")
+
+
+class DryRunView(Model):
+    """The placement that would be made now. Nothing is reserved."""
+
+    dry_run: Literal[True] = True
+    feasible: bool
+    count: int
+    min_count: int
+    placed: int
+    plan: list[ShareView]
+    racks: list[RackOffer]
+    silent_racks: list[str]
+    reason: str
+    reasons: list[str]
+
+
+InstanceState = Literal[
+    "assigned", "fetching", "starting", "running", "backoff", "exited", "failed", "stopping", "missing", "unknown"
+]
+"""As the node says; `missing`: planned there, but the node has none; `unknown`: the node did not answer."""
+
+
+class InstanceItem(Model):
+    id: str
+    deployment: str
+    ordinal: int
+    node: str
+    rack: str
+    flavor: str
+    image: str
+    state: InstanceState
+    pid: int = Field(description="0: no process.")
+    attempt: int
+    started: str | None
+    directory: str
+    driver: str
+    reason: str
+
+
+class InstanceList(Model):
+    items: list[InstanceItem]
+    next: str | None
+    silent: list[str] = Field(description="Nodes that were asked and did not answer.")
+
+
+class NodeView(Model):
+    """A node as its rack's leader sees it by heartbeats."""
+
+    node: str
+    rack: str
+    layer: LayerName
+    address: str
+    data_endpoint: str
+    total: ResourcesView
+    free: ResourcesView
+    cordoned: bool
+    instances: int
+    reserved: int
+    heard_ms: int = Field(description="Since its last heartbeat; -1: none yet.")
+    silent: bool
+    driver: str
+    host: str
+    pid: int
+    images: int
+    free_bytes: int
+    leader: bool
+
+
+class NodeList(Model):
+    items: list[NodeView]
+    next: str | None
+    silent_racks: list[str] = Field(description="Racks whose leader did not answer, as layer/rack.")
+
+
+class RackView(Model):
+    rack: str
+    layer: LayerName
+    leader: str
+    epoch: int
+    load: int
+    nodes: int
+    silent: int
+    cordoned: int
+    instances: int
+    total: ResourcesView
+    free: ResourcesView
+    answered: bool = Field(description="False: its leader did not answer; the numbers are 0 then.")
+
+
+class RackList(Model):
+    items: list[RackView]
+    next: str | None
+
+
+class LeaderView(Model):
+    layer: LayerName
+    rack: str
+    node: str
+    address: str
+    epoch: int
+    load: int = Field(description="A hint: how many requests it coordinates.")
+
+
+class LeaderList(Model):
+    items: list[LeaderView]
+    next: str | None
+
+
+class FlavorView(Model):
+    name: str
+    resources: ResourcesView
+
+
+class FlavorList(Model):
+    items: list[FlavorView]
+
+
+class RackCapacity(Model):
+    rack: str
+    fits: int
+    total: int = Field(description="How many an empty rack would hold.")
+    nodes: int
+    limited_by: str = Field(description="The dimension that runs out first.")
+
+
+class CapacityView(Model):
+    """How many more instances of a flavor fit now, by rack. A snapshot by heartbeats: it promises nothing."""
+
+    flavor: str
+    resources: ResourcesView
+    fits: int
+    total: int
+    racks: list[RackCapacity]
+    silent_racks: list[str]
+
+
+class CordonView(Model):
+    node: str
+    cordoned: bool = Field(description="What was asked for, and is written down.")
+    effective: bool = Field(description="The node has said that it knows.")
+    detail: str
+
+
+class ImageView(Model):
+    name: str
+    digest: str
+    size: int
+    kind: Literal["tar", "executable"]
+    pushed: str
+    content: str = Field(description="The digest of the whole content that was given with the push, if one was.")
+    holders: list[str] = Field(description="One image: who holds it now. In a list: who acknowledged the push.")
+    silent: list[str] = Field(default=[], description="Storage nodes that did not answer.")
+
+
+class ImageList(Model):
+    items: list[ImageView]
+    next: str | None
+
+
+class ImageDeletedView(Model):
+    name: str
+    digest: str
+    freed_bytes: int
+    shared_with: list[str] = Field(description="Other names of the same content: it stays for them.")
+
+
+class HealthView(Model):
+    status: Literal["ok"]
+    version: str
+
+
+class ReadyView(Model):
+    ready: bool
+    zookeeper: Literal["connected", "suspended", "lost"]
+    compute_leaders: int
+    storage_leaders: int
+    detail: str
