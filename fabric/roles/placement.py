@@ -126,8 +126,8 @@ def _spread(
 ) -> int:
     for index, offer in enumerate(offers):
         if room[offer.node] > 0:
-            key = (offer.used, offer.utilisation, _hash(wish.salt, offer.node))
-            racks[offer.rack].nodes.append((key, index))
+            first: tuple[float, ...] = (offer.used, offer.utilisation, _hash(wish.salt, offer.node))
+            racks[offer.rack].nodes.append((first, index))
     heap: list[tuple[int, int, str]] = []
     for name, rack in racks.items():
         heapq.heapify(rack.nodes)
