@@ -71,9 +71,10 @@ class StopInstance:
 
 @dataclass(frozen=True, slots=True)
 class FetchImage:
-    """Get image `digest` into the cache from `holders`, at least two at once. Ends in `ImageReady` or `ImageFailed`;
-    `HoldersWanted` and `FetchProgress` may come before. Compute layer: pins the image until `ReleaseImage`.
-    Storage layer: into the store."""
+    """Get image `digest` into the cache (compute layer; pinned until `ReleaseImage`) or the store (storage layer), from
+    `holders`, at least two at once. With no holders given, the world looks whether it is there already: then
+    `ImageReady(cached=True)` comes at once, else `HoldersWanted`, which the role answers with `MoreHolders`. Ends in
+    `ImageReady` or `ImageFailed`; `FetchProgress` may come before. One fetch a digest at a time."""
 
     digest: str
     holders: tuple[HolderRef, ...]

@@ -1,0 +1,168 @@
+"""Step 7: an agent asks ZooKeeper for a storage leader, and that leader who holds the image.
+
+One question an image at a time. A storage leader that does not answer in `command_wait_s`, or does not lead any more, is
+passed over for another; after `TRIES` the answer is that nobody was found, with the reason.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fabric.messages import FindHolders, HolderRef, Holders
+from fabric.records import BadRecord, Leader, decode
+from fabric.roles.outbox import Outbox
+from fabric.roles.settings import Identity, Settings
+from zk import paths
+from zk.tree import Children, Get, Got, Listed, Outcome
+
+PREFIX = "find:"
+TRIES = 8
+FIRST_PAUSE_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """`holders` is empty when none was found; `reason` says why. `tree_reads` and `messages` were spent on it."""
+
+    digest: str
+    holders: tuple[HolderRef, ...]
+    all_holders: tuple[str, ...]
+    storage_leader: str
+    took_ms: int
+    tree_reads: int
+    messages: int
+    reason: str
+
+
+@dataclass(slots=True)
+class _Search:
+    digest: str
+    exclude: tuple[str, ...]
+    began: float
+    tries: int = 0
+    call: str = ""
+    leader: str = ""
+    deadline: float | None = None
+    reads: int = 0
+    messages: int = 0
+    reason: str = ""
+    failed: tuple[str, ...] = ()
+
+
+class HolderFinder:
+    """Embed it. `found(now, Found)` is called when a search ends."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        settings: Settings,
+        rng: random.Random,
+        out: Outbox,
+        found: Callable[[float, Found], None],
+    ) -> None:
+        self._identity = identity
+        self._settings = settings
+        self._rng = rng
+        self._out = out
+        self._found = found
+        self._searches: dict[str, _Search] = {}
+        self._serial = 0
+
+    def search(self, now: float, digest: str, exclude: tuple[str, ...]) -> None:
+        search = self._searches.get(digest)
+        if search is None:
+            self._searches[digest] = search = _Search(digest, exclude, now)
+            self._list(search, now)
+
+    def forget(self, digest: str) -> None:
+        self._searches.pop(digest, None)
+
+    def on_tree(self, now: float, token: str, outcome: Outcome) -> bool:
+        if not token.startswith(PREFIX):
+            return False
+        kind, _, call = token[len(PREFIX) :].partition(":")
+        search = next((one for one in self._searches.values() if one.call == call), None)
+        if search is None:
+            return True
+        if isinstance(outcome, Listed):
+            names = [name for name in outcome.names if name not in search.failed] or list(outcome.names)
+            if not names:
+                self._again(search, now, "no storage rack has a leader")
+            else:
+                search.leader = self._rng.choice(names)
+                search.reads += 1
+                self._out.tree(f"{PREFIX}get:{call}", Get(paths.leader("storage", search.leader)))
+        elif isinstance(outcome, Got):
+            try:
+                leader = decode(outcome.data, Leader, paths.leader("storage", search.leader))
+            except BadRecord as error:
+                self._again(search, now, str(error))
+                return True
+            search.messages += 1
+            search.deadline = now + self._settings.command_wait_s
+            self._out.send(
+                leader.address,
+                FindHolders(call, search.digest, self._settings.redundancy, search.exclude, self._identity.node),
+            )
+        else:
+            self._again(search, now, f"ZooKeeper: {outcome}" if kind != "get" else "the storage leader is gone")
+        return True
+
+    def on_holders(self, now: float, answer: Holders) -> bool:
+        search = self._searches.get(answer.digest)
+        if search is None or search.call != answer.call:
+            return False
+        search.messages += answer.messages
+        if not answer.leads:
+            self._again(search, now, f"the storage leader of rack {search.leader} leads no more")
+        elif not answer.chosen:
+            silent = f"; silent: {', '.join(answer.silent)}" if answer.silent else ""
+            failed = f"; not asked again: {', '.join(search.exclude)}" if search.exclude else ""
+            self._again(search, now, f"no storage agent has a whole copy of {answer.digest}{silent}{failed}")
+        else:
+            self._end(search, now, answer.chosen, answer.found)
+        return True
+
+    def tick(self, now: float) -> None:
+        for search in list(self._searches.values()):
+            if search.deadline is not None and now >= search.deadline:
+                if search.leader:
+                    search.failed = (*search.failed, search.leader)[-16:]
+                    self._again(search, now, f"the storage leader of rack {search.leader} did not answer")
+                else:
+                    self._list(search, now)
+
+    @property
+    def next_deadline(self) -> float | None:
+        return min((one.deadline for one in self._searches.values() if one.deadline is not None), default=None)
+
+    def _list(self, search: _Search, now: float) -> None:
+        self._serial += 1
+        search.call = f"{self._identity.guid[:8]}-f-{self._serial}"
+        search.leader = ""
+        search.deadline = now + self._settings.command_wait_s
+        search.reads += 1
+        self._out.tree(f"{PREFIX}list:{search.call}", Children(paths.leaders("storage")))
+
+    def _again(self, search: _Search, now: float, reason: str) -> None:
+        search.reason = reason
+        search.tries += 1
+        if search.tries >= TRIES:
+            self._end(search, now, (), ())
+            return
+        search.leader = ""
+        search.call = ""
+        pause_s = min(FIRST_PAUSE_S * 2**search.tries, self._settings.retry_max_s)
+        search.deadline = now + pause_s * (0.5 + self._rng.random())
+
+    def _end(self, search: _Search, now: float, chosen: tuple[HolderRef, ...], found: tuple[str, ...]) -> None:
+        del self._searches[search.digest]
+        took_ms = int((now - search.began) * 1000)
+        self._found(
+            now,
+            Found(
+                search.digest, chosen, found, search.leader, took_ms, search.reads, search.messages, search.reason
+            ),
+        )

@@ -1,0 +1,173 @@
+"""Being here: one ephemeral member znode under the node's layer and rack.
+
+Theory of operation. In each new session the member makes its rack's znodes if they are missing, then creates its own.
+
+        CONNECTED (new session) -> make rack -> create member -> PRESENT
+                                                    |NodeExists: whose is it?
+                                                    |- this session's (the reply was lost)       -> PRESENT
+                                                    |- an earlier start of this agent (its guid
+                                                    |  is in our journal): delete it, create anew
+                                                    '- another agent's: watch it for `claim_wait_s`
+                                                       (it may be a session about to end), then Quit
+
+So a restarted agent is back at once, and of two agents with one node id the second is refused, with the reason. LOST
+drops everything; the next CONNECTED registers anew. While SUSPENDED nothing is done.
+"""
+
+from __future__ import annotations
+
+from fabric.effects import Quit
+from fabric.messages import PROTOCOL
+from fabric.records import BadRecord, Member, decode, encode
+from fabric.roles.outbox import Outbox
+from fabric.roles.settings import Identity, Settings
+from zk import paths
+from zk.tree import (
+    Create,
+    Created,
+    Delete,
+    Deleted,
+    Existed,
+    Exists,
+    Get,
+    Got,
+    NodeExists,
+    NoNode,
+    Op,
+    Outcome,
+    SessionChanged,
+    SessionState,
+)
+
+PREFIX = "member:"
+
+
+class Membership:
+    """Embed it: pass it every SessionChanged, WatchFired and TreeDone. `present` says whether the znode is ours."""
+
+    def __init__(self, identity: Identity, settings: Settings, out: Outbox) -> None:
+        self._identity = identity
+        self._settings = settings
+        self._out = out
+        self._path = paths.member(identity.layer, identity.rack, identity.node)
+        self._session = 0
+        self._connected = False
+        self._serial = 0
+        self._step = ""
+        self._refuse_at: float | None = None
+        self._retry_at: float | None = None
+        self._delay_s = settings.retry_min_s
+        self._other = ""
+        self.present = False
+
+    def on_session(self, event: SessionChanged) -> None:
+        self._connected = event.state is SessionState.CONNECTED
+        if event.state is SessionState.LOST:
+            self._session = 0
+            self.present = False
+            self._step = ""
+            self._refuse_at = self._retry_at = None
+        elif self._connected and (event.session_id != self._session or not self.present):
+            self._session = event.session_id
+            self.present = False
+            self._delay_s = self._settings.retry_min_s
+            self._ask("rack", Create(paths.rack_members(self._identity.layer, self._identity.rack)))
+
+    def on_watch(self, path: str) -> None:
+        if path == self._path and self._connected and not self.present:
+            self._create()
+
+    def on_tree(self, now: float, token: str, outcome: Outcome) -> bool:
+        if not token.startswith(PREFIX):
+            return False
+        if token != f"{PREFIX}{self._serial}" or not self._connected:
+            return True
+        step, self._step = self._step, ""
+        ready = (
+            (step == "rack" and isinstance(outcome, Created | NodeExists))
+            or (step == "whose" and isinstance(outcome, NoNode))
+            or (step == "tidy" and isinstance(outcome, Deleted | NoNode))
+            or (step == "watch" and isinstance(outcome, Existed) and outcome.stat is None)
+        )
+        if ready:
+            self._create()
+        elif step == "create" and isinstance(outcome, Created):
+            self._arrived()
+        elif step == "create" and isinstance(outcome, NodeExists):
+            self._ask("whose", Get(self._path))
+        elif step == "whose" and isinstance(outcome, Got):
+            self._judge(now, outcome)
+        elif not (step == "watch" and isinstance(outcome, Existed)):
+            self._retry_at = now + self._delay_s
+            self._delay_s = min(self._delay_s * 2, self._settings.retry_max_s)
+        return True
+
+    def tick(self, now: float) -> None:
+        if self._retry_at is not None and now >= self._retry_at:
+            self._retry_at = None
+            if self._connected and not self.present:
+                self._ask("rack", Create(paths.rack_members(self._identity.layer, self._identity.rack)))
+        if self._refuse_at is not None and now >= self._refuse_at and not self.present:
+            self._refuse_at = None
+            self._out.add(
+                Quit(
+                    f"node id {self._identity.node!r} in rack {self._identity.rack!r} is taken: {self._other}. "
+                    "Stop that agent, or give this one another node id."
+                )
+            )
+
+    def leave(self) -> None:
+        """Unregister at once instead of at the end of the session."""
+        if self.present and self._connected:
+            self.present = False
+            self._out.tree(f"{PREFIX}leave", Delete(self._path))
+
+    @property
+    def next_deadline(self) -> float | None:
+        return min((one for one in (self._retry_at, self._refuse_at) if one is not None), default=None)
+
+    def _judge(self, now: float, found: Got) -> None:
+        if found.stat.owner == self._session:
+            self._arrived()
+            return
+        try:
+            other = decode(found.data, Member, self._path)
+        except BadRecord as error:
+            self._other = str(error)
+        else:
+            self._other = f"registered by {other.host} pid {other.pid} at {other.address}"
+            if other.guid in self._identity.previous:
+                self._ask("tidy", Delete(self._path, found.stat.version))
+                return
+        if self._refuse_at is None:
+            wait_s = self._settings.session_timeout_s * 1.5
+            self._refuse_at = now + wait_s
+            self._out.note("warning", f"node id is taken ({self._other}); waiting {wait_s:.0f} s for it to go")
+        self._ask("watch", Exists(self._path, watch=True))
+
+    def _create(self) -> None:
+        one = self._identity
+        record = Member(
+            node=one.node,
+            rack=one.rack,
+            layer=one.layer,
+            guid=one.guid,
+            address=one.address,
+            data_endpoint=one.data_endpoint,
+            total=one.total,
+            driver=one.driver,
+            protocol=PROTOCOL,
+            host=one.host,
+            pid=one.pid,
+        )
+        self._ask("create", Create(self._path, encode(record), ephemeral=True))
+
+    def _arrived(self) -> None:
+        self.present = True
+        self._refuse_at = None
+        self._out.note("info", f"registered at {self._path}")
+
+    def _ask(self, step: str, op: Op) -> None:
+        self._serial += 1
+        self._step = step
+        self._out.tree(f"{PREFIX}{self._serial}", op)

@@ -1,0 +1,310 @@
+"""The rack leader's own work: knowing the rack's agents, and speaking to all of them at once (step 5).
+
+Theory of operation. The leader, and only it, watches its rack's member list; it reads each new member and says hello
+(`LeaderHello`), so that agents know whom to send heartbeats without watching anything. A heartbeat brings free capacity
+and says "I am alive". An agent that has been silent for `silent_after_s` is not waited for: it is still told what
+everyone is told (it may come back), but an answer does not wait for it. A `RackCall` becomes one `NodeCall` an agent,
+in parallel, and one `RackAnswer` when all are in or its wait is over. A repeat of a call that is still open is answered
+when the first is.
+
+Losing leadership drops all of it: open calls get no answer from here, and their callers find the next leader.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from fabric.messages import (
+    Answer,
+    Command,
+    Heartbeat,
+    LeaderHello,
+    NodeAnswer,
+    NodeCall,
+    NodeResult,
+    NodeStatus,
+    RackAnswer,
+    RackCall,
+    RackStatus,
+    RackStatusCall,
+)
+from fabric.records import BadRecord, Member, decode
+from fabric.roles.outbox import Outbox, earliest
+from fabric.roles.settings import Identity, Settings
+from zk import paths
+from zk.tree import Children, Get, Got, Listed, NoNode, Outcome
+
+PREFIX = "rack:"
+MAX_OPEN_CALLS = 1024
+"""One more is not answered; its caller asks again."""
+
+
+@dataclass(slots=True)
+class _Seen:
+    member: Member
+    since: float
+    heard: float | None = None
+    beat: Heartbeat | None = None
+    hello_at: float = 0.0
+
+
+@dataclass(slots=True)
+class _Open:
+    call: RackCall
+    caller: str
+    deadline: float
+    waiting: set[str]
+    late: set[str]
+    absent: tuple[str, ...]
+    results: dict[str, Answer] = field(default_factory=dict)
+    sent: int = 0
+
+
+class RackLeader:
+    """Embed it; `begin` on election, `end` on loss. Everything it is passed while it does not lead is answered with
+    `leads=False` or ignored."""
+
+    def __init__(self, identity: Identity, settings: Settings, out: Outbox) -> None:
+        self._identity = identity
+        self._settings = settings
+        self._out = out
+        self._list_path = paths.rack_members(identity.layer, identity.rack)
+        self._members: dict[str, _Seen] = {}
+        self._open: dict[tuple[str, str], _Open] = {}
+        self._by_call: dict[str, tuple[str, str]] = {}
+        self._serial = 0
+        self._epoch: int | None = None
+        self._list_again_at: float | None = None
+
+    @property
+    def leads(self) -> bool:
+        return self._epoch is not None
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        return tuple(sorted(self._members))
+
+    def begin(self, now: float, epoch: int) -> None:
+        if self._epoch == epoch:
+            return
+        self._epoch = epoch
+        self._members.clear()
+        self._list()
+
+    def end(self) -> None:
+        self._epoch = None
+        self._members.clear()
+        self._open.clear()
+        self._by_call.clear()
+        self._list_again_at = None
+
+    # --- the member list -----------------------------------------------------------------------------------------
+
+    def on_connected(self) -> None:
+        """The session is connected again: watches may have been missed."""
+        if self._epoch is not None:
+            self._list()
+
+    def on_watch(self, path: str) -> None:
+        if self._epoch is not None and path == self._list_path:
+            self._list()
+
+    def on_tree(self, now: float, token: str, outcome: Outcome) -> bool:
+        if not token.startswith(PREFIX):
+            return False
+        if self._epoch is None:
+            return True
+        node = token[len(PREFIX) :]
+        if isinstance(outcome, Listed):
+            for gone in set(self._members) - set(outcome.names):
+                self._forget(now, gone)
+            for name in outcome.names:
+                if name not in self._members:
+                    self._read(name)
+        elif isinstance(outcome, Got):
+            self._learn(now, node, outcome.data)
+        elif isinstance(outcome, NoNode) and node:
+            self._forget(now, node)
+        else:
+            self._list_again_at = now + self._settings.retry_max_s
+        return True
+
+    def _learn(self, now: float, node: str, data: bytes) -> None:
+        try:
+            member = decode(data, Member, f"{self._list_path}/{node}")
+        except BadRecord as error:
+            self._out.note("warning", f"{error}; the node counts as absent")
+            return
+        known = self._members.get(node)
+        if known is None or known.member.guid != member.guid:
+            known = self._members[node] = _Seen(member, now)
+        self._hello(now, known)
+
+    def _forget(self, now: float, node: str) -> None:
+        """A member's session is over: nobody waits for it any more."""
+        if self._members.pop(node, None) is None:
+            return
+        for key, entry in list(self._open.items()):
+            if node in entry.waiting or node in entry.late:
+                entry.waiting.discard(node)
+                entry.late.discard(node)
+                entry.absent = (*entry.absent, node)
+                if not entry.waiting:
+                    self._answer(key)
+
+    def _hello(self, now: float, seen: _Seen) -> None:
+        assert self._epoch is not None
+        seen.hello_at = now
+        interval_ms = int(self._settings.heartbeat_interval_s * 1000)
+        one = self._identity
+        self._out.send(
+            seen.member.address, LeaderHello(one.rack, one.layer, self._epoch, one.address, interval_ms)
+        )
+
+    def on_heartbeat(self, now: float, beat: Heartbeat) -> None:
+        if self._epoch is None:
+            return
+        seen = self._members.get(beat.node)
+        if seen is None or seen.member.guid != beat.guid:
+            self._read(beat.node)
+            return
+        seen.heard = now
+        seen.beat = beat
+
+    def _silent(self, now: float, seen: _Seen) -> bool:
+        return now - (seen.heard if seen.heard is not None else seen.since) > self._settings.silent_after_s
+
+    # --- calls ---------------------------------------------------------------------------------------------------
+
+    def on_call(self, now: float, caller: str, call: RackCall) -> None:
+        if self._epoch is None:
+            self._out.send(caller, RackAnswer(call.call, self._identity.rack, False))
+            return
+        commands: dict[str, Command] = {entry.node: entry.command for entry in call.commands}
+        if call.everyone is not None:
+            for node in self._members:
+                commands.setdefault(node, call.everyone)
+        key = (call.call, caller)
+        entry = self._open.get(key)
+        if entry is not None:  # a repeat: ask again those that have not answered
+            for node in sorted(entry.waiting | entry.late):
+                if node in self._members and node in commands:
+                    self._ask(entry, node, commands[node])
+            return
+        if len(self._open) >= MAX_OPEN_CALLS:
+            self._out.note("warning", f"{MAX_OPEN_CALLS} calls are open; one more from {caller} is left unanswered")
+            return
+        present = {node: self._members[node] for node in commands if node in self._members}
+        late = {node for node, seen in present.items() if self._silent(now, seen)}
+        absent = tuple(sorted(set(commands) - set(present)))
+        self._serial += 1
+        node_call = f"{self._identity.guid[:8]}-n-{self._serial}"
+        entry = _Open(call, caller, now + call.wait_ms / 1000, set(present) - late, late, absent)
+        self._open[key] = entry
+        self._by_call[node_call] = key
+        entry.call = RackCall(node_call, call.wait_ms)  # only its id is needed from here on
+        for node in sorted(present):
+            self._ask(entry, node, commands[node])
+        if not entry.waiting:
+            self._answer(key)
+
+    def _ask(self, entry: _Open, node: str, command: Command) -> None:
+        entry.sent += 1
+        self._out.send(self._members[node].member.address, NodeCall(entry.call.call, command))
+
+    def on_answer(self, now: float, answer: NodeAnswer) -> None:
+        key = self._by_call.get(answer.call)
+        if key is None:
+            return
+        entry = self._open[key]
+        if answer.node not in entry.waiting and answer.node not in entry.late:
+            return
+        entry.waiting.discard(answer.node)
+        entry.late.discard(answer.node)
+        entry.results[answer.node] = answer.answer
+        if not entry.waiting:
+            self._answer(key)
+
+    def _answer(self, key: tuple[str, str]) -> None:
+        entry = self._open.pop(key)
+        self._by_call.pop(entry.call.call, None)
+        self._out.send(
+            entry.caller,
+            RackAnswer(
+                key[0],
+                self._identity.rack,
+                True,
+                tuple(NodeResult(node, entry.results[node]) for node in sorted(entry.results)),
+                tuple(sorted(entry.waiting | entry.late)),
+                entry.absent,
+                entry.sent + 1,
+            ),
+        )
+
+    def on_status_call(self, now: float, caller: str, call: RackStatusCall) -> None:
+        one = self._identity
+        nodes = tuple(self._status(now, self._members[name]) for name in sorted(self._members))
+        self._out.send(
+            caller,
+            RackStatus(call.call, one.rack, one.layer, self.leads, one.node, self._epoch or 0, nodes),
+        )
+
+    def _status(self, now: float, seen: _Seen) -> NodeStatus:
+        member, beat = seen.member, seen.beat
+        return NodeStatus(
+            node=member.node,
+            rack=member.rack,
+            layer=member.layer,
+            address=member.address,
+            data_endpoint=member.data_endpoint,
+            total=member.total,
+            free=beat.free if beat else member.total,
+            cordoned=beat.cordoned if beat else False,
+            instances=beat.instances if beat else 0,
+            reserved=beat.reserved if beat else 0,
+            heard_ms=int((now - seen.heard) * 1000) if seen.heard is not None else -1,
+            silent=self._silent(now, seen),
+            driver=member.driver,
+            host=member.host,
+            pid=member.pid,
+            images=beat.images if beat else 0,
+            free_bytes=beat.free_bytes if beat else 0,
+        )
+
+    # --- time ----------------------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        if self._epoch is None:
+            return
+        for key, entry in list(self._open.items()):
+            if now >= entry.deadline and key in self._open:
+                self._answer(key)
+        if self._list_again_at is not None and now >= self._list_again_at:
+            self._list_again_at = None
+            self._list()
+        for node, seen in self._members.items():
+            if now >= self._hello_due(seen):
+                self._hello(now, seen)
+                if seen.heard is None or self._silent(now, seen):
+                    self._read(node)  # it may have started anew under the same name
+
+    def _hello_due(self, seen: _Seen) -> float:
+        """Hello is repeated to whom has not been heard of for two heartbeats."""
+        heard = seen.heard if seen.heard is not None else seen.since
+        return max(seen.hello_at, heard) + 2 * self._settings.heartbeat_interval_s
+
+    @property
+    def next_deadline(self) -> float | None:
+        if self._epoch is None:
+            return None
+        return earliest(
+            min((entry.deadline for entry in self._open.values()), default=None),
+            min((self._hello_due(seen) for seen in self._members.values()), default=None),
+            self._list_again_at,
+        )
+
+    def _list(self) -> None:
+        self._out.tree(PREFIX, Children(self._list_path, watch=True))
+
+    def _read(self, node: str) -> None:
+        self._out.tree(PREFIX + node, Get(f"{self._list_path}/{node}"))
