@@ -1,0 +1,174 @@
+"""The bulk protocol: how chunks travel between a holder and whoever fetches from it or pushes to it.
+
+It has an endpoint of its own for each storage agent, apart from the bus of the agents, so that a transfer never
+delays a heartbeat. A message is one or two frames:
+
+    header   MessagePack map: {"v": 1, "k": kind, "id": number, and the fields of the kind}
+    data     a chunk or a manifest, where the kind has one
+
+Every request carries an id that its answer repeats; answers may come in any order. Every request may be repeated
+without harm: reading changes nothing, and `Begin`, `Put`, `Commit`, `Abort` and `Replicate` name the push or the
+image they mean.
+
+    GetManifest(digest)          -> Data + manifest        | Refused
+    GetChunk(hash)               -> Data + chunk           | Refused
+    Begin(push)                  -> Done                   | Refused
+    Put(push, hash) + chunk      -> Done                   | Refused
+    Commit(push) + manifest      -> Done (held, durably)   | Refused
+    Abort(push)                  -> Done
+    Replicate(digest, sources)   -> Done (held) | Underway | Refused    asked again until it is one of the others
+
+Decoding is strict: a version, kind, field or type that isn't in this file, or a frame over its size, is a
+`ProtocolError`. The receiver counts it and does nothing else. Bytes are never trusted for what a header says of them:
+chunks are hashed, manifests are compared with their digest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from fabric.images.errors import ImageError
+from fabric.images.manifest import DIGEST_PATTERN, MAX_MANIFEST_BYTES
+
+T = TypeVar("T")
+
+VERSION = 1
+MAX_HEADER_BYTES = 8192
+MAX_DATA_BYTES = MAX_MANIFEST_BYTES
+"""A chunk is smaller: one frame limit serves both."""
+MAX_SOURCES = 8
+MAX_REASON_CHARS = 300
+
+Code = Literal["not_found", "corrupt", "full", "busy", "unknown_push", "refused", "failed"]
+"""Why a request was refused: not here; rotted here; no room; too much at once; push gone; wrong content; tried in
+vain.
+"""
+
+_Id = Annotated[int, Meta(ge=0, lt=1 << 62)]
+_Hash = Annotated[bytes, Meta(min_length=32, max_length=32)]
+_Digest = Annotated[str, Meta(pattern=DIGEST_PATTERN)]
+_PushId = Annotated[str, Meta(min_length=1, max_length=64)]
+_Name = Annotated[str, Meta(min_length=1, max_length=255)]
+
+
+class ProtocolError(ImageError):
+    """A frame that is not of this protocol."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A storage node and the endpoint of its chunk server, such as `tcp://10.0.3.7:7401`."""
+
+    node: _Name
+    rack: _Name
+    endpoint: _Name
+
+
+class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="k", kw_only=True):
+    v: Literal[1] = 1
+    id: _Id
+
+
+class GetManifest(_Header, frozen=True, tag="manifest", kw_only=True):
+    digest: _Digest
+
+
+class GetChunk(_Header, frozen=True, tag="chunk", kw_only=True):
+    hash: _Hash
+
+
+class Begin(_Header, frozen=True, tag="begin", kw_only=True):
+    push: _PushId
+
+
+class Put(_Header, frozen=True, tag="put", kw_only=True):
+    push: _PushId
+    hash: _Hash
+
+
+class Commit(_Header, frozen=True, tag="commit", kw_only=True):
+    push: _PushId
+
+
+class Abort(_Header, frozen=True, tag="abort", kw_only=True):
+    push: _PushId
+
+
+class Replicate(_Header, frozen=True, tag="replicate", kw_only=True):
+    digest: _Digest
+    sources: Annotated[tuple[Holder, ...], Meta(min_length=1, max_length=MAX_SOURCES)]
+
+
+class Data(_Header, frozen=True, tag="data", kw_only=True):
+    pass
+
+
+class Done(_Header, frozen=True, tag="done", kw_only=True):
+    pass
+
+
+class Underway(_Header, frozen=True, tag="underway", kw_only=True):
+    """`done` of `total` bytes so far; `total` is 0 while it isn't known."""
+
+    done: Annotated[int, Meta(ge=0)]
+    total: Annotated[int, Meta(ge=0)]
+
+
+class Refused(_Header, frozen=True, tag="refused", kw_only=True):
+    code: Code
+    reason: Annotated[str, Meta(max_length=MAX_REASON_CHARS)]
+
+
+Request = GetManifest | GetChunk | Begin | Put | Commit | Abort | Replicate
+Answer = Data | Done | Underway | Refused
+
+WITH_DATA = (Put, Commit, Data)
+"""The kinds that have a second frame; no other may have one."""
+
+_REQUESTS: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
+_ANSWERS: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)
+_ENCODER = msgspec.msgpack.Encoder()
+
+
+def encode(header: Request | Answer) -> bytes:
+    return _ENCODER.encode(header)
+
+
+def refused(request_id: int, code: Code, reason: str) -> Refused:
+    """A refusal with its reason cut to what a header may hold."""
+    return Refused(id=request_id, code=code, reason=reason[:MAX_REASON_CHARS])
+
+
+def decode_request(header: memoryview | bytes, data_bytes: int | None) -> Request:
+    """The request in a header frame. `data_bytes`: the length of the data frame, None if there is none."""
+    request = _decode(_REQUESTS, header)
+    _check_data(request, data_bytes)
+    return request
+
+
+def decode_answer(header: memoryview | bytes, data_bytes: int | None) -> Answer:
+    """The answer in a header frame. `data_bytes`: the length of the data frame, None if there is none."""
+    answer = _decode(_ANSWERS, header)
+    _check_data(answer, data_bytes)
+    return answer
+
+
+def _decode(decoder: msgspec.msgpack.Decoder[T], header: memoryview | bytes) -> T:
+    if len(header) > MAX_HEADER_BYTES:
+        raise ProtocolError(f"expected a header of at most {MAX_HEADER_BYTES} bytes, found {len(header)}")
+    try:
+        return decoder.decode(header)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ProtocolError(f"expected a version {VERSION} header, found: {error}") from None
+
+
+def _check_data(header: Request | Answer, data_bytes: int | None) -> None:
+    wanted = isinstance(header, WITH_DATA)
+    if wanted != (data_bytes is not None):
+        raise ProtocolError(f"expected {'a' if wanted else 'no'} data frame with {type(header).__name__}")
+    if data_bytes is not None and data_bytes > MAX_DATA_BYTES:
+        raise ProtocolError(f"expected at most {MAX_DATA_BYTES} bytes of data, found {data_bytes}")

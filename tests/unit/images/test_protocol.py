@@ -1,0 +1,123 @@
+"""The bulk protocol decodes what it encodes, and nothing else."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fabric.images.protocol import (
+    MAX_DATA_BYTES,
+    MAX_HEADER_BYTES,
+    MAX_REASON_CHARS,
+    MAX_SOURCES,
+    WITH_DATA,
+    Abort,
+    Answer,
+    Begin,
+    Commit,
+    Data,
+    Done,
+    GetChunk,
+    GetManifest,
+    Holder,
+    ProtocolError,
+    Put,
+    Refused,
+    Replicate,
+    Request,
+    Underway,
+    decode_answer,
+    decode_request,
+    encode,
+    refused,
+)
+
+DIGEST = "b3:" + "a" * 64
+HASH = b"h" * 32
+SOURCE = Holder("node-1", "rack-1", "tcp://127.0.0.1:7401")
+REQUESTS: list[Request] = [
+    GetManifest(id=1, digest=DIGEST),
+    GetChunk(id=2, hash=HASH),
+    Begin(id=3, push="p"),
+    Put(id=4, push="p", hash=HASH),
+    Commit(id=5, push="p"),
+    Abort(id=6, push="p"),
+    Replicate(id=7, digest=DIGEST, sources=(SOURCE,) * MAX_SOURCES),
+]
+ANSWERS: list[Answer] = [
+    Data(id=1),
+    Done(id=2),
+    Underway(id=3, done=1, total=2),
+    Refused(id=4, code="full", reason="x"),
+]
+
+
+@pytest.mark.parametrize("request_", REQUESTS, ids=lambda r: type(r).__name__)
+def test_requests_come_back_as_they_were(request_: Request) -> None:
+    data = 5 if isinstance(request_, WITH_DATA) else None
+    assert decode_request(encode(request_), data) == request_
+    with pytest.raises(ProtocolError, match="data frame"):
+        decode_request(encode(request_), None if data else 5)
+
+
+@pytest.mark.parametrize("answer", ANSWERS, ids=lambda a: type(a).__name__)
+def test_answers_come_back_as_they_were(answer: Answer) -> None:
+    assert decode_answer(encode(answer), 5 if isinstance(answer, Data) else None) == answer
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"k": "chunk", "v": 2, "id": 1, "hash": HASH},
+        {"k": "chunk", "v": 1, "id": "1", "hash": HASH},
+        {"k": "chunk", "v": 1, "id": -1, "hash": HASH},
+        {"k": "chunk", "v": 1, "id": 1, "hash": HASH[:31]},
+        {"k": "chunk", "v": 1, "id": 1, "hash": "h" * 32},
+        {"k": "chunk", "v": 1, "id": 1, "hash": HASH, "more": 1},
+        {"k": "chunk", "v": 1, "hash": HASH},
+        {"k": "erase", "v": 1, "id": 1},
+        {"k": "manifest", "v": 1, "id": 1, "digest": DIGEST + "\n"},
+        {"k": "begin", "v": 1, "id": 1, "push": "p" * 65},
+        {"k": "replicate", "v": 1, "id": 1, "digest": DIGEST, "sources": []},
+        {"k": "data", "v": 1, "id": 1},
+        [1, 2, 3],
+        None,
+    ],
+)
+def test_what_is_not_in_the_protocol_is_refused(header: object) -> None:
+    with pytest.raises(ProtocolError):
+        decode_request(msgspec.msgpack.encode(header), None)
+
+
+def test_sizes_are_bounded() -> None:
+    with pytest.raises(ProtocolError, match="header of at most"):
+        decode_request(bytes(MAX_HEADER_BYTES + 1), None)
+    with pytest.raises(ProtocolError, match="of data"):
+        decode_request(encode(REQUESTS[3]), MAX_DATA_BYTES + 1)
+    assert len(refused(1, "failed", "x" * 1000).reason) == MAX_REASON_CHARS
+    assert max(len(encode(request)) for request in REQUESTS) < MAX_HEADER_BYTES
+
+
+@given(st.binary(max_size=300))
+def test_random_bytes_raise_nothing_else(data: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        decode_request(data, None)
+    with pytest.raises(ProtocolError):
+        decode_answer(data, None)
+
+
+@given(which=st.sampled_from(REQUESTS), position=st.integers(0), byte=st.integers(0, 255))
+def test_a_damaged_header_raises_nothing_else(which: Request, position: int, byte: int) -> None:
+    header = bytearray(encode(which))
+    header[position % len(header)] = byte
+    with suppress(ProtocolError):
+        decode_request(bytes(header), 5 if isinstance(which, WITH_DATA) else None)
+
+
+def test_a_deeply_nested_header_is_refused() -> None:
+    with pytest.raises(ProtocolError):
+        decode_request(b"\x91" * (MAX_HEADER_BYTES - 1) + b"\x01", None)
