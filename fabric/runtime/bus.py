@@ -1,0 +1,354 @@
+"""The bus: messages between agents over ZeroMQ, one socket an agent.
+
+Theory of operation. Each agent has ONE bound ROUTER for both directions. To reach another agent it connects this same
+socket to the other's address, under a local name (`CONNECT_ROUTING_ID`); what comes in by a connection that a peer
+opened bears an id that libzmq made up. Either way, a received message is handed on with `sender = "route:<hex>"`, and
+sending to that string answers on the same connection. So between two agents there may be two connections, one opened
+by each; that is no trouble, as every message is self-contained.
+
+The socket is driven by `loop.add_reader` on its FD, never by zmq.asyncio (measured: half the CPU). That FD is
+*edge-triggered*: it says "something changed", once, and sending may swallow the news of something received. Hence the
+one rule here: after every wake-up and after every send the socket is drained until it says EAGAIN; and when a drain
+stops early, so that a flood of messages cannot starve the loop, another one is put on the loop at once.
+
+Nothing is promised: a message to a peer that is gone, or that does not keep up, is dropped and counted. Addresses carry
+the incarnation, "tcp://host:port/guid": libzmq delivers what was queued for a dead process to its successor on the same
+port, and that successor drops it here by the guid ("stale").
+
+Names of outgoing connections are random and never used twice: libzmq *aborts the process* when a name is in use
+already, so a stranger must not be able to guess one and announce it as its own id.
+
+This is the only file of the runtime that touches a ZeroMQ socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import re
+import time
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import zmq
+
+from fabric.messages import AnyMessage
+from fabric.wire import MAX_FRAME_BYTES, BadFrame, Codec
+
+_ADDRESS = re.compile(r"(tcp://(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5})/([0-9a-f]{8,32})")
+_BIND = re.compile(r"tcp://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+|\*):([0-9]{1,5})")
+_ROUTE = "route:"
+_OWN_ROUTE = "route:self"
+_NAME_BYTES = 16
+
+OnMessage = Callable[[str, AnyMessage], None]
+
+
+class BindFailed(Exception):
+    """The bus could not listen where it was told to: where, why, and what to do."""
+
+
+class PortInUse(BindFailed):
+    """Somebody else listens at this address."""
+
+
+@dataclass(frozen=True, slots=True)
+class BusLimits:
+    max_peers: int = 6_000
+    """Outgoing connections (28 KiB each); over it, the one unused for longest is closed. A rack has at most 5,000."""
+    idle_s: float = 120.0
+    """An outgoing connection unused for so long is closed. Longer than any call waits for its answer."""
+    queue_messages: int = 1_000
+    """Per connection and direction; what does not fit is dropped."""
+    drain_messages: int = 64
+    """Received in a row before the loop gets its turn."""
+    heartbeat_ms: int = 10_000
+    """A connection that carries nothing for so long is probed, and closed when the probe is not answered in as long."""
+    reconnect_min_ms: int = 100
+    reconnect_max_ms: int = 3_200
+    connect_timeout_ms: int = 5_000
+    handshake_ms: int = 5_000
+    """A stranger that connects and does not speak ZMTP is closed after this."""
+
+
+@dataclass(slots=True)
+class BusCounters:
+    """Since the start. `sent` and `received` by kind of message; `bad` by cause (size, seal, msgpack, version, type,
+    parts, empty); `dropped` sends by cause: full (the peer does not keep up), gone (nobody is at that route any more),
+    large, address (malformed). `stale`: meant for an earlier incarnation. `peers`: outgoing connections now."""
+
+    sent: Counter[str] = field(default_factory=Counter)
+    received: Counter[str] = field(default_factory=Counter)
+    bad: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+    stale: int = 0
+    evicted: int = 0
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    peers: int = 0
+
+
+@dataclass(slots=True)
+class _Peer:
+    endpoint: str
+    name: bytes
+    used: float
+
+
+class Bus:
+    """One agent's socket. Made and used on the loop's thread. `on_message(sender, message)` is called for every message
+    that decoded and was meant for this incarnation; an exception from it goes to the loop's exception handler.
+
+    `bind`: "tcp://host:port", port 0 for any free one. `advertise_host`: what others are told to connect to (default:
+    the host of `bind`, which must then not be a wildcard). Raises PortInUse, BindFailed.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        codec: Codec,
+        guid: str,
+        bind: str = "tcp://127.0.0.1:0",
+        *,
+        on_message: OnMessage,
+        advertise_host: str | None = None,
+        limits: BusLimits | None = None,
+    ) -> None:
+        self.counters = BusCounters()
+        self._codec = codec
+        self._guid = guid
+        self._on_message = on_message
+        self._limits = limits or BusLimits()
+        self._loop = asyncio.get_running_loop()
+        self._peers: OrderedDict[str, _Peer] = OrderedDict()  # by endpoint, least recently used first
+        self._by_name: dict[bytes, _Peer] = {}
+        self._to_self: deque[bytes] = deque()
+        self._drain_due = False
+        self._closed = False
+        self._socket = _router(context, self._limits, ipv6="[" in bind)
+        try:
+            self._endpoint = _bind(self._socket, bind, advertise_host)
+        except BaseException:
+            self._socket.close(0)
+            raise
+        self.address = f"{self._endpoint}/{guid}"
+        self._fd: int = self._socket.FD
+        self._loop.add_reader(self._fd, self._drain)
+        self._sweep_timer = self._loop.call_later(self._limits.idle_s / 4, self._sweep)
+
+    def send(self, to: str, message: AnyMessage) -> None:
+        """Send to an address ("tcp://host:port/guid") or to the `sender` of a received message. Never raises for what
+        the network or a peer does; what could not be sent is counted."""
+        if self._closed:
+            return
+        by_route = to.startswith(_ROUTE)
+        match = None if by_route else _ADDRESS.fullmatch(to)
+        if not by_route and match is None:
+            self.counters.dropped["address"] += 1
+            return
+        endpoint, guid = ("", "") if match is None else (match[1], match[2])
+        try:
+            frame = self._codec.encode(message, guid)
+        except ValueError:
+            self.counters.dropped["large"] += 1
+            return
+        if to == _OWN_ROUTE or endpoint == self._endpoint:
+            failure = self._loop_back(frame)
+        elif by_route:
+            failure = self._send_frame(_route_name(to), frame)
+        else:
+            failure = self._send_to(endpoint, frame)
+            if failure == "gone":  # libzmq gave this connection up, as after talking to something that is no ZeroMQ
+                self._disconnect(endpoint)
+                failure = self._send_to(endpoint, frame)
+        if failure is not None:
+            self.counters.dropped[failure] += 1
+        else:
+            self.counters.sent[type(message).__name__] += 1
+            self.counters.bytes_sent += len(frame)
+        self._schedule_drain()
+
+    def close(self) -> None:
+        """Stop listening and drop every connection; what is still queued is lost. May be called twice."""
+        if self._closed:
+            return
+        self._closed = True
+        self._sweep_timer.cancel()
+        self._loop.remove_reader(self._fd)
+        self._peers.clear()
+        self._by_name.clear()
+        self._to_self.clear()
+        self._socket.close(0)
+
+    # --- sending -----------------------------------------------------------------------------------------------------
+
+    def _send_to(self, endpoint: str, frame: bytes) -> str | None:
+        peer = self._peers.get(endpoint) or self._connect(endpoint)
+        if peer is None:
+            return "address"
+        self._touch(peer)
+        return self._send_frame(peer.name, frame)
+
+    def _send_frame(self, name: bytes, frame: bytes) -> str | None:
+        """None, or why it was dropped."""
+        try:
+            self._socket.send_multipart((name, frame), zmq.NOBLOCK)
+        except zmq.Again:
+            return "full"
+        except zmq.ZMQError as error:
+            if error.errno == errno.EHOSTUNREACH:
+                return "gone"
+            raise
+        return None
+
+    def _loop_back(self, frame: bytes) -> str | None:
+        if len(self._to_self) >= self._limits.queue_messages:
+            return "full"
+        self._to_self.append(frame)
+        self._loop.call_soon(self._deliver_own)
+        return None
+
+    def _deliver_own(self) -> None:
+        if self._to_self:
+            self._take(_OWN_ROUTE, self._to_self.popleft())
+
+    def _connect(self, endpoint: str) -> _Peer | None:
+        """None: there can be no such endpoint. Whether somebody is there shows later, or never."""
+        if not 0 < int(endpoint.rpartition(":")[2]) < 65_536:
+            return None
+        if len(self._peers) >= self._limits.max_peers:
+            self.counters.evicted += 1
+            self._disconnect(next(iter(self._peers)))
+        peer = _Peer(endpoint, os.urandom(_NAME_BYTES), 0.0)
+        self._socket.setsockopt(zmq.CONNECT_ROUTING_ID, peer.name)
+        try:
+            self._socket.connect(endpoint)
+        except zmq.ZMQError:
+            return None
+        self._peers[endpoint] = peer
+        self._by_name[peer.name] = peer
+        self.counters.peers = len(self._peers)
+        return peer
+
+    def _touch(self, peer: _Peer) -> None:
+        peer.used = time.monotonic()
+        self._peers.move_to_end(peer.endpoint)
+
+    def _disconnect(self, endpoint: str) -> None:
+        peer = self._peers.pop(endpoint)
+        del self._by_name[peer.name]
+        self.counters.peers = len(self._peers)
+        try:
+            self._socket.disconnect(endpoint)
+        except zmq.ZMQError as error:
+            if error.errno != errno.ENOENT:  # ENOENT: libzmq gave it up before us
+                raise
+
+    def _sweep(self) -> None:
+        oldest_kept = time.monotonic() - self._limits.idle_s
+        while self._peers:
+            peer = next(iter(self._peers.values()))
+            if peer.used > oldest_kept:
+                break
+            self._disconnect(peer.endpoint)
+        self._schedule_drain()
+        self._sweep_timer = self._loop.call_later(self._limits.idle_s / 4, self._sweep)
+
+    # --- receiving ---------------------------------------------------------------------------------------------------
+
+    def _schedule_drain(self) -> None:
+        if not self._drain_due:
+            self._drain_due = True
+            self._loop.call_soon(self._drain)
+
+    def _drain(self) -> None:
+        self._drain_due = False
+        for _ in range(self._limits.drain_messages):
+            if self._closed:
+                return
+            try:
+                parts = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            name = parts[0]
+            peer = self._by_name.get(name)
+            if peer is not None:
+                self._touch(peer)
+            if len(parts) != 2:
+                self.counters.bad["parts"] += 1
+            elif not parts[1]:
+                self.counters.bad["empty"] += 1
+            else:
+                try:
+                    self._take(f"{_ROUTE}{name.hex()}", parts[1])
+                except BaseException:
+                    self._schedule_drain()
+                    raise
+        self._schedule_drain()
+
+    def _take(self, sender: str, frame: bytes) -> None:
+        try:
+            to, message = self._codec.decode(frame)
+        except BadFrame as bad:
+            self.counters.bad[bad.cause] += 1
+            return
+        if to and to != self._guid:
+            self.counters.stale += 1
+            return
+        self.counters.received[type(message).__name__] += 1
+        self.counters.bytes_received += len(frame)
+        self._on_message(sender, message)
+
+
+def _route_name(to: str) -> bytes:
+    try:
+        return bytes.fromhex(to[len(_ROUTE) :])
+    except ValueError:
+        return b""  # nobody has the empty name: "gone"
+
+
+def _router(context: zmq.Context[zmq.Socket[bytes]], limits: BusLimits, ipv6: bool) -> zmq.Socket[bytes]:
+    socket = context.socket(zmq.ROUTER)
+    for option, value in (
+        (zmq.LINGER, 0),
+        (zmq.ROUTER_MANDATORY, 1),
+        (zmq.MAXMSGSIZE, MAX_FRAME_BYTES),
+        (zmq.SNDHWM, limits.queue_messages),
+        (zmq.RCVHWM, limits.queue_messages),
+        (zmq.HEARTBEAT_IVL, limits.heartbeat_ms),
+        (zmq.HEARTBEAT_TIMEOUT, limits.heartbeat_ms),
+        (zmq.HEARTBEAT_TTL, 2 * limits.heartbeat_ms),
+        (zmq.RECONNECT_IVL, limits.reconnect_min_ms),
+        (zmq.RECONNECT_IVL_MAX, limits.reconnect_max_ms),
+        (zmq.CONNECT_TIMEOUT, limits.connect_timeout_ms),
+        (zmq.HANDSHAKE_IVL, limits.handshake_ms),
+        (zmq.BACKLOG, 1_024),
+        (zmq.IPV6, int(ipv6)),
+    ):
+        socket.setsockopt(option, value)
+    return socket
+
+
+def _bind(socket: zmq.Socket[bytes], bind: str, advertise_host: str | None) -> str:
+    """Bind, and return the endpoint that others connect to."""
+    match = _BIND.fullmatch(bind)
+    if match is None or int(match[2]) > 65_535:
+        raise BindFailed(f"listen address: expected tcp://host:port, found {bind!r}")
+    host = advertise_host or match[1]
+    if host in ("*", "0.0.0.0", "[::]"):
+        raise BindFailed(f"listen address {bind}: others can't connect to a wildcard; say which host to advertise")
+    try:
+        socket.bind(bind)
+    except zmq.ZMQError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise PortInUse(
+                f"{bind} is in use: another process listens there ('ss -ltnp' names it); stop it or listen on another "
+                "port (0: any free one)"
+            ) from None
+        raise BindFailed(f"can't listen on {bind}: {error.strerror}; give an address of this host") from None
+    bound = socket.getsockopt(zmq.LAST_ENDPOINT)
+    assert isinstance(bound, bytes)
+    port = bound.rstrip(b"\0").decode().rpartition(":")[2]
+    return f"tcp://{host}:{port}"
