@@ -97,8 +97,8 @@ class Deployment(msgspec.Struct, frozen=True):
     """/deployments/{id}: desired state (`count`, `gone`), where it is (`state`, `plan`), and why (`reason`).
 
     `generation` grows with every change a user makes; `settled` is the generation that the last coordinator brought
-    to an end: the deployment is at rest when both are equal. `epoch` and `step` are those of the coordinator's claim and
-    of the command round for which `plan` was written: an agent's own are compared with them.
+    to an end: the deployment is at rest when both are equal. `epoch` and `step` are those of the coordinator's claim
+    and of the command round for which `plan` was written: an agent's own are compared with them.
     `placed` is how many ordinals the plan has; below `count` it was placed short (`min_count`). Times: ms since 1970.
     """
 

@@ -1,6 +1,6 @@
 """Step 7: an agent asks ZooKeeper for a storage leader, and that leader who holds the image.
 
-One question an image at a time. A storage leader that does not answer in `command_wait_s`, or does not lead any more, is
+One question an image at a time. A storage leader that does not answer in `command_wait_s`, or leads no more, is
 passed over for another; after `TRIES` the answer is that nobody was found, with the reason.
 """
 

@@ -1,0 +1,290 @@
+"""A compute agent's answers to commands: offer, reserve, confirm, cancel, stop, describe.
+
+The agent is the only authority over its node. Every command that changes something carries the deployment's (epoch,
+step); the agent refuses one that is earlier than the latest it has seen (`Stale`), so neither a coordinator that was
+replaced while it slept nor a message that was under way too long can undo what came later. Every command may be
+repeated. What is confirmed or told to stop is journaled before it is acknowledged.
+
+After each new registration the agent also looks up the record of every deployment that it runs a part of: what moved
+elsewhere, or was deleted, while this agent was away is stopped (no orphans).
+"""
+
+from __future__ import annotations
+
+import random
+from collections import OrderedDict
+from collections.abc import Mapping
+
+import msgspec
+
+from fabric.effects import FetchLog, LogFetched, StopInstance
+from fabric.messages import (
+    Answer,
+    AskOffer,
+    Cancel,
+    Cancelled,
+    Command,
+    Confirm,
+    Describe,
+    Described,
+    Heartbeat,
+    LogText,
+    NodeAnswer,
+    Offer,
+    Progress,
+    ReadLog,
+    Reserve,
+    Reserved,
+    Stale,
+    Stop,
+    Unable,
+)
+from fabric.ordinals import format_ordinals, parse_ordinals
+from fabric.records import BadRecord, Deployment, decode
+from fabric.roles.instances import Instances
+from fabric.roles.ledger import Ledger
+from fabric.roles.outbox import Outbox, earliest
+from fabric.roles.settings import Identity, Settings
+from fabric.roles.work import NOTHING, Entry, Work, instance_id
+from zk import paths
+from zk.tree import Get, Got, NoNode, Outcome
+
+PREFIX = "verify:"
+MAX_FENCES = 1024
+"""Deployments whose last (epoch, step) is remembered after they left this node."""
+MAX_LOG_READS = 64
+VERIFY_AGAIN_S = 2.0
+
+
+class Compute:
+    """Embed it: `command` answers through the outbox; `instances` takes the world's news."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        settings: Settings,
+        rng: random.Random,
+        out: Outbox,
+        journal: Mapping[str, bytes],
+    ) -> None:
+        self._identity = identity
+        self._settings = settings
+        self._out = out
+        self.ledger = Ledger(identity.total)
+        self.instances = Instances(identity, settings, rng, out, self.ledger, journal)
+        self.cordoned = False
+        self._fences: OrderedDict[str, tuple[int, int]] = OrderedDict()
+        self._log_reads: dict[str, tuple[str, str]] = {}
+        self._verify_at: dict[str, float] = {}
+        for key in sorted(journal):
+            if key.startswith("f/"):
+                epoch, step = msgspec.json.decode(journal[key], type=tuple[int, int])
+                self._fences[key[2:]] = (epoch, step)
+        for work in self.instances.works.values():
+            self._fences[work.deployment] = (work.epoch, work.step)
+
+    # --- commands ------------------------------------------------------------------------------------------------
+
+    def command(self, now: float, sender: str, call: str, command: Command) -> None:
+        if isinstance(command, ReadLog):
+            self._read_log(sender, call, command)
+            return
+        try:
+            answer = self._obey(now, command)
+        except ValueError as error:  # ordinals that make no sense
+            answer = Unable(str(error)[:500])
+        self._out.send(sender, NodeAnswer(call, self._identity.node, answer))
+
+    def _obey(self, now: float, command: Command) -> Answer:
+        if isinstance(command, AskOffer):
+            return self._offer(command)
+        if isinstance(command, Describe):
+            return self._describe(command)
+        if not isinstance(command, Reserve | Confirm | Cancel | Stop):
+            return Unable(f"{type(command).__name__}: expected a command for a compute agent")
+        seen = self._fences.get(command.deployment, (0, 0))
+        if (command.epoch, command.step) < seen:
+            return Stale(*seen)
+        self._fences[command.deployment] = (command.epoch, command.step)
+        self._fences.move_to_end(command.deployment)
+        self._trim_fences()
+        if isinstance(command, Reserve):
+            return self._reserve(now, command)
+        if isinstance(command, Confirm):
+            return self._confirm(now, command)
+        if isinstance(command, Cancel):
+            self.ledger.cancel_deployment(command.deployment)
+            return Cancelled()
+        return self._stop(command)
+
+    def _offer(self, ask: AskOffer) -> Offer:
+        count, held, oldest = self._room(ask.deployment, ask)
+        return Offer(
+            count=0 if self.cordoned else min(count, ask.wanted),
+            free=self.ledger.free,
+            total=self.ledger.total,
+            cordoned=self.cordoned,
+            held=min(held, ask.wanted),
+            oldest=oldest,
+            capacity=min(self.ledger.total.holds(ask.resources), 10_000),
+            short=self.ledger.free.shortest(ask.resources),
+        )
+
+    def _room(self, deployment: str, ask: AskOffer | Reserve) -> tuple[int, int, int]:
+        held, oldest = self.ledger.held_by_others(deployment, ask.resources)
+        return min(self.ledger.fits(ask.resources), 10_000), min(held, 10_000), oldest
+
+    def _reserve(self, now: float, ask: Reserve) -> Reserved:
+        granted = []
+        if not self.cordoned:
+            expires_s = now + ask.ttl_ms / 1000
+            for ordinal in parse_ordinals(ask.ordinals):
+                if self.ledger.reserve((ask.deployment, ordinal), ask.resources, ask.ticket, expires_s):
+                    granted.append(ordinal)
+        count, held, oldest = self._room(ask.deployment, ask)
+        return Reserved(format_ordinals(granted), 0 if self.cordoned else count, held, oldest)
+
+    def _confirm(self, now: float, ask: Confirm) -> Progress:
+        ordinals = parse_ordinals(ask.ordinals)
+        works = self.instances.works
+        work = works.get(ask.deployment) or Work(ask.deployment, ask.spec, ask.epoch, ask.step)
+        work.report_to = ask.report_to
+        refused, fresh, moved = [], False, (work.epoch, work.step) != (ask.epoch, ask.step)
+        work.epoch, work.step = ask.epoch, ask.step
+        for ordinal in ordinals:
+            entry = work.entries.get(ordinal)
+            if entry is not None:
+                if entry.state != "stopping":
+                    entry.epoch, entry.step = ask.epoch, ask.step
+            elif self.ledger.confirm((ask.deployment, ordinal), work.spec.resources):
+                work.entries[ordinal] = Entry(ordinal, ask.epoch, ask.step)
+                fresh = True
+            else:
+                refused.append(ordinal)
+        if work.entries:
+            works[ask.deployment] = work
+            if fresh or moved:
+                self.instances.save(work)
+            self.instances.begin(now, work)
+        work.messages += 1
+        return work.progress(tuple(refused))
+
+    def _stop(self, ask: Stop) -> Progress:
+        self.ledger.cancel_deployment(ask.deployment)
+        work = self.instances.works.get(ask.deployment)
+        if work is None:
+            self._remember_fence(ask.deployment)
+            return NOTHING
+        ordinals = tuple(sorted(work.entries)) if ask.everything else parse_ordinals(ask.ordinals)
+        work.epoch, work.step = ask.epoch, ask.step
+        marked = self.instances.mark_stopping(work, ordinals)
+        if marked:
+            self._remember_fence(ask.deployment)
+            self.instances.save(work)
+            self.instances.stop(work, marked)
+        work.messages += 1
+        return work.progress()
+
+    def _remember_fence(self, deployment: str) -> None:
+        self._out.persist(((f"f/{deployment}", msgspec.json.encode(self._fences[deployment])),))
+
+    def _trim_fences(self) -> None:
+        while len(self._fences) > MAX_FENCES + len(self.instances.works):
+            oldest = next(one for one in self._fences if one not in self.instances.works)
+            del self._fences[oldest]
+            self._out.persist(deletes=(f"f/{oldest}",))
+
+    def _describe(self, ask: Describe) -> Described:
+        views = []
+        for deployment in sorted(self.instances.works):
+            if not ask.deployment or ask.deployment == deployment:
+                views.extend(self.instances.works[deployment].views(self._identity))
+            if len(views) > ask.limit:
+                break
+        return Described(tuple(views[: ask.limit]), len(views) > ask.limit)
+
+    def _read_log(self, sender: str, call: str, ask: ReadLog) -> None:
+        if len(self._log_reads) >= MAX_LOG_READS:
+            self._out.send(sender, NodeAnswer(call, self._identity.node, Unable("too many logs are being read")))
+            return
+        self._log_reads[call] = (sender, call)
+        self._out.add(FetchLog(call, ask.instance, ask.max_bytes))
+
+    def on_log(self, event: LogFetched) -> None:
+        asked = self._log_reads.pop(event.token, None)
+        if asked is not None:
+            sender, call = asked
+            self._out.send(sender, NodeAnswer(call, self._identity.node, LogText(event.known, event.data)))
+
+    # --- no orphans ----------------------------------------------------------------------------------------------
+
+    def verify_all(self) -> None:
+        """After a registration: is what runs here still meant to run here?"""
+        for deployment in sorted(self.instances.works):
+            self._out.tree(f"{PREFIX}{deployment}", Get(paths.deployment(deployment)))
+
+    def on_tree(self, now: float, token: str, outcome: Outcome) -> bool:
+        if not token.startswith(PREFIX):
+            return False
+        deployment = token[len(PREFIX) :]
+        work = self.instances.works.get(deployment)
+        if work is None:
+            return True
+        if isinstance(outcome, NoNode):
+            self._give_up(work, tuple(work.entries), "its deployment does not exist any more")
+        elif isinstance(outcome, Got):
+            try:
+                record = decode(outcome.data, Deployment, paths.deployment(deployment))
+            except BadRecord as error:
+                self._out.note("error", f"{error}; its instances run on")
+                return True
+            mine = {
+                ordinal
+                for share in record.plan
+                if share.node == self._identity.node
+                for ordinal in share.numbers()
+            }
+            known = (record.epoch, record.step)
+            gone = tuple(o for o, e in work.entries.items() if o not in mine and (e.epoch, e.step) <= known)
+            self._give_up(work, gone, f"generation {record.generation} of {deployment} has it elsewhere or not at all")
+            if any(e.state != "stopping" and (e.epoch, e.step) > known for e in work.entries.values()):
+                self._verify_at[deployment] = now + VERIFY_AGAIN_S  # what was read is older than what we know
+        else:
+            self._verify_at[deployment] = now + VERIFY_AGAIN_S
+        return True
+
+    def _give_up(self, work: Work, ordinals: tuple[int, ...], why: str) -> None:
+        marked = self.instances.mark_stopping(work, ordinals)
+        if marked:
+            self._out.note("warning", f"{work.deployment}: stopping ordinals {format_ordinals(marked)}: {why}")
+            self.instances.save(work)
+            for ordinal in marked:
+                self._out.add(StopInstance(instance_id(work.deployment, ordinal), self._settings.stop_grace_s))
+
+    # --- status and time -----------------------------------------------------------------------------------------
+
+    def heartbeat(self) -> Heartbeat:
+        return Heartbeat(
+            node=self._identity.node,
+            guid=self._identity.guid,
+            free=self.ledger.free,
+            cordoned=self.cordoned,
+            instances=self.instances.count,
+            reserved=self.ledger.reserved_count,
+            images=self.instances.images,
+            free_bytes=0,
+        )
+
+    def tick(self, now: float) -> None:
+        self.ledger.expire(now)
+        self.instances.tick(now)
+        for deployment in [one for one, due in self._verify_at.items() if due <= now]:
+            del self._verify_at[deployment]
+            if deployment in self.instances.works:
+                self._out.tree(f"{PREFIX}{deployment}", Get(paths.deployment(deployment)))
+
+    @property
+    def next_deadline(self) -> float | None:
+        return earliest(
+            self.ledger.next_expiry(), self.instances.next_deadline, min(self._verify_at.values(), default=None)
+        )
