@@ -29,8 +29,6 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 MAX_NAME_CHARS = 100
-LOG_TAIL_LINES = 10
-LOG_TAIL_BYTES = 2048
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*(\.[a-z0-9-]+)*")
 
@@ -49,10 +47,11 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """One start of one instance. `instance`: "<deployment>.<ordinal>", of [a-z0-9.-]. `entrypoint` and `root`: absolute,
-    the entry point inside the unpacked, shared, read-only image. `environment`: the instance's identity and the user's
-    variables. A driver adds FABRIC_INSTANCE_DIR (the instance's own directory, its cwd) and FABRIC_IMAGE_ROOT, and, where
-    `environment` does not set them, PATH, HOME and TMPDIR; nothing else is passed on from the agent."""
+    """One start of one instance. `instance`: "<deployment>.<ordinal>", of [a-z0-9.-]. `entrypoint` and `root`:
+    absolute, the entry point inside the unpacked, shared, read-only image. `environment`: the instance's identity and
+    the user's variables. A driver adds FABRIC_INSTANCE_DIR (the instance's own directory, its cwd; it stays over
+    attempts) and FABRIC_IMAGE_ROOT, and, where `environment` does not set them, PATH, HOME and TMPDIR; nothing else is
+    passed on from the agent."""
 
     instance: str
     attempt: int
@@ -76,9 +75,9 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class Exited:
-    """An instance that ended. Exactly one of: `code` (its exit status), `signal` (the number that killed it), or `lost`:
-    it vanished without a status, for example with the machine. `log_tail`: the last lines it wrote, bounded by
-    LOG_TAIL_LINES and LOG_TAIL_BYTES."""
+    """An instance that ended. Exactly one of: `code` (its exit status), `signal` (the number that killed it), or
+    `lost`: it vanished without a status, for example with the machine. `log_tail`: the last lines it wrote, at most 10
+    and at most 2 KiB."""
 
     instance: str
     attempt: int
@@ -139,9 +138,8 @@ class Driver(Protocol):
 def checked_name(instance: str) -> str:
     """`instance`, if it is a name that is safe as a file name. Raises ValueError."""
     if len(instance) > MAX_NAME_CHARS or not _NAME.fullmatch(instance):
-        raise ValueError(
-            f"expected an instance name of at most {MAX_NAME_CHARS} characters of [a-z0-9-] with dots between, found {instance!r}"
-        )
+        wanted = f"at most {MAX_NAME_CHARS} characters of [a-z0-9-] with dots between"
+        raise ValueError(f"expected an instance name of {wanted}, found {instance!r}")
     return instance
 
 

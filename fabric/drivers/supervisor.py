@@ -1,0 +1,397 @@
+"""The supervisor: the process that is the parent of one agent's instances, and outlives the agent.
+
+Theory of operation. Standard library only, run with `-I -S` (start-up and memory count: there is one for each agent).
+It forks away from whoever started it once its socket listens, so waiting for the first process is waiting until it is
+ready. Then one thread and one selector: the agent's connection, SIGCHLD, each instance's output, timers. The agent
+comes and goes; with neither agent nor instance for `linger_s`, the supervisor leaves by itself.
+
+    STARTING --exec happened--> RUNNING --main process died--> ENDING --nothing of it left--> ENDED --remove--> gone
+        \\--exec failed--> forgotten (or the ended attempt before it stands again)
+
+Wire: JSON lines over `<state>/supervisor.sock`. Requests {"id", "op": "list" | "start" | "stop" | "remove", …} are
+answered by {"id", "ok"} or {"id", "error", …}. {"event": "record"} lines precede the answer to "list"; after it
+{"event": "exit"} lines say what ends.
+
+A record on disk that has not ended, found at start, belonged to a supervisor that died. What is left of such an
+instance is killed, judged by pid, start time and boot id, and by the mark below; it is reported as lost.
+
+Containment, without pid namespaces or cgroups: an instance is a session and a process group of its own, is KILLed by
+the kernel when the supervisor dies (PR_SET_PDEATHSIG; a set-user-id entry point loses that), and its orphans become the
+supervisor's children (PR_SET_CHILD_SUBREAPER). When the main process ends, its group is killed, then every orphan whose
+environment carries the instance's FABRIC_INSTANCE_DIR, until none is left. Not caught at once: a process that left the
+group *and* wiped that variable runs on until no instance of this agent runs; then every orphan is killed. And when the
+supervisor itself is killed, only main processes die with it; the others are killed when the agent starts the next
+supervisor, which it does at once. It is no sandbox: an instance may do to its neighbours, and to the files here, what
+the agent's user may.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import heapq
+import os
+import resource
+import selectors
+import signal
+import sys
+import time
+from collections.abc import Callable
+
+from fabric.drivers.instance import ENDED, ENDING, INSTANCES, RUNNING, STARTING, Instance, Message, RequestId, libc
+from fabric.drivers.lines import AgentPort
+from fabric.drivers.procfs import boot_id, children, hold_lock, kill_others, marked_directory, process_stat, sign_lock
+
+PROTOCOL = 1
+SOCKET, LOCK, ERRORS = "supervisor.sock", "supervisor.lock", "supervisor.err"
+REMOVED = ".removed-"
+READ_BYTES = 64 * 1024  # of output, each instance, each round: a flood delays the others by no more …
+REST_S = 0.01  # … and rests after a full read, so it costs at most 6.4 MB/s of copying
+KILL_WAIT_S = 5.0  # how long a killed process may take to vanish
+TERM_GRACE_S = 5.0  # for the instances, when the supervisor itself is told to stop
+SWEEP_S = 0.02  # between looks for orphans of what is ending, should no SIGCHLD come
+LOCK_WAIT_S = 2.0  # for a supervisor that is just leaving
+PR_SET_CHILD_SUBREAPER = 36
+
+
+class Supervisor:
+    def __init__(self, state: str, lifeline: int | None, log_bytes: int, linger_s: float) -> None:
+        self.root = os.path.join(state, INSTANCES)
+        self.log_bytes, self.linger_s, self.lifeline = log_bytes, linger_s, lifeline
+        self.instances: dict[str, Instance] = {}
+        self.mains: dict[int, Instance] = {}  # by pid, until reaped
+        self.timers: list[tuple[float, int, Callable[[], None]]] = []
+        self.timer_serial = 0
+        self.selector = selectors.DefaultSelector()
+        self.agent = AgentPort(self.selector, self._answer)
+        self.listed = 0  # the connection that knows the table, and may be told of changes
+        self.alone_since = time.monotonic()
+        self.leaving = False
+
+    # --- life ----------------------------------------------------------------------------------------------------
+
+    def listen(self) -> None:
+        """Judge what an earlier supervisor left, then listen. The current directory must be the state directory."""
+        self._adopt()
+        self.agent.bind(SOCKET)
+
+    def _adopt(self) -> None:
+        here, mains = boot_id(), {}
+        for name in os.listdir(self.root):
+            if name.startswith(REMOVED):
+                continue
+            one = self.instances[name] = Instance.from_disk(os.path.join(self.root, name))
+            if not one.record["ended"]:
+                if one.pid and one.record["boot_id"] == here:
+                    mains[one.pid] = one.record["start_time"]
+                one.ended(lost=True)
+        lost = [one for one in self.instances.values() if one.record["lost"]]
+        if lost:
+            kill_others(lambda pid: process_stat(pid)[2] == mains.get(pid) or self._owner(pid) is not None, KILL_WAIT_S)
+        for one in lost:
+            one.save()
+
+    def run(self) -> None:
+        libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        reader, writer = os.pipe()
+        os.set_blocking(reader, False)
+        os.set_blocking(writer, False)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        for number in (signal.SIGCHLD, signal.SIGTERM):
+            signal.signal(number, lambda *_: None)
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        self._watch(reader, lambda: self._signalled(reader))
+        self.agent.watch()
+        if self.lifeline is not None:
+            self._watch(self.lifeline, self._lifeline_ready)
+        while not self._finished():
+            wait_s = self.timers[0][0] - time.monotonic() if self.timers else 1.0
+            for key, _ in self.selector.select(min(1.0, max(0.0, wait_s))):
+                if self.selector.get_map().get(key.fd) is key:  # not closed by an earlier one of this round
+                    key.data()
+            while self.timers and self.timers[0][0] <= time.monotonic():
+                heapq.heappop(self.timers)[2]()
+        with contextlib.suppress(OSError):
+            os.unlink(SOCKET)
+
+    def _finished(self) -> bool:
+        left = bool(self.mains) or any(one.state == ENDING for one in self.instances.values())
+        if left or (self.agent.connected and not self.leaving):
+            self.alone_since = time.monotonic()
+        return not left and (self.leaving or time.monotonic() - self.alone_since > self.linger_s)
+
+    def _watch(self, fd: int, ready: Callable[[], None]) -> None:
+        self.selector.register(fd, selectors.EVENT_READ, ready)
+
+    def _later(self, delay_s: float, call: Callable[[], None]) -> None:
+        self.timer_serial += 1
+        heapq.heappush(self.timers, (time.monotonic() + delay_s, self.timer_serial, call))
+
+    def _signalled(self, reader: int) -> None:
+        numbers = os.read(reader, 4096)
+        self._reap()
+        if signal.SIGTERM in numbers:
+            self._leave(TERM_GRACE_S)
+
+    def _lifeline_ready(self) -> None:
+        """End of file: whoever held the other end is gone, and nothing may outlive it."""
+        assert self.lifeline is not None
+        if not os.read(self.lifeline, 4096):
+            self.selector.unregister(self.lifeline)
+            self._leave(0.0)
+
+    def _leave(self, grace_s: float) -> None:
+        self.leaving = True
+        for one in list(self.instances.values()):
+            if one.live:
+                self._terminate(one, grace_s)
+        self._later(grace_s + KILL_WAIT_S, lambda: os._exit(1))  # what can't be killed must not keep us
+
+    # --- requests ------------------------------------------------------------------------------------------------
+
+    def _answer(self, message: Message) -> None:
+        operations = {"list": self._list, "start": self._start, "stop": self._stop, "remove": self._remove}
+        # The connection is part of a request's id: an answer that took long must not reach the next agent.
+        operations[message["op"]]({**message, "id": (self.agent.connections, int(message["id"]))})
+
+    def _list(self, message: Message) -> None:
+        for one in list(self.instances.values()):
+            if one.state != STARTING:
+                self.agent.send(event="record", **one.record)
+        self.listed = self.agent.connections
+        self._reply(message["id"], ok={"protocol": PROTOCOL, "pid": os.getpid()})
+
+    def _report_exit(self, one: Instance) -> None:
+        if self.listed == self.agent.connections:
+            self.agent.send(event="exit", **one.record)
+
+    def _reply(self, request: RequestId, **answer: object) -> None:
+        if request[0] == self.agent.connections:
+            self.agent.send(id=request[1], **answer)
+
+    # --- start ---------------------------------------------------------------------------------------------------
+
+    def _start(self, message: Message) -> None:
+        name, attempt, request = str(message["instance"]), int(message["attempt"]), message["id"]
+        known = self.instances.get(name)
+        if self.leaving:
+            self._reply(request, error="the supervisor is being stopped")
+        elif known and known.record["attempt"] >= attempt and known.state == STARTING:
+            known.starts.append(request)
+        elif known and known.record["attempt"] >= attempt:
+            self._reply(request, ok=known.record)
+            if known.state == ENDED:
+                self._report_exit(known)
+        elif known and known.state != ENDED:
+            found = f"attempt {known.record['attempt']} has not ended (pid {known.pid}): stop it first"
+            self._reply(request, error=found)
+        else:
+            one = self.instances[name] = Instance(os.path.join(self.root, name), attempt)
+            one.before = known
+            one.starts.append(request)
+            try:
+                one.spawn(message, self.log_bytes)
+            except OSError as error:
+                self._start_failed(one, error.errno or errno.EIO, "prepare")
+            else:
+                self.mains[one.pid] = one
+                self._watch(one.output, lambda: self._output_ready(one))
+                self._watch(one.exec_result, lambda: self._exec_result(one))
+
+    def _exec_result(self, one: Instance) -> None:
+        said = os.read(one.exec_result, 100).decode()
+        self.selector.unregister(one.exec_result)
+        os.close(one.exec_result)
+        one.exec_result = -1
+        if said:
+            number, _, step = said.partition(" ")
+            os.waitpid(one.pid, 0)  # it has nothing left to do but to exit
+            del self.mains[one.pid]
+            self.selector.unregister(one.output)
+            self._start_failed(one, int(number), step)
+            return
+        one.state, one.before = RUNNING, None
+        one.record |= {"start_time": process_stat(one.pid)[2], "boot_id": boot_id(), "started_at": time.time()}
+        self._save(one)
+        for request in one.starts:
+            self._reply(request, ok=one.record)
+        one.starts.clear()
+
+    def _start_failed(self, one: Instance, number: int, step: str) -> None:
+        one.close()
+        if one.before:
+            self.instances[one.name] = one.before
+            self._save(one.before)
+        else:
+            del self.instances[one.name]
+            one.discard()
+        for request in one.starts:
+            self._reply(request, error=os.strerror(number), errno=number, step=step)
+        for request in one.stops:
+            self._reply(request, ok=None)
+
+    def _save(self, one: Instance) -> None:
+        try:
+            one.save()
+        except OSError as error:  # the last saved record stands; what it says is put right by the next supervisor
+            print(f"cannot write the record of {one.name}: {error}", file=sys.stderr, flush=True)
+
+    # --- output and end ------------------------------------------------------------------------------------------
+
+    def _output_ready(self, one: Instance) -> None:
+        data = self._read_output(one)
+        if not data:
+            self.selector.unregister(one.output)
+            os.close(one.output)
+            one.output = -1
+        elif len(data) == READ_BYTES:
+            fd = one.output
+            self.selector.unregister(fd)
+            self._later(REST_S, lambda: self._watch(fd, lambda: self._output_ready(one)) if one.output == fd else None)
+
+    def _read_output(self, one: Instance) -> bytes:
+        assert one.log
+        data = b""
+        with contextlib.suppress(BlockingIOError):
+            data = os.read(one.output, READ_BYTES)
+            one.log.write(data)
+        return data
+
+    def _reap(self) -> None:
+        """Look at each dead child before it is reaped: until then its pid, and its group's, are its own."""
+        while (dead := self._dead_child()) is not None:
+            one = self.mains.get(dead)
+            if one and one.state == STARTING:
+                self._exec_result(one)
+                if dead not in self.mains:
+                    continue  # it failed to become the instance, and is reaped
+            if one:
+                self._main_died(one)
+            else:
+                os.waitpid(dead, 0)
+        if any(one.state == ENDING for one in self.instances.values()):
+            self._sweep()
+
+    def _dead_child(self) -> int | None:
+        try:
+            info = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return None
+        return info.si_pid if info else None
+
+    def _main_died(self, one: Instance) -> None:
+        one.signal(signal.SIGKILL)  # the rest of its group
+        while one.output >= 0 and len(self._read_output(one)) == READ_BYTES:
+            pass  # its last words: at most what a pipe holds, unless an orphan goes on writing for a moment
+        code = os.waitstatus_to_exitcode(os.waitpid(one.pid, 0)[1])
+        del self.mains[one.pid]
+        one.ended(code=code if code >= 0 else None, signal=-code if code < 0 else None)
+        if one.output >= 0 and one.output in self.selector.get_map():  # and not at rest
+            self.selector.unregister(one.output)
+        one.close()
+        one.state = ENDING
+        one.kill_deadline = time.monotonic() + KILL_WAIT_S
+        self._save(one)
+
+    def _owner(self, pid: int) -> str | None:
+        """The name of the instance whose mark `pid` carries, if it is one of ours."""
+        work = marked_directory(pid)
+        home = os.path.dirname(work)
+        return os.path.basename(home) if os.path.dirname(home) == self.root else None
+
+    def _sweep(self) -> None:
+        """Kill orphans whose instance does not run; what is ENDING has ENDED when it has none left."""
+        nothing_runs = not any(one.live for one in self.instances.values())
+        held: set[str | None] = set()
+        for pid in children() - self.mains.keys():
+            if process_stat(pid)[0] == "Z":
+                continue
+            name = self._owner(pid)
+            owner = self.instances.get(name) if name else None
+            if (owner and owner.live) or (name is None and not nothing_runs):
+                continue
+            os.kill(pid, signal.SIGKILL)  # our child, not reaped: still the same process
+            held.add(name)
+        now = time.monotonic()
+        for one in list(self.instances.values()):
+            # Killed, an orphan that hangs in the kernel runs no code of its own again: past the deadline it is let be.
+            if one.state == ENDING and (not held & {one.name, None} or now > one.kill_deadline):
+                one.state = ENDED
+                self._report_exit(one)
+                for request in one.stops:
+                    self._reply(request, ok=None)
+                one.stops.clear()
+        if held:
+            self._later(SWEEP_S, self._reap)
+
+    # --- stop and remove -----------------------------------------------------------------------------------------
+
+    def _stop(self, message: Message) -> None:
+        one = self.instances.get(str(message["instance"]))
+        if one is None or one.state == ENDED:
+            self._reply(message["id"], ok=None)
+            return
+        one.stops.append(message["id"])
+        if one.live:
+            self._terminate(one, float(message["grace_s"]))
+
+    def _terminate(self, one: Instance, grace_s: float) -> None:
+        def act(number: int) -> None:
+            if one.pid in self.mains and self.mains[one.pid] is one:
+                one.signal(number)
+
+        act(signal.SIGTERM if grace_s > 0 else signal.SIGKILL)
+        act(signal.SIGCONT)  # a stopped process does not hear TERM
+        self._later(grace_s, lambda: act(signal.SIGKILL))
+        self._later(grace_s + KILL_WAIT_S, lambda: self._give_up(one))
+
+    def _give_up(self, one: Instance) -> None:
+        if one.live:
+            for request in one.stops:
+                self._reply(request, error=f"pid {one.pid} is still there {KILL_WAIT_S:g} s after KILL")
+            one.stops.clear()
+
+    def _remove(self, message: Message) -> None:
+        """Out of sight by a rename, which takes no time; the agent deletes what is below."""
+        one = self.instances.get(str(message["instance"]))
+        if one and one.state != ENDED:
+            self._reply(message["id"], error=f"{one.name} has not ended (pid {one.pid}): stop it first")
+            return
+        trash = os.path.join(self.root, f"{REMOVED}{time.time_ns()}")
+        if one:
+            try:
+                os.rename(one.home, trash)
+            except FileNotFoundError:
+                pass  # as was wanted
+            except OSError as error:
+                self._reply(message["id"], error=f"cannot rename {one.home}: {error.strerror}")
+                return
+            del self.instances[one.name]
+        self._reply(message["id"], ok={"trash": trash})
+
+
+def main() -> None:
+    """Arguments: state directory, lifeline's file descriptor or "-", bytes of log an instance, seconds to linger."""
+    state, lifeline, log_bytes, linger_s = sys.argv[1:5]
+    os.chdir(state)
+    os.umask(0o077)
+    os.makedirs(INSTANCES, mode=0o700, exist_ok=True)
+    lock = hold_lock(LOCK, LOCK_WAIT_S)
+    if isinstance(lock, str):
+        sys.exit(f"another supervisor, pid {lock}, holds {os.path.join(state, LOCK)}")
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+    if lifeline != "-":
+        os.set_inheritable(int(lifeline), False)
+    supervisor = Supervisor(state, None if lifeline == "-" else int(lifeline), int(log_bytes), float(linger_s))
+    supervisor.listen()
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    sign_lock(lock)
+    for target, path in ((0, os.devnull), (1, os.devnull), (2, ERRORS)):
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | (os.O_TRUNC if path == ERRORS else 0), 0o600)
+        os.dup2(fd, target)
+        os.close(fd)
+    supervisor.run()
