@@ -42,6 +42,9 @@ _BIND = re.compile(r"tcp://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+|\*):([0-9]{1,5})"
 _ROUTE = "route:"
 _OWN_ROUTE = "route:self"
 _NAME_BYTES = 16
+_NOBLOCK = int(zmq.NOBLOCK)  # plain integers: arithmetic on pyzmq's enums costs more than a send
+_NOBLOCK_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
+_RCVMORE = zmq.RCVMORE
 
 OnMessage = Callable[[str, AnyMessage], None]
 
@@ -194,7 +197,8 @@ class Bus:
     def _send_frame(self, name: bytes, frame: bytes) -> str | None:
         """None, or why it was dropped."""
         try:
-            self._socket.send_multipart((name, frame), zmq.NOBLOCK)
+            self._socket.send(name, _NOBLOCK_MORE)
+            self._socket.send(frame, _NOBLOCK)
         except zmq.Again:
             return "full"
         except zmq.ZMQError as error:
@@ -269,20 +273,24 @@ class Bus:
             if self._closed:
                 return
             try:
-                parts = self._socket.recv_multipart(zmq.NOBLOCK)
+                name = self._socket.recv(_NOBLOCK)
             except zmq.Again:
                 return
-            name = parts[0]
+            frame = self._socket.recv(_NOBLOCK)  # a message arrives whole, and a ROUTER's has at least two parts
+            parts = 2
+            while self._socket.getsockopt(_RCVMORE):
+                self._socket.recv(_NOBLOCK)
+                parts += 1
             peer = self._by_name.get(name)
             if peer is not None:
                 self._touch(peer)
-            if len(parts) != 2:
+            if parts > 2:
                 self.counters.bad["parts"] += 1
-            elif not parts[1]:
+            elif not frame:
                 self.counters.bad["empty"] += 1
             else:
                 try:
-                    self._take(f"{_ROUTE}{name.hex()}", parts[1])
+                    self._take(f"{_ROUTE}{name.hex()}", frame)
                 except BaseException:
                     self._schedule_drain()
                     raise
