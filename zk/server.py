@@ -1,0 +1,364 @@
+"""Real ZooKeeper servers as child processes: for a local fabric, and for tests. One, or an ensemble on one machine.
+
+Theory of operation. `find_zookeeper` looks for an installation: the one that ZOOKEEPER_HOME names, else Debian's
+package. A `Server` is a java process of it with its configuration, log and data in one folder, listening on
+127.0.0.1. It is ready when it answers the four-letter command `srvr` with its mode. It dies with its parent: the
+child asks the kernel for that (PR_SET_PDEATHSIG) and then becomes java. The kernel means the parent's *thread*, so
+servers are started from the main thread. It is in a session of its own, so that Ctrl-C at a terminal reaches the
+parent alone, which stops it in order.
+
+Defaults are for small fabrics on a laptop: short ticks, so that sessions of 1 s are possible and expire on time;
+little heap and the fast compiler only, which halves the time to start; no fsync (what it has acknowledged survives
+the death of the process, though not of the machine; `durable=True` for that). """
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+HOST = "127.0.0.1"
+READY_WAIT_S = 30.0
+STOP_WAIT_S = 5.0
+POLL_EVERY_S = 0.02
+COMMAND_WAIT_S = 1.0
+LOG_LINES_SHOWN = 15
+PORT_TRIES = 5
+
+DEBIAN_JARS = Path("/usr/share/java")
+_MAIN = "org.apache.zookeeper.server.quorum.QuorumPeerMain"
+
+# Runs in the child: die with the parent, unless it is dead already, then become the program.
+_DIE_WITH_PARENT = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
+if os.getppid() != int(sys.argv[1]): sys.exit("the parent is gone")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+_LOGBACK = """<configuration><appender name="out" class="ch.qos.logback.core.ConsoleAppender"><encoder>
+<pattern>%d{ISO8601} %-5p %c{1} %m%n</pattern></encoder></appender>
+<root level="WARN"><appender-ref ref="out"/></root></configuration>
+"""
+_LOG4J = """log4j.rootLogger=WARN, out
+log4j.appender.out=org.apache.log4j.ConsoleAppender
+log4j.appender.out.layout=org.apache.log4j.PatternLayout
+log4j.appender.out.layout.ConversionPattern=%d{ISO8601} %-5p %c{1} %m%n
+"""
+
+
+class ServerFailed(RuntimeError):
+    """A server did not start or not answer in time; the message has the last lines of its log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """`java`: the program. `class_path`: as java takes it. `origin`: where it was found, for people."""
+
+    java: str
+    class_path: str
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What a server says of itself. `mode`: standalone, leader, follower or observer."""
+
+    mode: str
+    version: str
+    znodes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """One member of an ensemble, by its ports on 127.0.0.1."""
+
+    my_id: int
+    client_port: int
+    quorum_port: int
+    election_port: int
+
+
+def find_zookeeper(environ: Mapping[str, str] = os.environ, debian_jars: Path = DEBIAN_JARS) -> Installation | None:
+    """ZOOKEEPER_HOME (lib/zookeeper-*.jar below it), else Debian's package, with the `java` of JAVA_HOME or PATH. None
+    when there is none; ValueError when ZOOKEEPER_HOME is set, and no ZooKeeper is there."""
+    java = shutil.which("java", path=os.path.join(environ["JAVA_HOME"], "bin") if environ.get("JAVA_HOME") else None)
+    java = java or shutil.which("java", path=environ.get("PATH"))
+    home = environ.get("ZOOKEEPER_HOME")
+    if home:
+        if not list(Path(home).glob("lib/zookeeper-*.jar")):
+            raise ValueError(f"ZOOKEEPER_HOME={home}: expected lib/zookeeper-*.jar there, found none (or unset it)")
+        return Installation(java, os.path.join(home, "lib", "*"), f"ZOOKEEPER_HOME={home}") if java else None
+    server = debian_jars / "zookeeper.jar"
+    if java is None or not server.exists():
+        return None
+    # The package's jar names the jars it needs in its manifest; it leaves the choice of a logger to its user.
+    return Installation(java, f"{server}:{debian_jars / 'slf4j-simple.jar'}", f"Debian's package ({server})")
+
+
+def ask_status(port: int, host: str = HOST, wait_s: float = COMMAND_WAIT_S) -> Status | None:
+    """The answer to `srvr`; None when nobody listens, or the server does not serve (an ensemble without a quorum)."""
+    try:
+        with socket.create_connection((host, port), timeout=wait_s) as connection:
+            connection.sendall(b"srvr")
+            answer = b"".join(iter(lambda: connection.recv(4096), b"")).decode("utf-8", "replace")
+    except OSError:
+        return None
+    fields = dict(line.split(": ", 1) for line in answer.splitlines() if ": " in line)
+    if "Mode" not in fields:
+        return None
+    version = fields.get("Zookeeper version", "unknown").split("-")[0].split(",")[0]
+    return Status(fields["Mode"], version, int(fields.get("Node count", "0")))
+
+
+class Server:
+    """One server; its configuration, log and data are in `data_dir`, which is made if missing and never removed.
+
+    `port`: 0 picks a free one at the first start, kept from then on. `tick_ms`: ZooKeeper's unit of time; the shortest
+    session is two ticks. `peers` and `me`: for a member of an ensemble. `say` gets a line for what takes a while."""
+
+    def __init__(
+        self,
+        installation: Installation,
+        data_dir: Path,
+        *,
+        port: int = 0,
+        tick_ms: int = 500,
+        heap_mib: int = 256,
+        durable: bool = False,
+        peers: Sequence[Peer] = (),
+        me: Peer | None = None,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        self._installation = installation
+        self._dir = data_dir.absolute()
+        self._port = me.client_port if me else port
+        self._tick_ms = tick_ms
+        self._heap_mib = heap_mib
+        self._durable = durable
+        self._peers = tuple(peers)
+        self._me = me
+        self._say = say or (lambda line: None)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._began = 0.0
+
+    @property
+    def port(self) -> int:
+        return self._port
+
+    @property
+    def hosts(self) -> str:
+        """The connect string."""
+        return f"{HOST}:{self._port}"
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process is not None and self._process.poll() is None else None
+
+    @property
+    def log_path(self) -> Path:
+        return self._dir / "zookeeper.log"
+
+    def status(self) -> Status | None:
+        return ask_status(self._port)
+
+    def start(self, wait_s: float = READY_WAIT_S) -> None:
+        """Start and wait until it serves. Raises ServerFailed. Starting again uses the same port and data."""
+        tries = PORT_TRIES if self._port == 0 else 1
+        for left in reversed(range(tries)):
+            if tries > 1:
+                self._port = free_ports(1)[0]
+            self.launch()
+            try:
+                return self.wait_ready(wait_s)
+            except ServerFailed as failure:
+                # Between finding a free port and listening on it another process may have taken it.
+                if not left or "BindException" not in str(failure):
+                    raise
+            except BaseException:
+                self.kill()
+                raise
+
+    def launch(self) -> None:
+        """Start the process without waiting for it to serve."""
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError("start servers from the main thread: they die with the thread that started them")
+        if self.pid is not None:
+            raise RuntimeError(f"the server on port {self._port} is running already (pid {self.pid})")
+        self._say(f"starting ZooKeeper on {self.hosts}, from {self._installation.origin}")
+        self._began = time.monotonic()
+        command = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *self._command()]
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                command, cwd=self._dir, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def wait_ready(self, wait_s: float = READY_WAIT_S) -> None:
+        deadline = time.monotonic() + wait_s
+        while self.status() is None:
+            if self.pid is None or time.monotonic() > deadline:
+                trouble = "ended" if self.pid is None else f"did not answer within {wait_s:g} s"
+                self.kill()
+                said = self._log_tail()
+                raise ServerFailed(f"ZooKeeper on {self.hosts} {trouble}; the end of {self.log_path}:\n{said}")
+            time.sleep(POLL_EVERY_S)
+        self._say(f"ZooKeeper serves on {self.hosts} after {time.monotonic() - self._began:.2f} s")
+
+    def stop(self, grace_s: float = STOP_WAIT_S) -> None:
+        """TERM, then KILL after `grace_s`. Fine when it is not running."""
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(grace_s)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+    def kill(self) -> None:
+        """KILL, as a crash would. Its data stay."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def pause(self) -> None:
+        """Stop it from running without ending it: it holds its connections and says nothing, as a hung machine does."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+
+    def __enter__(self) -> Server:
+        self.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    def _command(self) -> list[str]:
+        self._dir.mkdir(parents=True, exist_ok=True)
+        config = {
+            "dataDir": str(self._dir / "data"),
+            "clientPort": self._port,
+            "clientPortAddress": HOST,
+            "tickTime": self._tick_ms,
+            "minSessionTimeout": 2 * self._tick_ms,
+            "maxSessionTimeout": 60_000,
+            "maxClientCnxns": 0,
+            "initLimit": 20,
+            "syncLimit": 10,
+            "admin.enableServer": "false",
+            "4lw.commands.whitelist": "srvr,ruok,mntr",
+            "autopurge.purgeInterval": 1,
+            "autopurge.snapRetainCount": 3,
+        }
+        for peer in self._peers:
+            config[f"server.{peer.my_id}"] = f"{HOST}:{peer.quorum_port}:{peer.election_port}"
+        (self._dir / "data").mkdir(exist_ok=True)
+        if self._me is not None:
+            (self._dir / "data" / "myid").write_text(f"{self._me.my_id}\n")
+        (self._dir / "zoo.cfg").write_text("".join(f"{key}={value}\n" for key, value in config.items()))
+        (self._dir / "logback.xml").write_text(_LOGBACK)
+        (self._dir / "log4j.properties").write_text(_LOG4J)
+        return [
+            self._installation.java,
+            f"-Xmx{self._heap_mib}m",
+            "-XX:TieredStopAtLevel=1",
+            "-XX:+UseSerialGC",
+            "-XX:-UsePerfData",  # leaves files in /tmp when it is killed
+            "-XX:+ExitOnOutOfMemoryError",
+            f"-Djava.io.tmpdir={self._dir}",
+            f"-Dzookeeper.forceSync={'yes' if self._durable else 'no'}",
+            "-Dzookeeper.preAllocSize=1024",
+            "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+            "-Dorg.slf4j.simpleLogger.showDateTime=true",
+            f"-Dlogback.configurationFile={self._dir / 'logback.xml'}",
+            f"-Dlog4j.configuration=file:{self._dir / 'log4j.properties'}",
+            "-cp",
+            self._installation.class_path,
+            _MAIN,
+            str(self._dir / "zoo.cfg"),
+        ]
+
+    def _log_tail(self) -> str:
+        try:
+            lines = self.log_path.read_text("utf-8", "replace").splitlines()
+        except OSError:
+            return "(no log)"
+        return "\n".join(f"    {line}" for line in lines[-LOG_LINES_SHOWN:]) or "    (empty)"
+
+
+class Ensemble:
+    """`size` servers of one ensemble, in folders 1 … size of `data_dir`."""
+
+    def __init__(
+        self,
+        installation: Installation,
+        data_dir: Path,
+        *,
+        size: int = 3,
+        tick_ms: int = 500,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        ports = free_ports(3 * size)
+        peers = [Peer(n + 1, *ports[3 * n : 3 * n + 3]) for n in range(size)]
+        self.servers: tuple[Server, ...] = tuple(
+            Server(installation, data_dir / str(peer.my_id), tick_ms=tick_ms, peers=peers, me=peer, say=say)
+            for peer in peers
+        )
+
+    @property
+    def hosts(self) -> str:
+        """The connect string with all of them."""
+        return ",".join(server.hosts for server in self.servers)
+
+    def start(self, wait_s: float = READY_WAIT_S) -> None:
+        """Start those that are not running, and wait until all serve."""
+        for server in self.servers:
+            if server.pid is None:
+                server.launch()
+        for server in self.servers:
+            server.wait_ready(wait_s)
+
+    def leader(self) -> Server | None:
+        """The server that leads the ensemble now, by its own word; None while there is none."""
+        for server in self.servers:
+            status = server.status() if server.pid is not None else None
+            if status is not None and status.mode == "leader":
+                return server
+        return None
+
+    def stop(self) -> None:
+        for server in self.servers:
+            server.stop()
+
+    def __enter__(self) -> Ensemble:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports on 127.0.0.1 that were free a moment ago, all different."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind((HOST, 0))
+        return [int(each.getsockname()[1]) for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
