@@ -1,10 +1,10 @@
 """Questions to one leader: the leader of a named rack, or any leader of a layer.
 
-Theory of operation. An ask has an id, a question and a deadline. It is sent to a leader and, if that one does not answer
-in `attempt_s`, says that it does not lead, or refuses, to another (for a named rack: to whoever leads it then). Between
-refusals there is a growing pause, so that a fabric in trouble is not asked faster than it can answer. Answers to earlier
-attempts of the same ask count too: they are as good. Every ask ends exactly once, with an answer or with the reason why
-there is none.
+Theory of operation. An ask has an id, a question and a deadline. It is sent to a leader and, if that one does not
+answer in `attempt_s`, says that it does not lead, or refuses, to another (for a named rack: to whoever leads it then).
+Between refusals there is a growing pause, so that a fabric in trouble is not asked faster than it can answer. Answers
+to earlier attempts of the same ask count too: they are as good. Every ask ends exactly once, with an answer or with the
+reason why there is none.
 """
 
 from __future__ import annotations
@@ -20,17 +20,14 @@ from fabric.roles.outbox import Outbox
 from fabric.roles.settings import Settings
 
 LeaderAnswer = Holders | RackStatus | Submitted
-MAX_ATTEMPTS = 64
-"""Of one ask; its deadline comes long before."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What a question may say about the attempt it is sent in: its id, how long the leader may take, whom it goes to, and
-    how many leaders there were to choose from."""
+    """What a question may say about the attempt it is sent in: its id, whom it goes to,
+    and how many leaders there were to choose from."""
 
     call: str
-    wait_ms: int
     leader: Seen
     considered: int
 
@@ -127,7 +124,7 @@ class LeaderAsks:
         for ask_id, one in list(self._open.items()):
             leaders = self._directories[one.layer].leaders
             if one.asked is None:
-                if leaders.keys() & ({one.rack} if one.rack is not None else leaders.keys()) and not one.attempts:
+                if not one.attempts:
                     self._send(now, ask_id, one)
                 continue
             current = leaders.get(one.asked.leader.rack)
@@ -153,23 +150,18 @@ class LeaderAsks:
 
     def _send(self, now: float, ask_id: str, one: _Ask) -> None:
         leaders = self._directories[one.layer].leaders
-        if one.rack is not None:
-            seen = leaders.get(one.rack)
-        else:
-            seen = pick(leaders, self._rng, frozenset(one.failed))
+        seen = leaders.get(one.rack) if one.rack is not None else pick(leaders, self._rng, frozenset(one.failed))
         one.asked = seen
-        if seen is None or one.attempts >= MAX_ATTEMPTS:
-            what = f"rack {one.rack} has no {one.layer} leader" if one.rack is not None else f"no {one.layer} leader"
-            one.reason = one.reason if one.attempts else what
-            one.asked = None
+        if seen is None:
+            where = "no rack" if one.rack is None else f"rack {one.rack}"
+            one.reason = f"{where} has {'a' if one.rack is None else 'no'} {one.layer} leader now"
             one.again_at = now + one.pause_s
             one.pause_s = min(one.pause_s * 2, self._settings.retry_max_s)
             return
         one.attempts += 1
         wait_s = min(self._attempt_s, max(0.05, one.deadline - now))
         one.again_at = now + wait_s
-        wait_ms = int(max(0.05, wait_s - self._settings.hop_margin_s) * 1000)
-        self._out.send(seen.leader.address, one.question(Attempt(ask_id, wait_ms, seen, len(leaders))))
+        self._out.send(seen.leader.address, one.question(Attempt(ask_id, seen, len(leaders))))
 
     def _fail(self, one: _Ask, reason: str) -> None:
         assert one.asked is not None

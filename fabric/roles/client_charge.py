@@ -3,11 +3,12 @@
 Theory of operation. The record is written, so the request survives whatever happens here; rack leaders sweep for open
 deployments that nobody owns. This makes it fast, and goes on when the coordinator dies:
 
-        ask a leader (Submit) ──taken──> look: is there an owner znode?
-              ^  ^                         │ yes: wait for its watch, then look again
-              │  │no answer, refused       │ no:  is the open marker still there?
-              │  └─── another leader       │        │ no: at rest, done
-              └──── after `submit_wait_s` ─┴────────┘ yes: nobody owns it
+        ask a leader (Submit) ──taken──> look: is there an owner znode? <───────────────────┐
+              ^  │no answer, refused:       │ yes: wait for its watch, then ────────────────┤
+              │  └─ask another              │ no:  is the open marker still there?          │
+              │                             │        no: at rest, done                      │
+              │                             │        yes, and somebody was just asked: wait ┘
+              └─────────────────────────────┴────────yes: nobody owns it
 
 All by watches on the owner znode; every wait has a bound, and after `follow_s` the sweeping leaders are trusted alone.
 While the session is not CONNECTED nothing is submitted: whoever is asked could not take the owner znode either.
@@ -30,14 +31,17 @@ PREFIX = "charge:"
 
 @dataclass(slots=True)
 class _Charge:
+    """`ask`: the open question to leaders. `reading`: which znode is being looked at. `taken`: a leader said that it
+    takes it, and was not seen as its owner yet."""
+
     deployment: str
     accepted_ms: int
     until: float
     pause_s: float
     ask: str = ""
     reading: str = ""
-    again_at: float | None = None
-    again: str = ""
+    taken: bool = False
+    look_at: float | None = None
 
 
 class Charges:
@@ -68,18 +72,18 @@ class Charges:
         """Idempotent. Over `max_followed` deployments at once it is left to the sweeping leaders."""
         if deployment in self._open or len(self._open) >= self._max_followed:
             return
-        one = _Charge(deployment, accepted_ms, now + self._follow_s, self._settings.retry_min_s)
+        one = _Charge(deployment, max(0, accepted_ms), now + self._follow_s, self._settings.retry_min_s)
         self._open[deployment] = one
         if self._connected:
             self._submit(now, one)
 
     def on_session(self, now: float, event: SessionChanged) -> None:
         was, self._connected = self._connected, event.state is SessionState.CONNECTED
-        for one in list(self._open.values()):
+        for one in self._open.values():
             if not self._connected:
                 self._asks.forget(one.ask)
                 one.ask = one.reading = ""
-                one.again_at = None
+                one.look_at = None
             elif not was:
                 self._look(one)
 
@@ -87,8 +91,7 @@ class Charges:
         if not path.startswith(paths.OPEN + "/"):
             return
         one = self._open.get(path.split("/")[2])
-        if one is not None and not one.ask and self._connected:
-            one.pause_s = self._settings.retry_min_s
+        if one is not None and self._connected:
             self._look(one)
 
     def on_tree(self, now: float, token: str, outcome: Outcome) -> bool:
@@ -101,16 +104,21 @@ class Charges:
             return True
         one.reading = ""
         if not isinstance(outcome, Existed):
-            self._later(now, one, "look")
+            self._look_later(now, one, one.pause_s)
+            one.pause_s = min(one.pause_s * 2, self._settings.retry_max_s)
+        elif what == "owner" and outcome.stat is not None:
+            self._asks.forget(one.ask)
+            one.ask = ""
+            one.taken = False
+            one.pause_s = self._settings.retry_min_s  # from here its watch says when to go on
         elif what == "owner":
-            if outcome.stat is None:
-                self._read(one, "marker", Exists(paths.open_marker(deployment)))
-            else:
-                one.again_at = None  # its watch says when to go on
+            self._read(one, "marker", Exists(paths.open_marker(deployment)))
         elif outcome.stat is None:
+            self._asks.forget(one.ask)
             del self._open[deployment]
-        elif one.again == "wait":  # a leader has just taken it; give it the time to become the owner
-            self._later(now, one, "submit")
+        elif one.ask or one.taken:  # somebody is being asked, or has yet to become the owner: give it the time
+            one.taken = False
+            self._look_later(now, one, self._settings.submit_wait_s)
         else:
             self._submit(now, one)
         return True
@@ -120,47 +128,38 @@ class Charges:
             if now >= one.until:
                 self._asks.forget(one.ask)
                 del self._open[one.deployment]
-            elif one.again_at is not None and now >= one.again_at and self._connected:
-                one.again_at = None
-                if one.again == "submit":
-                    self._submit(now, one)
-                else:
-                    self._look(one)
+            elif one.look_at is not None and now >= one.look_at:
+                self._look(one)
 
     @property
     def next_deadline(self) -> float | None:
         return min(
-            (one.until if one.again_at is None else min(one.until, one.again_at) for one in self._open.values()),
+            (one.until if one.look_at is None else min(one.until, one.look_at) for one in self._open.values()),
             default=None,
         )
 
     def _submit(self, now: float, one: _Charge) -> None:
         def question(attempt: Attempt) -> Submit:
-            leader = attempt.leader.leader
-            load = max(0, leader.load)
-            return Submit(attempt.call, one.deployment, max(0, one.accepted_ms), attempt.considered, load)
+            load = max(0, attempt.leader.leader.load)
+            return Submit(attempt.call, one.deployment, one.accepted_ms, attempt.considered, load)
 
-        def done(at: float, answered: Answered) -> None:
+        def done(_at: float, answered: Answered) -> None:
             one.ask = ""
-            one.again = "wait" if answered.answer is not None else "look"
-            if answered.answer is None:
+            one.taken = answered.answer is not None
+            if not one.taken:
                 self._out.note("warning", f"deployment {one.deployment}: nobody took it in charge: {answered.reason}")
             self._look(one)
 
-        one.again = ""
-        one.again_at = None
-        wait_s = max(self._settings.submit_wait_s, one.until - now)
-        one.ask = self._asks.ask(now, "compute", None, wait_s, question, done)
+        one.ask = self._asks.ask(now, "compute", None, max(0.0, one.until - now), question, done)
+        self._look_later(now, one, self._settings.submit_wait_s)
 
     def _look(self, one: _Charge) -> None:
+        one.look_at = None
         self._read(one, "owner", Exists(paths.owner(one.deployment), watch=True))
 
     def _read(self, one: _Charge, what: str, op: Exists) -> None:
         one.reading = what
         self._out.tree(f"{PREFIX}{what}:{one.deployment}", op)
 
-    def _later(self, now: float, one: _Charge, what: str) -> None:
-        pause_s = self._settings.submit_wait_s if what == "submit" else one.pause_s
-        one.pause_s = min(one.pause_s * 2, self._settings.retry_max_s)
-        one.again = what
-        one.again_at = now + pause_s * (0.75 + self._rng.random() / 2)
+    def _look_later(self, now: float, one: _Charge, pause_s: float) -> None:
+        one.look_at = now + pause_s * (0.75 + self._rng.random() / 2)
