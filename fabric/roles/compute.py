@@ -74,6 +74,7 @@ class Compute:
         self.instances = Instances(identity, settings, rng, out, self.ledger, journal)
         self.cordoned = False
         self._fences: OrderedDict[str, tuple[int, int]] = OrderedDict()
+        self._journaled = {key[2:] for key in journal if key.startswith("f/")}
         self._log_reads: dict[str, tuple[str, str]] = {}
         self._verify_at: dict[str, float] = {}
         for key in sorted(journal):
@@ -173,7 +174,6 @@ class Compute:
         self.ledger.cancel_deployment(ask.deployment)
         work = self.instances.works.get(ask.deployment)
         if work is None:
-            self._remember_fence(ask.deployment)
             return NOTHING
         ordinals = tuple(sorted(work.entries)) if ask.everything else parse_ordinals(ask.ordinals)
         work.epoch, work.step = ask.epoch, ask.step
@@ -186,13 +186,16 @@ class Compute:
         return work.progress()
 
     def _remember_fence(self, deployment: str) -> None:
+        self._journaled.add(deployment)
         self._out.persist(((f"f/{deployment}", msgspec.json.encode(self._fences[deployment])),))
 
     def _trim_fences(self) -> None:
         while len(self._fences) > MAX_FENCES + len(self.instances.works):
             oldest = next(one for one in self._fences if one not in self.instances.works)
             del self._fences[oldest]
-            self._out.persist(deletes=(f"f/{oldest}",))
+            if oldest in self._journaled:
+                self._journaled.discard(oldest)
+                self._out.persist(deletes=(f"f/{oldest}",))
 
     def _describe(self, ask: Describe) -> Described:
         views = []

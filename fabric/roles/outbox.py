@@ -8,8 +8,11 @@ from zk.tree import Op
 
 
 class Outbox:
+    """`wall_ms`: the wall clock at the input that is being handled, for what people read; set by the agent."""
+
     def __init__(self) -> None:
         self._effects: list[Effect] = []
+        self.wall_ms = 0
 
     def add(self, effect: Effect) -> None:
         self._effects.append(effect)

@@ -1,0 +1,264 @@
+"""One deployment's record in the hands of one coordinator: claim it, write it under the claim, close it.
+
+Theory of operation. A coordinator *claims* a deployment in one transaction: create the ephemeral owner znode and touch
+the record. All operations of a ZooKeeper transaction share one zxid: that is the **epoch**. Touching the record matters:
+it moves the record's version on, so a former owner that still believes in itself fails with BadVersion at its
+next write. That is the fence on the side of ZooKeeper; agents have their own (`compute`).
+
+Every write names the version it replaces. BadVersion means that a user changed the desired state (the owner znode is
+still ours: adopt the change and reconcile again) or that somebody else owns the deployment now (leave it). A reply that
+was lost is no case of its own: read the record; it says whether the write happened.
+
+Closing is one transaction too: the final record, the trace, and the end of owner and open marker. A request costs
+four write transactions: create (API), claim, plan, close.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from fabric.records import BadRecord, Deployment, Owner, State, decode, encode
+from fabric.roles.outbox import Outbox
+from fabric.roles.settings import Identity
+from zk import paths
+from zk.tree import (
+    BadVersion,
+    Create,
+    Delete,
+    Done,
+    Existed,
+    Exists,
+    Get,
+    Got,
+    Multi,
+    MultiFailed,
+    NodeExists,
+    NoNode,
+    Op,
+    Outcome,
+    Refused,
+    SessionExpired,
+    Set,
+    TreeError,
+    Written,
+)
+
+RETRY_S = 0.3
+MAX_TRIES = 200
+
+_Then = Callable[[float, Outcome], None]
+
+
+class RecordKeeper:
+    """`claimed(now)`, `changed(now)` (a user changed the record; `record` is the new one) and `lost(now, why)` (ours no
+    more, or never was) are called as it happens; `write` and `close` call what they were given when it is done."""
+
+    def __init__(
+        self,
+        deployment: str,
+        identity: Identity,
+        session: int,
+        out: Outbox,
+        claimed: Callable[[float], None],
+        changed: Callable[[float], None],
+        lost: Callable[[float, str], None],
+    ) -> None:
+        self.deployment = deployment
+        self.epoch = 0
+        self.ticket = 0
+        """The record's czxid: the deployment's seniority among those that compete."""
+        self.writes = 0
+        self.reads = 0
+        self._identity = identity
+        self._session = session
+        self._out = out
+        self._claimed = claimed
+        self._changed = changed
+        self._lost = lost
+        self._record: Deployment | None = None
+        self._version = -1
+        self._path = paths.deployment(deployment)
+        self._owner = paths.owner(deployment)
+        self._serial = 0
+        self._then: _Then | None = None
+        self._again: tuple[float, Callable[[float], None]] | None = None
+        self._tries = 0
+
+    @property
+    def prefix(self) -> str:
+        return f"dep:{self.deployment}:"
+
+    @property
+    def record(self) -> Deployment:
+        assert self._record is not None, "no record before `claimed`"
+        return self._record
+
+    def on_tree(self, now: float, token: str, outcome: Outcome) -> None:
+        if token != f"{self.prefix}{self._serial}" or self._then is None:
+            return
+        then, self._then = self._then, None
+        then(now, outcome)
+
+    def tick(self, now: float) -> None:
+        if self._again is not None and now >= self._again[0]:
+            again, self._again = self._again[1], None
+            again(now)
+
+    @property
+    def next_deadline(self) -> float | None:
+        return self._again[0] if self._again else None
+
+    # --- claim ---------------------------------------------------------------------------------------------------
+
+    def claim(self, now: float) -> None:
+        self._ask(Get(self._path), self._read_to_claim)
+
+    def _read_to_claim(self, now: float, outcome: Outcome) -> None:
+        if isinstance(outcome, NoNode):
+            self._lost(now, "its record does not exist")
+        elif isinstance(outcome, Got):
+            if not self._take_in(now, outcome):
+                return
+            if self.record.final:
+                self._ask(Delete(paths.open_marker(self.deployment)), lambda at, _: self._lost(at, "it is settled"))
+                return
+            state: State = "deleting" if self.record.gone else "placing"
+            self._record = msgspec.structs.replace(self.record, state=state, updated_ms=self._out.wall_ms)
+            owner = Owner(node=self._identity.node, guid=self._identity.guid, address=self._identity.address)
+            self._ask(
+                Multi(
+                    (
+                        Create(self._owner, encode(owner), ephemeral=True),
+                        Set(self._path, encode(self._record), outcome.stat.version),
+                    )
+                ),
+                self._claim_done,
+            )
+        else:
+            self._retry(now, outcome, self.claim)
+
+    def _claim_done(self, now: float, outcome: Outcome) -> None:
+        if isinstance(outcome, Done):
+            written = outcome.results[1]
+            assert isinstance(written, Written)
+            self.epoch, self._version = written.stat.mzxid, written.stat.version
+            self._tries = 0
+            self._claimed(now)
+        elif isinstance(outcome, MultiFailed) and isinstance(outcome.cause, NodeExists):
+            self._ask(Exists(self._owner), self._whose)
+        elif isinstance(outcome, MultiFailed) and isinstance(outcome.cause, NoNode) and outcome.index == 0:
+            self._lost(now, "it was closed meanwhile")
+        else:
+            self._retry(now, outcome, self.claim)
+
+    def _whose(self, now: float, outcome: Outcome) -> None:
+        if isinstance(outcome, Existed) and outcome.stat is not None and outcome.stat.owner == self._session:
+            self.epoch = outcome.stat.czxid  # our own claim, whose reply was lost
+            self._ask(Get(self._path), self._read_after_claim)
+        elif isinstance(outcome, Existed) and outcome.stat is not None:
+            self._lost(now, "another coordinator owns it")
+        else:
+            self._retry(now, outcome, self.claim)
+
+    def _read_after_claim(self, now: float, outcome: Outcome) -> None:
+        if isinstance(outcome, Got) and self._take_in(now, outcome):
+            self._claimed(now)
+        elif not isinstance(outcome, Got):
+            self._retry(now, outcome, self.claim)
+
+    # --- write and close -----------------------------------------------------------------------------------------
+
+    def write(self, now: float, record: Deployment, then: Callable[[float], None]) -> None:
+        """Replace the record; `then` when it is in ZooKeeper."""
+        self._commit(now, record, Set(self._path, encode(record), self._version), then)
+
+    def close(self, now: float, record: Deployment, trace: bytes, then: Callable[[float], None]) -> None:
+        """The final record and the trace; the deployment has no owner any more."""
+        ops = (
+            Set(self._path, encode(record), self._version),
+            Set(paths.trace(self.deployment), trace),
+            Delete(self._owner),
+            Delete(paths.open_marker(self.deployment)),
+        )
+        self._commit(now, record, Multi(ops), then)
+
+    def _commit(self, now: float, record: Deployment, op: Set | Multi, then: Callable[[float], None]) -> None:
+        def done(at: float, outcome: Outcome) -> None:
+            cause = outcome.cause if isinstance(outcome, MultiFailed) else outcome
+            if isinstance(outcome, Written | Done):
+                stat = outcome if isinstance(outcome, Written) else outcome.results[0]
+                assert isinstance(stat, Written)
+                self._version, self._record = stat.stat.version, record
+                self._tries = 0
+                then(at)
+            elif isinstance(cause, BadVersion | NoNode):
+                self._look(at, record, then, retry=None)
+            else:
+                # what is known of the outcome is nothing: look, and write again only what did not happen
+                self._retry(at, cause, lambda later: self._look(later, record, then, retry=op))
+
+        self._ask(op, done)
+
+    def _look(
+        self, now: float, wanted: Deployment, then: Callable[[float], None], retry: Set | Multi | None
+    ) -> None:
+        """After a write that failed or got no reply: did it happen, did a user write, or does another own it?"""
+
+        def read(at: float, outcome: Outcome) -> None:
+            if isinstance(outcome, NoNode):
+                self._lost(at, "its record was removed")
+            elif not isinstance(outcome, Got):
+                self._retry(at, outcome, lambda later: self._look(later, wanted, then, retry))
+            else:
+                unchanged = outcome.stat.version == self._version
+                if not self._take_in(at, outcome):
+                    return
+                if self.record == wanted:
+                    then(at)
+                elif unchanged and retry is not None:
+                    self._commit(at, wanted, retry, then)
+                else:
+                    self._ask(Exists(self._owner), owned)
+
+        def owned(at: float, outcome: Outcome) -> None:
+            if isinstance(outcome, Existed) and outcome.stat is not None and outcome.stat.czxid == self.epoch:
+                self._changed(at)
+            elif isinstance(outcome, Existed):
+                self._lost(at, "another coordinator owns it")
+            else:
+                self._retry(at, outcome, lambda later: self._look(later, wanted, then, retry))
+
+        self._ask(Get(self._path), read)
+
+    # --- helpers -------------------------------------------------------------------------------------------------
+
+    def _take_in(self, now: float, found: Got) -> bool:
+        try:
+            self._record = decode(found.data, Deployment, self._path)
+        except BadRecord as error:
+            self._out.note("error", f"{error}; nobody can coordinate it")
+            self._lost(now, str(error))
+            return False
+        self._version, self.ticket = found.stat.version, found.stat.czxid
+        return True
+
+    def _ask(self, op: Op, then: _Then) -> None:
+        self._serial += 1
+        self._then = then
+        if isinstance(op, Set | Multi | Delete):
+            self.writes += 1
+        else:
+            self.reads += 1
+        self._out.tree(f"{self.prefix}{self._serial}", op)
+
+    def _retry(self, now: float, outcome: Outcome, again: Callable[[float], None]) -> None:
+        self._tries += 1
+        if isinstance(outcome, SessionExpired):
+            self._lost(now, "the session is over")
+        elif self._tries > MAX_TRIES or isinstance(outcome, Refused):
+            self._out.note("error", f"{self.deployment}: giving up on its record: {outcome}")
+            self._lost(now, str(outcome) if isinstance(outcome, TreeError) else "too many tries")
+        else:
+            self._again = (now + RETRY_S, again)
