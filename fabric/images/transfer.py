@@ -78,6 +78,7 @@ class Transfer:
         self.manifest = manifest
         self.bytes_by_holder: dict[str, int] = {}
         self.drops: list[Dropped] = []
+        self.fetched_chunks = 0
         self.wasted_bytes = 0
         self.done_bytes = 0
         self._window, self._stall_s, self._steal_after_s = window, stall_s, steal_after_s
@@ -149,6 +150,7 @@ class Transfer:
             self.wasted_bytes += size
             return False
         self.bytes_by_holder[holder] += size
+        self.fetched_chunks += 1
         self._take(chunk)
         return True
 

@@ -1,0 +1,274 @@
+"""Fetching an image from several holders at once (SmartCloud flow, step 7; DESIGN: step 9).
+
+`fetch` is for a worker thread: it blocks, has its own sockets, and ends when the image is there, when it can't be
+had, when the time is over or when `cancelled` is set. First the manifest is asked of all holders and the first one
+that has the digest is taken; then `fabric.images.transfer` says which chunk to ask of whom. A chunk is hashed before
+it is written, so the file never has a byte that fails its hash. The file is written beside its final name and renamed
+at the end; a failure leaves nothing.
+
+Memory: `WINDOW` chunks a holder are asked for and not yet here, and not more than that can arrive: 2 holders, 4
+chunks of 1 MiB each. A holder that dies, stalls or lies is dropped and the others go on. When none is left, `more` is
+asked for other holders; a node that lied, or was dropped twice, isn't taken again.
+
+`Fetching` is the same with another place to write to: `fabric.images.replicate` writes into a chunk store.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+from uuid import uuid4
+
+import zmq
+
+from fabric.images.errors import FetchCancelled, FetchFailed, ManifestError, StoreFull
+from fabric.images.links import Arrived, Links, Lost
+from fabric.images.manifest import MAX_CHUNKS, Manifest, chunk_hash, digest_hex, digest_of
+from fabric.images.protocol import Data, GetChunk, GetManifest, Holder, Refused
+from fabric.images.transfer import STALL_S, WINDOW, Dropped, Transfer
+
+DEADLINE_S = 600.0
+MAX_STRIKES = 2
+"""A node that was dropped so often is not taken again; one that lied, not once more."""
+MORE_PAUSE_S = 0.2
+"""Between two questions for more holders, so that a node that comes back has a moment to do so."""
+_MANIFEST_ID = MAX_CHUNKS
+"""The id of a request for the manifest: past those of all chunks."""
+_LOOK_S = 0.1
+"""How often `cancelled` is looked at while nothing arrives."""
+
+More = Callable[[frozenset[str]], list[Holder]]
+Progress = Callable[[int, int], None]
+
+
+def no_more(excluded: frozenset[str]) -> list[Holder]:
+    """For `more`: there are no other holders."""
+    return []
+
+
+@dataclass(frozen=True, slots=True)
+class FetchReport:
+    """`bytes_by_holder`: node -> bytes taken from it; `chunks`: distinct chunks fetched; `wasted_bytes`: came twice."""
+
+    manifest: Manifest
+    bytes_by_holder: dict[str, int]
+    seconds: float
+    dropped: list[Dropped]
+    chunks: int
+    wasted_bytes: int
+
+
+class Sink(Protocol):
+    """Where the chunks of a fetch go."""
+
+    def start(self, manifest: Manifest) -> set[int]:
+        """The manifest is known. Answers with the indices whose chunks are here already."""
+
+    def write(self, manifest: Manifest, places: list[int], data: memoryview) -> None:
+        """The verified bytes of a chunk, and every index at which the image has it; called once a chunk."""
+
+
+def fetch(
+    digest: str,
+    holders: Sequence[Holder],
+    into: Path,
+    *,
+    context: zmq.Context[zmq.Socket[bytes]],
+    more: More = no_more,
+    cancelled: threading.Event | None = None,
+    deadline_s: float = DEADLINE_S,
+    stall_s: float = STALL_S,
+    window: int = WINDOW,
+    progress: Progress | None = None,
+) -> FetchReport:
+    """Writes the image `digest` to the file `into`, which appears whole or not at all.
+
+    `more(excluded)` is asked for other holders when none is left; `progress(done, total)` is told bytes, from this
+    thread. Raises `FetchFailed` with a reason for each holder, `FetchCancelled`, `StoreFull` if the disk is full,
+    `BadDigest`.
+    """
+    partial = into.with_name(f".{into.name}.{uuid4().hex}.partial")
+    fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    try:
+        fetching = Fetching(digest, _FileSink(fd), context, more, window, stall_s, progress)
+        report = fetching.run(holders, cancelled or threading.Event(), deadline_s)
+        os.rename(partial, into)
+        return report
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StoreFull(f"{into}: the disk refused a write ({error.strerror}): make room") from error
+        raise
+    finally:
+        os.close(fd)
+        with suppress(FileNotFoundError):
+            partial.unlink()
+
+
+@dataclass(frozen=True, slots=True)
+class _FileSink:
+    fd: int
+
+    def start(self, manifest: Manifest) -> set[int]:
+        return set()
+
+    def write(self, manifest: Manifest, places: list[int], data: memoryview) -> None:
+        for index in places:
+            at, left = index * manifest.chunk_bytes, data
+            while left:
+                written = os.pwrite(self.fd, left, at)
+                at, left = at + written, left[written:]
+
+
+class Fetching:
+    """One fetch, for one thread. A request for a chunk carries its index for an id."""
+
+    def __init__(
+        self,
+        digest: str,
+        sink: Sink,
+        context: zmq.Context[zmq.Socket[bytes]],
+        more: More,
+        window: int,
+        stall_s: float,
+        progress: Progress | None,
+    ) -> None:
+        digest_hex(digest)
+        self._digest, self._sink, self._more = digest, sink, more
+        self._window, self._stall_s, self._progress = window, stall_s, progress
+        self._links = Links(context)
+        self._transfer: Transfer | None = None
+        self._live: dict[str, float] = {}  # node -> when it was asked for the manifest
+        self._dropped: list[Dropped] = []
+        self._strikes: Counter[str] = Counter()
+
+    def run(self, holders: Sequence[Holder], cancelled: threading.Event, deadline_s: float) -> FetchReport:
+        begun = time.monotonic()
+        deadline = begun + deadline_s
+        with self._links:
+            self._add(holders)
+            while self._transfer is None or self._transfer.state != "complete":
+                now = time.monotonic()
+                if cancelled.is_set():
+                    raise FetchCancelled(f"image {self._digest}: cancelled")
+                if now >= deadline:
+                    raise self._failed(f"was not here after {deadline_s:g} s")
+                if not self._live:
+                    self._starved(cancelled, deadline - now)
+                self._turn(min(deadline, now + _LOOK_S))
+        transfer = self._transfer
+        return FetchReport(
+            transfer.manifest,
+            {node: taken for node, taken in transfer.bytes_by_holder.items() if taken},
+            time.monotonic() - begun,
+            self._dropped,
+            transfer.fetched_chunks,
+            transfer.wasted_bytes,
+        )
+
+    def _add(self, holders: Sequence[Holder]) -> int:
+        """Opens links to those that may be asked; how many that is."""
+        now = time.monotonic()
+        taken = [holder for holder in holders if self._strikes[holder.node] < MAX_STRIKES]
+        for holder in taken:
+            self._links.open(holder)
+            self._live[holder.node] = now
+            if self._transfer is None:
+                self._links.send(holder.node, GetManifest(id=_MANIFEST_ID, digest=self._digest))
+            else:
+                self._transfer.add(now, holder.node)
+        return len(taken)
+
+    def _starved(self, cancelled: threading.Event, left_s: float) -> None:
+        if self._dropped:
+            cancelled.wait(min(MORE_PAUSE_S, left_s))
+        excluded = frozenset(node for node, strikes in self._strikes.items() if strikes >= MAX_STRIKES)
+        if not cancelled.is_set() and not self._add(self._more(excluded)):
+            raise self._failed("has no holder left to fetch it from")
+
+    def _turn(self, until: float) -> None:
+        """Sends what is due, waits for answers at most until `until`, and takes them."""
+        now = time.monotonic()
+        if self._transfer is not None:
+            for ask in self._transfer.asks(now):
+                request = GetChunk(id=ask.chunk, hash=self._transfer.manifest.chunks[ask.chunk])
+                self._links.send(ask.holder, request)
+            until = min(until, self._transfer.wake_at(now))
+        for event in self._links.poll(until - now):
+            if event.node not in self._live:
+                continue  # dropped by an earlier event
+            if isinstance(event, Lost):
+                self._drop(event.node, event.reason)
+            elif isinstance(event.answer, Refused):
+                self._drop(event.node, f"refused ({event.answer.code}): {event.answer.reason}")
+            elif not isinstance(event.answer, Data):
+                self._drop(event.node, f"broke the protocol: answered {type(event.answer).__name__}")
+            elif self._transfer is not None and event.answer.id != _MANIFEST_ID:
+                self._take_chunk(self._transfer, event)
+            elif self._transfer is None:
+                self._take_manifest(event)
+        self._drop_stalled(time.monotonic())
+
+    def _take_manifest(self, event: Arrived) -> None:
+        try:
+            if digest_of(event.data) != self._digest:
+                raise ManifestError("the manifest failed its hash")
+            manifest = Manifest.decode(event.data)
+        except ManifestError as error:
+            self._drop(event.node, str(error), lied=True)
+            return
+        now = time.monotonic()
+        self._transfer = Transfer(manifest, window=self._window, stall_s=self._stall_s)
+        for index in self._sink.start(manifest):
+            self._transfer.already(index)
+        for node in self._live:
+            self._transfer.add(now, node)
+        self._tell(self._transfer)
+
+    def _take_chunk(self, transfer: Transfer, event: Arrived) -> None:
+        now, chunk = time.monotonic(), event.answer.id
+        manifest = transfer.manifest
+        if chunk >= len(manifest.chunks):
+            self._drop(event.node, f"broke the protocol: answered for chunk {chunk} of {len(manifest.chunks)}")
+            return
+        sound = len(event.data) == manifest.size_of(chunk) and chunk_hash(event.data) == manifest.chunks[chunk]
+        if transfer.arrived(now, event.node, chunk, sound):
+            self._sink.write(manifest, transfer.places(chunk), event.data)
+            self._tell(transfer)
+        elif not sound:
+            self._drop(event.node, f"chunk {chunk} failed its hash", lied=True)
+
+    def _drop_stalled(self, now: float) -> None:
+        if self._transfer is None:
+            for node, asked in list(self._live.items()):
+                if now - asked >= self._stall_s:
+                    self._drop(node, f"sent no manifest for {self._stall_s:g} s")
+            return
+        known = len(self._transfer.drops)
+        self._transfer.tick(now)
+        for drop in self._transfer.drops[known:]:
+            self._drop(drop.node, drop.reason)
+
+    def _drop(self, node: str, reason: str, *, lied: bool = False) -> None:
+        del self._live[node]
+        self._links.drop(node)
+        if self._transfer is not None:
+            self._transfer.dropped(time.monotonic(), node, reason, lied=lied)
+        self._strikes[node] += MAX_STRIKES if lied else 1
+        self._dropped.append(Dropped(node, reason, lied))
+
+    def _tell(self, transfer: Transfer) -> None:
+        if self._progress is not None:
+            self._progress(transfer.done_bytes, transfer.manifest.size)
+
+    def _failed(self, what: str) -> FetchFailed:
+        reasons = tuple((drop.node, drop.reason) for drop in self._dropped)
+        told = "; ".join(f"{node}: {reason}" for node, reason in reasons) or "no holder was given"
+        return FetchFailed(f"image {self._digest} {what} ({told})", reasons)
