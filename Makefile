@@ -1,0 +1,34 @@
+# What a person types. Each target sets up what is missing first (.ci/setup says each thing it does).
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench clean
+RUN := .venv/bin
+WITH_ZOOKEEPER := .ci/with-zookeeper
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+
+setup: ## the virtual environment and a ZooKeeper server, where missing
+	@.ci/setup
+
+demo: ## a fabric of 30 agents on this machine deploys 50 Large instances, shows the flow, and leaves nothing behind
+	@.ci/setup
+	@$(WITH_ZOOKEEPER) $(RUN)/fabric demo
+
+test: ## all tests, also those against real processes
+	@.ci/setup
+	@$(WITH_ZOOKEEPER) $(RUN)/python -m pytest
+
+lint: ## ruff, mypy --strict, the import contracts
+	@.ci/setup lint
+	$(RUN)/ruff check .
+	$(RUN)/mypy
+	$(RUN)/lint-imports
+
+bench: ## measures the figures in bench/RESULTS.md anew
+	@.ci/setup
+	@$(WITH_ZOOKEEPER) $(RUN)/python -m bench.flow
+
+clean: ## removes the virtual environment and all caches
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
