@@ -1,0 +1,210 @@
+"""nodes, racks, leaders, flavors, capacity, cordon, uncordon, version."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from collections.abc import Sequence
+
+from fabric import __version__
+from fabric.cli import output, views
+from fabric.cli.client import Answer, Api, NoAnswer, segment
+from fabric.cli.exits import Exit
+
+
+def nodes(args: Namespace) -> int:
+    with Api.of(args) as api:
+        answer = api.pages("/v1/nodes", args.limit)
+    if output.wants_json(args):
+        output.emit(answer)
+        return Exit.DONE
+    page = answer.read(views.Page[views.Node])
+    output.table(
+        (
+            "NODE",
+            "RACK",
+            "LAYER",
+            "STATE",
+            ">HEARD",
+            ">INST",
+            ">RESV",
+            "FREE vcpus / mem / disk",
+            "OF",
+            ">IMAGES",
+            "DRIVER",
+            ">PID",
+        ),
+        [
+            (
+                f"{one.node} *" if one.leader else one.node,
+                one.rack,
+                one.layer,
+                _node_state(one),
+                "never" if one.heard_ms < 0 else output.millis(one.heard_ms),
+                one.instances,
+                one.reserved,
+                output.resources(one.free) if one.layer == "compute" else output.size(one.free_bytes),
+                output.resources(one.total) if one.layer == "compute" else "",
+                one.images,
+                one.driver,
+                one.pid,
+            )
+            for one in page.items
+        ],
+    )
+    output.line("* leads its rack", "dim")
+    output.silent("racks", page.silent_racks)
+    output.more(page.next)
+    return Exit.DONE
+
+
+def racks(args: Namespace) -> int:
+    with Api.of(args) as api:
+        answer = api.pages("/v1/racks", args.limit)
+    if output.wants_json(args):
+        output.emit(answer)
+        return Exit.DONE
+    page = answer.read(views.Page[views.Rack])
+    output.table(
+        (
+            "RACK",
+            "LAYER",
+            "LEADER",
+            ">EPOCH",
+            ">LOAD",
+            ">NODES",
+            ">SILENT",
+            ">CORDONED",
+            ">INST",
+            "FREE vcpus / mem / disk",
+            "OF",
+        ),
+        [
+            (
+                one.rack,
+                one.layer,
+                one.leader if one.answered else output.Styled(f"{one.leader} (no answer)", "yellow"),
+                one.epoch,
+                one.load,
+                one.nodes,
+                one.silent,
+                one.cordoned,
+                one.instances,
+                output.resources(one.free) if one.layer == "compute" else "",
+                output.resources(one.total) if one.layer == "compute" else "",
+            )
+            for one in page.items
+        ],
+    )
+    output.more(page.next)
+    return Exit.DONE
+
+
+def leaders(args: Namespace) -> int:
+    with Api.of(args) as api:
+        answer = api.pages("/v1/leaders", args.limit)
+    if output.wants_json(args):
+        output.emit(answer)
+        return Exit.DONE
+    page = answer.read(views.Page[views.Leader])
+    output.table(
+        ("LAYER", "RACK", "NODE", ">EPOCH", ">LOAD", "ADDRESS"),
+        [(one.layer, one.rack, one.node, one.epoch, one.load, one.address) for one in page.items],
+    )
+    output.more(page.next)
+    return Exit.DONE
+
+
+def flavors(args: Namespace) -> int:
+    with Api.of(args) as api:
+        answer = api.get("/v1/flavors")
+    if output.wants_json(args):
+        output.emit(answer)
+        return Exit.DONE
+    output.table(
+        ("FLAVOR", ">VCPUS", ">MEMORY", ">DISK"),
+        [
+            (
+                one.name,
+                one.resources.vcpus,
+                output.size(one.resources.memory_mib * 2**20),
+                output.size(one.resources.disk_mib * 2**20),
+            )
+            for one in answer.read(views.Flavors).items
+        ],
+    )
+    return Exit.DONE
+
+
+def capacity(args: Namespace) -> int:
+    with Api.of(args) as api:
+        names = [args.flavor] if args.flavor else _flavors(api)
+        answers = [api.get("/v1/capacity", {"flavor": name}) for name in names]
+    if output.wants_json(args):
+        output.emit(answers[0] if args.flavor else _together(answers))
+        return Exit.DONE
+    found = [answer.read(views.Capacity) for answer in answers]
+    output.table(
+        ("FLAVOR", "RACK", ">NODES", ">FITS", ">OF", "RUNS OUT FIRST"),
+        [
+            row
+            for one in found
+            for row in (
+                *((one.flavor, rack.rack, rack.nodes, rack.fits, rack.total, rack.limited_by) for rack in one.racks),
+                *((one.flavor, rack, "-", "-", "-", "its leader did not answer") for rack in one.silent_racks),
+                (one.flavor, "all", sum(rack.nodes for rack in one.racks), one.fits, one.total, ""),
+            )
+        ],
+    )
+    return Exit.DONE
+
+
+def _flavors(api: Api) -> list[str]:
+    return [one.name for one in api.get("/v1/flavors").read(views.Flavors).items]
+
+
+def cordon(args: Namespace) -> int:
+    return _cordon(args, "cordon")
+
+
+def uncordon(args: Namespace) -> int:
+    return _cordon(args, "uncordon")
+
+
+def version(args: Namespace) -> int:
+    """The API may be away: then the command's own version is all there is to say."""
+    try:
+        with Api.of(args) as api:
+            theirs = api.get("/healthz").read(views.Health).version
+            where = api.base
+    except NoAnswer:
+        theirs = where = ""
+    if output.wants_json(args):
+        print(json.dumps({"command": __version__, "api": theirs or None, "address": where or None}))
+    else:
+        output.pairs([("command", __version__), ("api", f"{theirs} at {where}" if theirs else "none answers")])
+    return Exit.DONE
+
+
+def _cordon(args: Namespace, verb: str) -> int:
+    with Api.of(args) as api:
+        answer = api.post(f"/v1/nodes/{segment(args.node)}/{verb}")
+    if output.wants_json(args):
+        output.emit(answer)
+        return Exit.DONE
+    found = answer.read(views.Cordon)
+    said = "is cordoned: it gets nothing new" if found.cordoned else "gets new instances again"
+    output.line(f"{found.node} {said}" + ("" if found.effective else " (as soon as it hears of it)"))
+    if found.detail:
+        output.line(f"  {found.detail}", "dim")
+    return Exit.DONE
+
+
+def _node_state(one: views.Node) -> output.Styled:
+    if one.silent:
+        return output.Styled("silent", "red")
+    return output.Styled("cordoned", "yellow") if one.cordoned else output.Styled("ready", "green")
+
+
+def _together(answers: Sequence[Answer]) -> Answer:
+    return Answer(b'{"items": [' + b", ".join(answer.body for answer in answers) + b"]}", 0)

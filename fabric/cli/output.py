@@ -1,0 +1,193 @@
+"""What people and programs see.
+
+Standard output carries what was asked for: a table, or JSON exactly as the API said it. Progress and remarks go to
+standard error, so that `fabric list --format json | jq` and `fabric deploy --wait > file` hold what they should. On a
+terminal progress is one live line; elsewhere it is plain lines, one for each change.
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Self
+
+from rich import box
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from fabric.cli.client import Answer
+from fabric.resources import Resources
+
+PIPE_WIDTH = 200
+"""Columns where no terminal says how many it has: tables are not folded for a screen that is not there."""
+
+STATES = {
+    "running": "green",
+    "failed": "red",
+    "exited": "red",
+    "missing": "red",
+    "unknown": "yellow",
+    "backoff": "yellow",
+    "deleted": "dim",
+}
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """rich would exit with 1; `main` knows that it is no error."""
+        raise BrokenPipeError
+
+
+def console() -> Console:
+    """On standard output; made anew each time, so that tests and pipes may have changed it."""
+    return _Console(highlight=False, soft_wrap=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+
+
+def remark(text: str) -> None:
+    """A line for people beside the output, on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def wants_json(args: Namespace) -> bool:
+    return bool(args.format == "json")
+
+
+def emit(answer: Answer) -> None:
+    """The API's answer as it is, and a newline."""
+    sys.stdout.write(answer.body.decode("utf-8", "replace").rstrip("\n") + "\n")
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> None:
+    """A heading that begins with ">" is that of a column of numbers. No rows: the headings alone."""
+    shown = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False, show_edge=False)
+    for heading in headings:
+        numbers = heading.startswith(">")
+        shown.add_column(
+            heading.removeprefix(">"), justify="right" if numbers else "left", no_wrap=numbers, overflow="fold"
+        )
+    for row in rows:
+        shown.add_row(*(escape(str(cell)) if not isinstance(cell, Styled) else cell.markup for cell in row))
+    console().print(shown)
+
+
+def pairs(rows: Iterable[tuple[str, object]]) -> None:
+    """Names and values below each other; those without a value are left out."""
+    shown = Table(box=None, show_header=False, pad_edge=False)
+    shown.add_column(style="dim", no_wrap=True)
+    shown.add_column(overflow="fold")
+    for name, value in rows:
+        if value not in ("", None):
+            shown.add_row(name, value.markup if isinstance(value, Styled) else escape(str(value)))
+    console().print(shown)
+
+
+def more(next_page: str | None) -> None:
+    if next_page is not None:
+        remark("there are more: --limit says how many to list")
+
+
+def silent(what: str, names: Sequence[str]) -> None:
+    """Who was asked and did not answer: what is listed may be less than there is."""
+    if names:
+        remark(f"{what} that did not answer: {', '.join(names)}")
+
+
+def line(text: str = "", style: str = "") -> None:
+    console().print(escape(text), style=style or None, soft_wrap=True)
+
+
+class Styled:
+    """A cell whose colour says something too."""
+
+    __slots__ = ("markup",)
+
+    def __init__(self, text: str, style: str) -> None:
+        self.markup = f"[{style}]{escape(text)}[/]" if style else escape(text)
+
+
+def state(name: str) -> Styled:
+    return Styled(name, STATES.get(name, ""))
+
+
+# --- words for values ------------------------------------------------------------------------------------------------
+
+
+def size(count: float) -> str:
+    """Bytes: 64.0 MiB."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def resources(amount: Resources) -> str:
+    return f"{amount.vcpus} / {size(amount.memory_mib * 2**20)} / {size(amount.disk_mib * 2**20)}"
+
+
+def millis(value: float) -> str:
+    """Milliseconds: 0.4 ms, 12 ms, 1.25 s."""
+    if value >= 1000:
+        return f"{value / 1000:.2f} s"
+    return f"{value:.0f} ms" if value >= 10 or value == int(value) else f"{value:.1f} ms"
+
+
+def age(moment: str | None) -> str:
+    """How long ago an RFC 3339 moment was: 12s, 4m, 3h, 9d."""
+    if not moment:
+        return "-"
+    seconds = (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= length:
+            return f"{seconds // length:.0f}{unit}"
+    return f"{max(0, seconds):.0f}s"
+
+
+# --- progress --------------------------------------------------------------------------------------------------------
+
+
+class Progress:
+    """One live line on a terminal, plain lines elsewhere; on standard error. `show` may be called often: a text is
+    written when it changed."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._live = (
+            Live(console=self._console, transient=True, refresh_per_second=8) if self._console.is_terminal else None
+        )
+        self._last = ""
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+    @property
+    def live(self) -> bool:
+        return self._live is not None
+
+    def show(self, text: str, done: int = 0, total: int = 0) -> None:
+        """`done` of `total` draws a bar on a terminal; elsewhere the text is to say it."""
+        if self._live:
+            self._live.update(f"{bar(done, total)}{escape(text)}")
+        elif text != self._last:
+            remark(text)
+        self._last = text
+
+
+def bar(done: int, total: int, width: int = 30) -> str:
+    if total <= 0:
+        return ""
+    filled = min(width, width * done // total)
+    return f"[green]{'━' * filled}[/][dim]{'━' * (width - filled)}[/] "

@@ -1,0 +1,183 @@
+"""The parts of the API's answers that the commands show.
+
+Less than `fabric.api.schemas` on purpose: fields that are not shown are not here, and unknown ones are ignored, so that
+this command understands the API of a newer fabric. (A test holds the names and types here to the schemas there.)
+"""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+import msgspec
+
+from fabric.resources import Resources
+
+T = TypeVar("T")
+
+
+class Page(msgspec.Struct, Generic[T], frozen=True):
+    items: tuple[T, ...]
+    next: str | None = None
+    silent: tuple[str, ...] = ()
+    silent_racks: tuple[str, ...] = ()
+
+
+class Share(msgspec.Struct, frozen=True):
+    node: str
+    rack: str
+    ordinals: str
+    count: int
+
+
+class Deployment(msgspec.Struct, frozen=True):
+    id: str
+    name: str
+    image: str
+    flavor: str
+    resources: Resources
+    count: int
+    min_count: int
+    policy: str
+    max_per_node: int
+    max_per_rack: int
+    restart: str
+    labels: dict[str, str]
+    environment: dict[str, str]
+    state: str
+    final: bool
+    placed: int
+    plan: tuple[Share, ...]
+    reason: str
+    reasons: tuple[str, ...]
+    created: str
+    updated: str
+
+
+class RackOffer(msgspec.Struct, frozen=True):
+    rack: str
+    offered: int
+    used: int
+    nodes: int
+    silent: tuple[str, ...]
+
+
+class DryRun(msgspec.Struct, frozen=True):
+    feasible: bool
+    count: int
+    min_count: int
+    placed: int
+    plan: tuple[Share, ...]
+    racks: tuple[RackOffer, ...]
+    silent_racks: tuple[str, ...]
+    reason: str
+    reasons: tuple[str, ...]
+
+
+class Instance(msgspec.Struct, frozen=True):
+    id: str
+    node: str
+    rack: str
+    flavor: str
+    image: str
+    state: str
+    pid: int
+    attempt: int
+    started: str | None
+    reason: str
+
+
+class Node(msgspec.Struct, frozen=True):
+    node: str
+    rack: str
+    layer: str
+    total: Resources
+    free: Resources
+    cordoned: bool
+    instances: int
+    reserved: int
+    heard_ms: int
+    silent: bool
+    driver: str
+    pid: int
+    images: int
+    free_bytes: int
+    leader: bool
+
+
+class Rack(msgspec.Struct, frozen=True):
+    rack: str
+    layer: str
+    leader: str
+    epoch: int
+    load: int
+    nodes: int
+    silent: int
+    cordoned: int
+    instances: int
+    total: Resources
+    free: Resources
+    answered: bool
+
+
+class Leader(msgspec.Struct, frozen=True):
+    layer: str
+    rack: str
+    node: str
+    address: str
+    epoch: int
+    load: int
+
+
+class Flavor(msgspec.Struct, frozen=True):
+    name: str
+    resources: Resources
+
+
+class Flavors(msgspec.Struct, frozen=True):
+    items: tuple[Flavor, ...]
+
+
+class RackCapacity(msgspec.Struct, frozen=True):
+    rack: str
+    fits: int
+    total: int
+    nodes: int
+    limited_by: str
+
+
+class Capacity(msgspec.Struct, frozen=True):
+    flavor: str
+    fits: int
+    total: int
+    racks: tuple[RackCapacity, ...]
+    silent_racks: tuple[str, ...]
+
+
+class Cordon(msgspec.Struct, frozen=True):
+    node: str
+    cordoned: bool
+    effective: bool
+    detail: str
+
+
+class Image(msgspec.Struct, frozen=True):
+    name: str
+    digest: str
+    size: int
+    kind: str
+    pushed: str
+    content: str
+    holders: tuple[str, ...]
+    silent: tuple[str, ...] = ()
+
+
+class ImageDeleted(msgspec.Struct, frozen=True):
+    name: str
+    digest: str
+    freed_bytes: int
+    shared_with: tuple[str, ...]
+
+
+class Health(msgspec.Struct, frozen=True):
+    status: str
+    version: str
