@@ -1,0 +1,211 @@
+"""What tests need of ZooKeeper: a server from somewhere, a session at hand, and ways to hurt both.
+
+Nothing here imports kazoo: `end_session` and `Proxy` speak to servers over plain sockets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import socket
+import struct
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing, suppress
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+from urllib.parse import urlsplit
+
+from zk.client import TreeClient
+from zk.kazoo_tree import KazooTree
+from zk.server import Installation, find_zookeeper
+from zk.tree import Delete, SessionChanged, SessionState, Tree, TreeEvent, WatchFired
+
+T = TypeVar("T")
+LOCAL = "127.0.0.1"
+
+
+def installation() -> Installation:
+    """The machine's ZooKeeper; AssertionError with what to do when there is none."""
+    found = find_zookeeper()
+    assert found is not None, "no ZooKeeper server was found on this machine: run `make setup`, which installs one"
+    return found
+
+
+async def eventually(probe: Callable[[], T], timeout_s: float = 10.0, what: str = "") -> T:
+    """`tests.waiting.wait_until` for code on a loop: poll until `probe` answers something true, and return that."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout_s
+    while not (answer := probe()):
+        assert loop.time() < deadline, f"waited {timeout_s} s in vain for: {what or 'a condition'}"
+        await asyncio.sleep(0.01)
+    return answer
+
+
+# --- sessions -----------------------------------------------------------------------------------------------------
+
+
+class Session(Protocol):
+    """One session on a tree under test, as the contract suite uses it."""
+
+    tree: Tree
+    client: TreeClient
+    events: list[TreeEvent]
+
+    async def expire(self) -> None:
+        """Have the session ended, as its server would after a silence longer than its timeout."""
+
+
+@dataclass
+class KazooSession:
+    tree: KazooTree
+    client: TreeClient
+    events: list[TreeEvent] = field(default_factory=list)
+
+    async def expire(self) -> None:
+        link: Any = self.tree._link
+        await asyncio.to_thread(end_session, self.tree._where.servers[0], *link.client.client_id)
+
+    def states(self) -> list[SessionState]:
+        return [event.state for event in self.events if isinstance(event, SessionChanged)]
+
+    def fired(self) -> list[str]:
+        return [event.path for event in self.events if isinstance(event, WatchFired)]
+
+
+@asynccontextmanager
+async def kazoo_session(hosts: str, **options: Any) -> AsyncIterator[KazooSession]:
+    """An open KazooTree on `hosts`, all its events kept, closed in the end."""
+    tree = KazooTree(hosts, **options)
+    session = KazooSession(tree, TreeClient(tree))
+    tree.listen(session.events.append)
+    await tree.open(wait_s=20)
+    try:
+        yield session
+    finally:
+        await tree.close()
+
+
+async def remove_chroot(hosts: str) -> None:
+    """Delete the chroot of a connect string, and all below it."""
+    async with kazoo_session(hosts) as session:
+
+        async def remove(path: str) -> None:
+            for name in await session.client.children(path or "/"):
+                await remove(f"{path}/{name}")
+            if path:
+                await session.client.delete(path)
+
+        await remove("")
+        await session.tree._direct(Delete(session.tree._where.chroot))
+
+
+def end_session(server: tuple[str, int], session_id: int, password: bytes) -> None:
+    """Take a session over on a second connection, and close it there: to its owner it has expired."""
+    connect = struct.pack("!iqiq", 0, 0, 10_000, session_id) + struct.pack("!i", len(password)) + password + b"\0"
+    goodbye = struct.pack("!ii", 1, -11)
+    with closing(socket.create_connection(server, timeout=10)) as connection:
+        for packet in (connect, goodbye):
+            connection.sendall(struct.pack("!i", len(packet)) + packet)
+            (length,) = struct.unpack("!i", _read(connection, 4))
+            _read(connection, length)
+
+
+def _read(connection: socket.socket, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        chunk = connection.recv(count - len(data))
+        assert chunk, "the server closed the connection"
+        data += chunk
+    return data
+
+
+# --- a bad network --------------------------------------------------------------------------------------------------
+
+
+class Proxy:
+    """Between clients and one server: connections can be cut, and replies be swallowed before that, so that what was
+    asked for happens and its reply is lost."""
+
+    def __init__(self, server: tuple[str, int]) -> None:
+        self._server = server
+        self._listener = socket.create_server((LOCAL, 0))
+        self._pairs: dict[socket.socket, socket.socket] = {}
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self.swallow_replies = False
+        self.swallowed_bytes = 0
+
+    @property
+    def hosts(self) -> str:
+        return f"{LOCAL}:{self._listener.getsockname()[1]}"
+
+    def cut(self) -> None:
+        """Cut every connection; new ones are served, with their replies."""
+        with self._lock:
+            self.swallow_replies = False
+            for each in self._pairs:
+                with suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)
+
+    def __enter__(self) -> Proxy:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._ended.set()
+        self._thread.join(5)
+        self._listener.close()
+
+    def _run(self) -> None:
+        from_server: set[socket.socket] = set()
+        while not self._ended.is_set():
+            ready, _, _ = select.select([self._listener, *self._pairs], [], [], 0.05)
+            for each in ready:
+                if each is self._listener:
+                    client, _ = self._listener.accept()
+                    server = socket.create_connection(self._server)
+                    from_server.add(server)
+                    with self._lock:
+                        self._pairs |= {client: server, server: client}
+                elif each in self._pairs:
+                    self._forward(each, each in from_server)
+        for each in self._pairs:
+            each.close()
+
+    def _forward(self, each: socket.socket, is_server: bool) -> None:
+        data = b""
+        with suppress(OSError):
+            data = each.recv(65536)
+        other = self._pairs[each]
+        if not data:
+            with self._lock:
+                del self._pairs[each], self._pairs[other]
+            each.close()
+            other.close()
+        elif is_server and self.swallow_replies:
+            self.swallowed_bytes += len(data)
+        else:
+            with suppress(OSError):
+                other.sendall(data)
+
+
+# --- containers ---------------------------------------------------------------------------------------------------
+
+
+def container_engine_trouble() -> str | None:
+    """Why no container can be started here, in a sentence; None when an engine answers. Takes a second at most."""
+    where = urlsplit(os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock"))
+    try:
+        if where.scheme == "unix":
+            connection = socket.socket(socket.AF_UNIX)
+            connection.settimeout(1)
+            with closing(connection):
+                connection.connect(where.path)
+        else:
+            socket.create_connection((where.hostname or LOCAL, where.port or 2375), timeout=1).close()
+    except OSError as error:
+        return f"no container engine answers at {where.geturl()} ({error.strerror or error})"
+    return None
