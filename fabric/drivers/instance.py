@@ -68,8 +68,8 @@ def read_log(directory: str, max_bytes: int) -> bytes:
     """The newest `max_bytes` of output. The newer file is opened first: should it be rotated meanwhile, it is met again
     under its old name, and known by its inode."""
     data, seen = b"", set()
-    for name in (LOG, OLD_LOG):
-        with contextlib.suppress(FileNotFoundError), open(os.path.join(directory, name), "rb") as file:
+    for path in (os.path.join(directory, name) for name in (LOG, OLD_LOG)):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), open(path, "rb") as file:
             stat = os.fstat(file.fileno())
             if stat.st_ino not in seen:
                 seen.add(stat.st_ino)

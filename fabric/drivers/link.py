@@ -38,6 +38,10 @@ class LinkLost(DriverError):
     """The supervisor, or the connection to it, is gone: what was asked may or may not have happened. Ask again."""
 
 
+class NoAnswer(DriverError):
+    """The supervisor did not answer in time; what was asked may still happen."""
+
+
 class Link:
     def __init__(
         self,
@@ -71,7 +75,7 @@ class Link:
         return cls(*await asyncio.open_unix_connection(sock=end, limit=ANSWER_LIMIT_BYTES), on_event, on_lost)
 
     async def call(self, timeout_s: float, **request: object) -> Message:
-        """The whole answer. Raises LinkLost; DriverError when none comes in time."""
+        """The whole answer. Raises LinkLost, or NoAnswer."""
         if self.lost:
             raise LinkLost("the supervisor is gone")
         number = next(self._ids)
@@ -82,7 +86,7 @@ class Link:
                 self._writer.write(encode(id=number, **request))
                 return await answer
         except TimeoutError:
-            raise DriverError(f"the supervisor did not answer {request['op']!r} within {timeout_s:g} s") from None
+            raise NoAnswer(f"the supervisor did not answer {request['op']!r} within {timeout_s:g} s") from None
         finally:
             self._waiting.pop(number, None)
 

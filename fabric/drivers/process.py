@@ -29,7 +29,7 @@ from pathlib import Path
 from fabric.drivers.base import DriverError, Exited, Launch, OnExit, Running, StartFailed, checked_launch, checked_name
 from fabric.drivers.instance import INSTANCES, TEMP, WORK, read_log
 from fabric.drivers.lines import MAX_LINE_BYTES
-from fabric.drivers.link import Link, LinkLost, Message, encode, spawn_supervisor
+from fabric.drivers.link import Link, LinkLost, Message, NoAnswer, encode, spawn_supervisor
 from fabric.drivers.procfs import MARK, hold_lock, sign_lock
 from fabric.drivers.supervisor import KILL_WAIT_S, PROTOCOL, REMOVED
 
@@ -92,7 +92,7 @@ class ProcessDriver:
         for name in names:
             if name.startswith(REMOVED):
                 self._in_background(self._delete(self._instances / name))
-        if all(name.startswith(REMOVED) for name in names):
+        if all(name.startswith(REMOVED) or not (self._instances / name).is_dir() for name in names):
             return []  # nobody to adopt; a supervisor, if there is one, is met at the first start
         try:
             await self._connected()
@@ -131,6 +131,10 @@ class ProcessDriver:
             raise StartFailed(f"the environment is too large: {size} bytes of at most {MAX_LINE_BYTES}", "image")
         try:
             answer = await self._call(ANSWER_WAIT_S, **request)
+        except NoAnswer as error:
+            # It hangs before its first instruction, say on a dead file server. It must not come up later.
+            self._in_background(self.stop(launch.instance, 0.0))
+            raise StartFailed(str(error), "node") from error
         except DriverError as error:
             raise StartFailed(str(error), "node") from error
         if "errno" in answer:
@@ -165,6 +169,7 @@ class ProcessDriver:
         return read_log(str(self._instances / checked_name(instance)), max_bytes)
 
     async def close(self) -> None:
+        lock, self._lock = self._lock, None  # nothing connects any more
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:
@@ -172,9 +177,8 @@ class ProcessDriver:
         if self._link:
             await self._link.close()
         self._link = None
-        if self._lock is not None:
-            os.close(self._lock)
-        self._lock = None
+        if lock is not None:
+            os.close(lock)
 
     # --- the supervisor ------------------------------------------------------------------------------------------
 
@@ -209,6 +213,9 @@ class ProcessDriver:
                     await link.close()
                     found = f"speaks protocol {hello['protocol']}, this agent {PROTOCOL}"
                     raise DriverError(f"the supervisor, pid {hello['pid']}, {found}: end it (TERM) to go on")
+                if self._lock is None:
+                    await link.close()
+                    raise DriverError("the driver was closed")
                 self._link = link
                 self._settle()
                 return link
@@ -256,7 +263,12 @@ class ProcessDriver:
     def _in_background(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._background_done)
+
+    def _background_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) and not isinstance(error, DriverError):
+            raise error  # to the loop's exception handler
 
     async def _delete(self, directory: Path) -> None:
         """In a thread: an instance may have left very much. What can't be deleted is tried again by the next `open`."""

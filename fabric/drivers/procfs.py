@@ -62,6 +62,15 @@ def children() -> set[int]:
         return {pid for pid in all_pids() if process_stat(pid)[1] == me}
 
 
+def dead_child() -> int | None:
+    """The pid of a child that is dead and not yet reaped; it stays so."""
+    try:
+        info = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None
+    return info.si_pid if info else None
+
+
 def kill_others(wanted: Callable[[int], bool], timeout_s: float) -> bool:
     """KILL every process that is `wanted`, and those that appear meanwhile. True when none is left within the time."""
     deadline = time.monotonic() + timeout_s
@@ -107,5 +116,7 @@ def hold_lock(path: str, wait_s: float) -> int | str:
 
 
 def sign_lock(lock: int) -> None:
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, str(os.getpid()).encode(), 0)
+    """For people to read; a full disk does not matter."""
+    with contextlib.suppress(OSError):
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, str(os.getpid()).encode(), 0)

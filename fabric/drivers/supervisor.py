@@ -30,6 +30,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import heapq
+import math
 import os
 import resource
 import selectors
@@ -38,9 +39,9 @@ import sys
 import time
 from collections.abc import Callable
 
+from fabric.drivers import procfs
 from fabric.drivers.instance import ENDED, ENDING, INSTANCES, RUNNING, STARTING, Instance, Message, RequestId, libc
 from fabric.drivers.lines import AgentPort
-from fabric.drivers.procfs import boot_id, children, hold_lock, kill_others, marked_directory, process_stat, sign_lock
 
 PROTOCOL = 1
 SOCKET, LOCK, ERRORS = "supervisor.sock", "supervisor.lock", "supervisor.err"
@@ -66,6 +67,7 @@ class Supervisor:
         self.agent = AgentPort(self.selector, self._answer)
         self.listed = 0  # the connection that knows the table, and may be told of changes
         self.alone_since = time.monotonic()
+        self.next_sweep = 0.0
         self.leaving = False
 
     # --- life ----------------------------------------------------------------------------------------------------
@@ -76,9 +78,9 @@ class Supervisor:
         self.agent.bind(SOCKET)
 
     def _adopt(self) -> None:
-        here, mains = boot_id(), {}
+        here, mains = procfs.boot_id(), {}
         for name in os.listdir(self.root):
-            if name.startswith(REMOVED):
+            if name.startswith(REMOVED) or not os.path.isdir(os.path.join(self.root, name)):
                 continue
             one = self.instances[name] = Instance.from_disk(os.path.join(self.root, name))
             if not one.record["ended"]:
@@ -87,9 +89,9 @@ class Supervisor:
                 one.ended(lost=True)
         lost = [one for one in self.instances.values() if one.record["lost"]]
         if lost:
-            kill_others(lambda pid: process_stat(pid)[2] == mains.get(pid) or self._owner(pid) is not None, KILL_WAIT_S)
+            procfs.kill_others(lambda pid: procfs.process_stat(pid)[2] == mains.get(pid) or self._owner(pid) is not None, KILL_WAIT_S)
         for one in lost:
-            one.save()
+            self._save(one)
 
     def run(self) -> None:
         libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -105,9 +107,10 @@ class Supervisor:
         self.agent.watch()
         if self.lifeline is not None:
             self._watch(self.lifeline, self._lifeline_ready)
-        while not self._finished():
-            wait_s = self.timers[0][0] - time.monotonic() if self.timers else 1.0
-            for key, _ in self.selector.select(min(1.0, max(0.0, wait_s))):
+        while (wait_s := self._patience_s()) > 0:
+            if self.timers:
+                wait_s = min(wait_s, max(0.0, self.timers[0][0] - time.monotonic()))
+            for key, _ in self.selector.select(None if wait_s == math.inf else wait_s):
                 if self.selector.get_map().get(key.fd) is key:  # not closed by an earlier one of this round
                     key.data()
             while self.timers and self.timers[0][0] <= time.monotonic():
@@ -115,11 +118,14 @@ class Supervisor:
         with contextlib.suppress(OSError):
             os.unlink(SOCKET)
 
-    def _finished(self) -> bool:
-        left = bool(self.mains) or any(one.state == ENDING for one in self.instances.values())
+    def _patience_s(self) -> float:
+        """How long to wait for something to happen before leaving."""
+        now = time.monotonic()
+        left = self.mains or any(one.state == ENDING for one in self.instances.values())
         if left or (self.agent.connected and not self.leaving):
-            self.alone_since = time.monotonic()
-        return not left and (self.leaving or time.monotonic() - self.alone_since > self.linger_s)
+            self.alone_since = now
+            return math.inf
+        return 0.0 if self.leaving else self.alone_since + self.linger_s - now
 
     def _watch(self, fd: int, ready: Callable[[], None]) -> None:
         self.selector.register(fd, selectors.EVENT_READ, ready)
@@ -157,8 +163,7 @@ class Supervisor:
 
     def _list(self, message: Message) -> None:
         for one in list(self.instances.values()):
-            if one.state != STARTING:
-                self.agent.send(event="record", **one.record)
+            self.agent.send(event="record", **one.record)
         self.listed = self.agent.connections
         self._reply(message["id"], ok={"protocol": PROTOCOL, "pid": os.getpid()})
 
@@ -212,7 +217,7 @@ class Supervisor:
             self._start_failed(one, int(number), step)
             return
         one.state, one.before = RUNNING, None
-        one.record |= {"start_time": process_stat(one.pid)[2], "boot_id": boot_id(), "started_at": time.time()}
+        one.record |= {"start_time": procfs.process_stat(one.pid)[2], "boot_id": procfs.boot_id(), "started_at": time.time()}
         self._save(one)
         for request in one.starts:
             self._reply(request, ok=one.record)
@@ -228,6 +233,10 @@ class Supervisor:
             one.discard()
         for request in one.starts:
             self._reply(request, error=os.strerror(number), errno=number, step=step)
+        if not any(connection == self.agent.connections for connection, _ in one.starts):
+            # This agent did not ask for it, but may have found it in the list, as running.
+            one.record |= {"ended": True, "code": 127, "log_tail": f"cannot {step}: {os.strerror(number)}"}
+            self._report_exit(one)
         for request in one.stops:
             self._reply(request, ok=None)
 
@@ -260,7 +269,7 @@ class Supervisor:
 
     def _reap(self) -> None:
         """Look at each dead child before it is reaped: until then its pid, and its group's, are its own."""
-        while (dead := self._dead_child()) is not None:
+        while (dead := procfs.dead_child()) is not None:
             one = self.mains.get(dead)
             if one and one.state == STARTING:
                 self._exec_result(one)
@@ -272,13 +281,6 @@ class Supervisor:
                 os.waitpid(dead, 0)
         if any(one.state == ENDING for one in self.instances.values()):
             self._sweep()
-
-    def _dead_child(self) -> int | None:
-        try:
-            info = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:
-            return None
-        return info.si_pid if info else None
 
     def _main_died(self, one: Instance) -> None:
         one.signal(signal.SIGKILL)  # the rest of its group
@@ -296,7 +298,7 @@ class Supervisor:
 
     def _owner(self, pid: int) -> str | None:
         """The name of the instance whose mark `pid` carries, if it is one of ours."""
-        work = marked_directory(pid)
+        work = procfs.marked_directory(pid)
         home = os.path.dirname(work)
         return os.path.basename(home) if os.path.dirname(home) == self.root else None
 
@@ -304,8 +306,8 @@ class Supervisor:
         """Kill orphans whose instance does not run; what is ENDING has ENDED when it has none left."""
         nothing_runs = not any(one.live for one in self.instances.values())
         held: set[str | None] = set()
-        for pid in children() - self.mains.keys():
-            if process_stat(pid)[0] == "Z":
+        for pid in procfs.children() - self.mains.keys():
+            if procfs.process_stat(pid)[0] == "Z":
                 continue
             name = self._owner(pid)
             owner = self.instances.get(name) if name else None
@@ -322,7 +324,8 @@ class Supervisor:
                 for request in one.stops:
                     self._reply(request, ok=None)
                 one.stops.clear()
-        if held:
+        if held and now >= self.next_sweep:
+            self.next_sweep = now + SWEEP_S
             self._later(SWEEP_S, self._reap)
 
     # --- stop and remove -----------------------------------------------------------------------------------------
@@ -377,7 +380,7 @@ def main() -> None:
     os.chdir(state)
     os.umask(0o077)
     os.makedirs(INSTANCES, mode=0o700, exist_ok=True)
-    lock = hold_lock(LOCK, LOCK_WAIT_S)
+    lock = procfs.hold_lock(LOCK, LOCK_WAIT_S)
     if isinstance(lock, str):
         sys.exit(f"another supervisor, pid {lock}, holds {os.path.join(state, LOCK)}")
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -389,7 +392,7 @@ def main() -> None:
     if os.fork():
         os._exit(0)
     os.setsid()
-    sign_lock(lock)
+    procfs.sign_lock(lock)
     for target, path in ((0, os.devnull), (1, os.devnull), (2, ERRORS)):
         fd = os.open(path, os.O_RDWR | os.O_CREAT | (os.O_TRUNC if path == ERRORS else 0), 0o600)
         os.dup2(fd, target)
