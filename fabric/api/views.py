@@ -1,0 +1,199 @@
+"""Records and messages as what users see: the one place where internal names meet those of `schemas`."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from fabric.api.schemas import (
+    DeploymentView,
+    FlavorView,
+    ImageView,
+    InstanceItem,
+    InstanceState,
+    LeaderView,
+    NodeView,
+    RackView,
+    ResourcesView,
+    ShareView,
+)
+from fabric.api.store import Versioned
+from fabric.flavors import Flavor
+from fabric.messages import InstanceView, NodeStatus, RackStatus
+from fabric.ordinals import format_ordinals
+from fabric.records import Deployment, Image, LayerName, Share
+from fabric.resources import ZERO, Resources
+from fabric.roles.leaders import Seen
+from fabric.roles.placement import Given
+
+_KNOWN_STATES: frozenset[str] = frozenset(
+    ("assigned", "fetching", "starting", "running", "backoff", "exited", "failed", "stopping")
+)
+
+
+def timestamp(wall_ms: int) -> str:
+    """RFC 3339, UTC, with milliseconds."""
+    return datetime.fromtimestamp(wall_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def resources(value: Resources) -> ResourcesView:
+    return ResourcesView(vcpus=value.vcpus, memory_mib=value.memory_mib, disk_mib=value.disk_mib)
+
+
+def share(value: Share) -> ShareView:
+    return ShareView(node=value.node, rack=value.rack, ordinals=value.ordinals, count=len(value.numbers()))
+
+
+def shares_of(given: tuple[Given, ...]) -> list[ShareView]:
+    """A placement as a plan: ordinals are dealt out in the order of the nodes."""
+    plan: list[ShareView] = []
+    first = 0
+    for one in given:
+        ordinals = format_ordinals(range(first, first + one.count))
+        plan.append(ShareView(node=one.node, rack=one.rack, ordinals=ordinals, count=one.count))
+        first += one.count
+    return plan
+
+
+def deployment(found: Versioned[Deployment]) -> DeploymentView:
+    record = found.record
+    return DeploymentView(
+        id=record.id,
+        name=record.name,
+        image=record.spec.image,
+        digest=record.spec.digest,
+        flavor=record.spec.flavor,
+        resources=resources(record.spec.resources),
+        count=record.count,
+        min_count=record.min_count,
+        policy=record.policy,
+        max_per_node=record.max_per_node,
+        max_per_rack=record.max_per_rack,
+        restart=record.spec.restart,
+        labels=record.labels,
+        environment=record.spec.environment,
+        state=record.state,
+        final=record.final,
+        gone=record.gone,
+        placed=record.placed,
+        plan=[share(one) for one in record.plan],
+        reason=record.reason,
+        reasons=list(record.reasons),
+        generation=record.generation,
+        settled=record.settled,
+        epoch=record.epoch,
+        created=timestamp(record.created_ms),
+        updated=timestamp(record.updated_ms),
+        index=found.stat.mzxid,
+    )
+
+
+def instance(value: InstanceView) -> InstanceItem:
+    known = value.state in _KNOWN_STATES
+    state: InstanceState = value.state if known else "unknown"  # type: ignore[assignment]
+    return InstanceItem(
+        id=value.id,
+        deployment=value.deployment,
+        ordinal=value.ordinal,
+        node=value.node,
+        rack=value.rack,
+        flavor=value.flavor,
+        image=value.image,
+        state=state,
+        pid=value.pid,
+        attempt=value.attempt,
+        started=timestamp(value.started_ms) if value.started_ms else None,
+        directory=value.directory,
+        driver=value.driver,
+        reason=value.reason,
+    )
+
+
+def planned_instance(
+    record: Deployment, ordinal: int, node: str, rack: str, state: InstanceState, reason: str
+) -> InstanceItem:
+    """An ordinal of the plan of which its node told nothing."""
+    return InstanceItem(
+        id=f"{record.id}.{ordinal}",
+        deployment=record.id,
+        ordinal=ordinal,
+        node=node,
+        rack=rack,
+        flavor=record.spec.flavor,
+        image=record.spec.image,
+        state=state,
+        pid=0,
+        attempt=0,
+        started=None,
+        directory="",
+        driver="",
+        reason=reason,
+    )
+
+
+def node(value: NodeStatus, leader: str) -> NodeView:
+    return NodeView(
+        node=value.node,
+        rack=value.rack,
+        layer=value.layer,
+        address=value.address,
+        data_endpoint=value.data_endpoint,
+        total=resources(value.total),
+        free=resources(value.free),
+        cordoned=value.cordoned,
+        instances=value.instances,
+        reserved=value.reserved,
+        heard_ms=value.heard_ms,
+        silent=value.silent,
+        driver=value.driver,
+        host=value.host,
+        pid=value.pid,
+        images=value.images,
+        free_bytes=value.free_bytes,
+        leader=value.node == leader,
+    )
+
+
+def rack(layer: LayerName, name: str, seen: Seen | None, status: RackStatus | None) -> RackView:
+    nodes = status.nodes if status is not None else ()
+    total = free = ZERO
+    for one in nodes:
+        total, free = total + one.total, free + one.free
+    return RackView(
+        rack=name,
+        layer=layer,
+        leader=seen.leader.node if seen is not None else status.leader if status is not None else "",
+        epoch=seen.epoch if seen is not None else status.epoch if status is not None else 0,
+        load=seen.leader.load if seen is not None else 0,
+        nodes=len(nodes),
+        silent=sum(one.silent for one in nodes),
+        cordoned=sum(one.cordoned for one in nodes),
+        instances=sum(one.instances for one in nodes),
+        total=resources(total),
+        free=resources(free),
+        answered=status is not None,
+    )
+
+
+def leader(layer: LayerName, seen: Seen) -> LeaderView:
+    one = seen.leader
+    return LeaderView(
+        layer=layer, rack=one.rack, node=one.node, address=one.address, epoch=seen.epoch, load=one.load
+    )
+
+
+def flavor(value: Flavor) -> FlavorView:
+    return FlavorView(name=value.name, resources=resources(value.resources))
+
+
+def image(record: Image, holders: tuple[str, ...] | None = None, silent: tuple[str, ...] = ()) -> ImageView:
+    """`holders`: who has it now, if that was asked; else those that acknowledged the push."""
+    return ImageView(
+        name=record.name,
+        digest=record.digest,
+        size=record.size,
+        kind=record.kind,
+        pushed=timestamp(record.pushed_ms),
+        content=record.content,
+        holders=sorted(record.holders if holders is None else holders),
+        silent=sorted(silent),
+    )
