@@ -110,3 +110,15 @@ def test_no_debugging_is_left(path: Path) -> None:
         )
     ]
     assert not found, f"calls {found}"
+
+
+@pytest.mark.parametrize("path", [path for path in CODE if name(path).startswith("fabric/roles/")], ids=name)
+def test_a_role_is_given_its_randomness(path: Path) -> None:
+    """A role may name the type random.Random; a generator of its own would escape the seed of a simulation."""
+    uses = {
+        ast.unparse(node)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and ast.unparse(node).startswith("random.")
+    }
+    assert uses <= {"random.Random"}
+    assert not [called for _, called in calls(ast.parse(path.read_text())) if called == "random.Random"]
