@@ -99,6 +99,7 @@ class Deployment(msgspec.Struct, frozen=True):
     `generation` grows with every change a user makes; `settled` is the generation that the last coordinator brought
     to an end: the deployment is at rest when both are equal. `epoch` and `step` are those of the coordinator's claim
     and of the command round for which `plan` was written: an agent's own are compared with them.
+    `had`: ordinals 0 … had-1 ran when it was last settled; a change that cannot be made goes back to them.
     `placed` is how many ordinals the plan has; below `count` it was placed short (`min_count`). Times: ms since 1970.
     """
 
@@ -117,6 +118,7 @@ class Deployment(msgspec.Struct, frozen=True):
     state: State = "accepted"
     generation: int = 1
     settled: int = 0
+    had: Count = 0
     epoch: int = 0
     step: int = 0
     plan: tuple[Share, ...] = ()

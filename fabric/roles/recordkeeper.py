@@ -1,7 +1,7 @@
 """One deployment's record in the hands of one coordinator: claim it, write it under the claim, close it.
 
 Theory of operation. A coordinator *claims* a deployment in one transaction: create the ephemeral owner znode and touch
-the record. All operations of a ZooKeeper transaction share one zxid: that is the **epoch**. Touching the record matters:
+the record. All operations of a transaction share one zxid: that is the **epoch**. Touching the record matters:
 it moves the record's version on, so a former owner that still believes in itself fails with BadVersion at its
 next write. That is the fence on the side of ZooKeeper; agents have their own (`compute`).
 
@@ -117,7 +117,8 @@ class RecordKeeper:
 
     def _read_to_claim(self, now: float, outcome: Outcome) -> None:
         if isinstance(outcome, NoNode):
-            self._lost(now, "its record does not exist")
+            # a marker without a record: somebody removed the record by hand; nothing is left to coordinate
+            self._ask(Delete(paths.open_marker(self.deployment)), lambda at, _: self._lost(at, "it has no record"))
         elif isinstance(outcome, Got):
             if not self._take_in(now, outcome):
                 return

@@ -1,0 +1,400 @@
+"""An agent: the roles of one node, composed. The runtime and the simulator know only this class.
+
+        input -> the roles it concerns, in a fixed order -> effects, in order
+
+Every agent is a member (`member`) and stands for leader of its rack (`zk.election`). A compute agent has a node's work
+(`compute`), a storage agent has a store (`storage`). Who is elected also leads its rack (`rack`) and does what leaders of
+its layer do: compute leaders coordinate deployments (`leading`), storage leaders find holders (`storage`).
+
+Sessions. SUSPENDED: leadership is kept but nothing is awarded. LOST: every role that ZooKeeper gave is dropped, then the
+agent registers anew; instances run on. A leader whose session is SUSPENDED for two thirds of the session timeout counts
+itself out without waiting for LOST, which may come only when a server answers again: someone else may lead already.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+
+from fabric.effects import (
+    Adopted,
+    CallTree,
+    ContentDropped,
+    Effect,
+    FetchProgress,
+    HoldersWanted,
+    ImageFailed,
+    ImageReady,
+    Input,
+    InstanceExited,
+    InstanceFailed,
+    InstanceGone,
+    InstanceStarted,
+    Leave,
+    LogFetched,
+    Quit,
+    Received,
+    StoreChanged,
+    TreeDone,
+)
+from fabric.messages import (
+    AnyMessage,
+    FindHolders,
+    Heartbeat,
+    Holders,
+    LeaderHello,
+    NodeAnswer,
+    NodeCall,
+    NodeReport,
+    PickStores,
+    RackAnswer,
+    RackCall,
+    RackStatusCall,
+    Submit,
+)
+from fabric.records import Leader, encode
+from fabric.roles.compute import Compute
+from fabric.roles.leading import Leading
+from fabric.roles.member import Membership
+from fabric.roles.outbox import Outbox, earliest
+from fabric.roles.rack import RackLeader
+from fabric.roles.settings import Identity, Settings
+from fabric.roles.storage import Storage, StorageLeading
+from zk import paths
+from zk.election import TOKEN_PREFIX, Candidacy, Request
+from zk.tree import Existed, Exists, SessionChanged, SessionState, WatchFired
+
+CORDON = "cordon:"
+BEAT_SOON_S = 0.2
+"""News in a heartbeat need not wait for its turn, but come at most this often."""
+LEAVE_WAIT_S = 3.0
+
+
+class Agent:
+    """One agent. `journal` is what its journal held at start."""
+
+    def __init__(
+        self, identity: Identity, settings: Settings, rng: random.Random, journal: Mapping[str, bytes]
+    ) -> None:
+        self.identity = identity
+        self.settings = settings
+        self._rng = rng
+        self._out = Outbox()
+        self._member = Membership(identity, settings, self._out)
+        self._candidacy = Candidacy(identity.layer, identity.rack, identity.guid, self._leader_record(0))
+        self._rack = RackLeader(identity, settings, self._out)
+        compute = identity.layer == "compute"
+        self._compute = Compute(identity, settings, rng, self._out, journal) if compute else None
+        self._storage = None if compute else Storage(identity, self._out)
+        self._leading = Leading(identity, settings, rng, self._out) if compute else None
+        self._storage_leading = None if compute else StorageLeading(identity, settings, self._out)
+        self._session = 0
+        self._suspended_at: float | None = None
+        self._was_present = False
+        self._leader: LeaderHello | None = None
+        self._beat_at: float | None = None
+        self._last_beat = (-1.0, None, "")  # type: tuple[float, Heartbeat | None, str]
+        self._hint_at: float | None = None
+        self._hinted = 0
+        self._leaving_at: float | None = None
+        self._standing = False
+
+    # --- what the world and status pages read -----------------------------------------------------------------------
+
+    @property
+    def present(self) -> bool:
+        return self._member.present
+
+    @property
+    def leads(self) -> bool:
+        return self._rack.leads
+
+    @property
+    def cordoned(self) -> bool:
+        return self._compute.cordoned if self._compute else False
+
+    # --- the loop ---------------------------------------------------------------------------------------------------
+
+    def start(self, now: float) -> list[Effect]:
+        """Before any input. What the journal holds was taken over by the constructor."""
+        return self._out.take()
+
+    def handle(self, now: float, wall_ms: int, event: Input) -> list[Effect]:
+        """One input; returns what to do about it, in order."""
+        self._out.wall_ms = wall_ms
+        self._route(now, event)
+        self._after(now)
+        return self._out.take()
+
+    def tick(self, now: float, wall_ms: int) -> list[Effect]:
+        """`next_deadline` has passed."""
+        self._out.wall_ms = wall_ms
+        if self._suspended_at is not None and now >= self._suspended_at + self.settings.session_timeout_s * 2 / 3:
+            self._suspended_at = None
+            self._drop_leadership("the session has been out of touch for too long")
+        if self._leaving_at is not None and now >= self._leaving_at:
+            self._out.add(Quit(""))
+            return self._out.take()
+        self._member.tick(now)
+        due = self._candidacy.next_deadline
+        if due is not None and now >= due:
+            self._submit(self._candidacy.on_tick(now))
+        self._rack.tick(now)
+        for role in (self._compute, self._leading, self._storage_leading):
+            if role is not None:
+                role.tick(now)
+        self._after(now)
+        return self._out.take()
+
+    def next_deadline(self) -> float | None:
+        out_at = (
+            self._suspended_at + self.settings.session_timeout_s * 2 / 3 if self._suspended_at is not None else None
+        )
+        return earliest(
+            out_at,
+            self._leaving_at,
+            self._member.next_deadline,
+            self._candidacy.next_deadline,
+            self._rack.next_deadline,
+            self._beat_at,
+            self._hint_at,
+            *(
+                role.next_deadline
+                for role in (self._compute, self._leading, self._storage_leading)
+                if role is not None
+            ),
+        )
+
+    def _route(self, now: float, event: Input) -> None:
+        if isinstance(event, Received):
+            self._on_message(now, event.sender, event.message)
+        elif isinstance(event, TreeDone):
+            self._on_tree(now, event)
+        elif isinstance(event, WatchFired):
+            self._on_watch(event.path)
+        elif isinstance(event, SessionChanged):
+            self._on_session(now, event)
+        elif isinstance(event, Leave):
+            self._leave(now)
+        elif self._compute is not None:
+            self._on_compute(now, event, self._compute)
+        elif self._storage is not None:
+            self._on_storage(event, self._storage)
+
+    def _after(self, now: float) -> None:
+        """What follows from any input: leadership begun or ended, news told."""
+        if self._member.present and not self._was_present:
+            self._registered()
+        self._was_present = self._member.present
+        epoch = self._candidacy.epoch
+        if self._candidacy.leads and epoch is not None and self._suspended_at is None and self._leaving_at is None:
+            if not self._rack.leads:
+                self._begin_leadership(now, epoch)
+        elif self._rack.leads and not self._candidacy.leads:
+            self._drop_leadership("another agent leads")
+        if self._compute is not None:
+            self._compute.instances.flush(now)
+        self._hint_load(now)
+        self._heartbeat(now)
+
+    # --- ZooKeeper --------------------------------------------------------------------------------------------------
+
+    def _on_session(self, now: float, event: SessionChanged) -> None:
+        self._member.on_session(event)
+        for leading in (self._leading, self._storage_leading):
+            if leading is not None:
+                leading.directory.on_session(event)
+        if event.state is SessionState.CONNECTED:
+            self._session = event.session_id
+            self._suspended_at = None
+            if self._standing:
+                self._submit(self._candidacy.on_session(event))
+            if self._rack.leads:
+                self._rack.on_connected()
+                if self._leading is not None:
+                    self._leading.release(now)
+        elif event.state is SessionState.SUSPENDED:
+            self._suspended_at = now
+            self._submit(self._candidacy.on_session(event))
+            if self._leading is not None:
+                self._leading.hold()
+        else:
+            self._suspended_at = None
+            self._standing = False
+            self._submit(self._candidacy.on_session(event))
+            self._drop_leadership("the session is lost")
+
+    def _registered(self) -> None:
+        """Present in ZooKeeper: now stand for leader, and check what happened while we were away."""
+        if not self._standing:
+            self._standing = True
+            self._submit(self._candidacy.on_session(SessionChanged(SessionState.CONNECTED, self._session)))
+        if self._compute is not None:
+            self._out.tree(CORDON, Exists(paths.cordon(self.identity.node), watch=True))
+            self._compute.verify_all()
+
+    def _on_tree(self, now: float, event: TreeDone) -> None:
+        token, outcome = event.token, event.outcome
+        if token.startswith(TOKEN_PREFIX):
+            self._submit(self._candidacy.on_outcome(token, outcome))
+        elif token == CORDON and self._compute is not None:
+            if isinstance(outcome, Existed):
+                self._compute.cordoned = outcome.stat is not None
+            else:
+                self._out.tree(CORDON, Exists(paths.cordon(self.identity.node), watch=True))
+        elif self._member.on_tree(now, token, outcome) or self._rack.on_tree(now, token, outcome) or (self._leading is not None and self._leading.on_tree(now, token, outcome)):
+            return
+        elif self._storage_leading is not None and self._storage_leading.directory.on_tree(now, token, outcome):
+            self._storage_leading.calls.on_leaders_changed()
+        elif self._compute is not None and not self._compute.instances.finder.on_tree(now, token, outcome):
+            self._compute.on_tree(now, token, outcome)
+
+    def _on_watch(self, path: str) -> None:
+        self._member.on_watch(path)
+        self._submit(self._candidacy.on_watch(path))
+        self._rack.on_watch(path)
+        for leading in (self._leading, self._storage_leading):
+            if leading is not None:
+                leading.directory.on_watch(path)
+        if self._compute is not None and path == paths.cordon(self.identity.node):
+            self._out.tree(CORDON, Exists(path, watch=True))
+
+    def _submit(self, requests: list[Request]) -> None:
+        for request in requests:
+            self._out.add(CallTree(request.token, request.op))
+
+    # --- leadership -------------------------------------------------------------------------------------------------
+
+    def _leader_record(self, load: int) -> bytes:
+        one = self.identity
+        return encode(Leader(node=one.node, rack=one.rack, guid=one.guid, address=one.address, load=load))
+
+    def _begin_leadership(self, now: float, epoch: int) -> None:
+        self._out.note("info", f"leads rack {self.identity.rack} ({self.identity.layer}), epoch {epoch}")
+        self._rack.begin(now, epoch)
+        if self._leading is not None:
+            self._leading.begin(now, self._session)
+            self._leading.release(now)
+        if self._storage_leading is not None:
+            self._storage_leading.begin()
+
+    def _drop_leadership(self, why: str) -> None:
+        if self._rack.leads:
+            self._out.note("warning", f"leads rack {self.identity.rack} ({self.identity.layer}) no more: {why}")
+        self._rack.end()
+        if self._leading is not None:
+            self._leading.end()
+        if self._storage_leading is not None:
+            self._storage_leading.end()
+        self._hint_at = None
+
+    def _hint_load(self, now: float) -> None:
+        """The load hint in the leader znode, rewritten when it has changed, rarely."""
+        leading = self._leading or self._storage_leading
+        if leading is None or not self._rack.leads:
+            return
+        if self._hint_at is None and leading.load != self._hinted:
+            self._hint_at = now + self.settings.load_hint_interval_s
+        elif self._hint_at is not None and now >= self._hint_at:
+            self._hint_at = None
+            if leading.load != self._hinted:
+                self._hinted = leading.load
+                self._submit(self._candidacy.update(self._leader_record(leading.load)))
+
+    def _leave(self, now: float) -> None:
+        self._leaving_at = now + LEAVE_WAIT_S
+        self._drop_leadership("leaving")
+        self._submit(self._candidacy.resign())
+        self._member.leave()
+
+    # --- messages ---------------------------------------------------------------------------------------------------
+
+    def _on_message(self, now: float, sender: str, message: AnyMessage) -> None:
+        if isinstance(message, NodeCall):
+            if self._compute is not None:
+                self._compute.command(now, sender, message.call, message.command)
+            elif self._storage is not None:
+                self._storage.command(sender, message.call, message.command)
+        elif isinstance(message, NodeAnswer):
+            self._rack.on_answer(now, message)
+        elif isinstance(message, RackCall):
+            self._rack.on_call(now, sender, message)
+        elif isinstance(message, RackStatusCall):
+            self._rack.on_status_call(now, sender, message)
+        elif isinstance(message, Heartbeat):
+            self._rack.on_heartbeat(now, message)
+        elif isinstance(message, LeaderHello):
+            self._on_hello(now, message)
+        elif isinstance(message, RackAnswer):
+            leading = self._leading or self._storage_leading
+            if leading is not None:
+                leading.calls.on_answer(now, message)
+        elif self._leading is not None and isinstance(message, Submit):
+            self._leading.on_submit(now, sender, message)
+        elif self._leading is not None and isinstance(message, NodeReport):
+            self._leading.on_report(now, message)
+        elif self._compute is not None and isinstance(message, Holders):
+            self._compute.instances.finder.on_holders(now, message)
+        elif self._storage_leading is not None and isinstance(message, FindHolders | PickStores):
+            self._storage_leading.on_ask(now, sender, message)
+
+    def _on_hello(self, now: float, hello: LeaderHello) -> None:
+        """Our rack's leader, by the highest epoch, gets our heartbeats."""
+        one = self.identity
+        if hello.rack != one.rack or hello.layer != one.layer:
+            return
+        if self._leader is None or hello.epoch >= self._leader.epoch:
+            self._leader = hello
+            self._beat_at = now
+
+    def _heartbeat(self, now: float) -> None:
+        if self._leader is None or self._leaving_at is not None:
+            return
+        role = self._compute or self._storage
+        assert role is not None
+        beat = role.heartbeat()
+        sent_at, last, to = self._last_beat
+        if beat != last and to == self._leader.address:
+            self._beat_at = min(self._beat_at or now, max(now, sent_at + BEAT_SOON_S))
+        if self._beat_at is not None and now >= self._beat_at:
+            self._out.send(self._leader.address, beat)
+            self._last_beat = (now, beat, self._leader.address)
+            pause_s = self._leader.interval_ms / 1000
+            self._beat_at = now + pause_s * (0.9 + 0.2 * self._rng.random())
+
+    # --- the layer's own inputs -------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _on_compute(now: float, event: Input, compute: Compute) -> None:
+        instances = compute.instances
+        if isinstance(event, InstanceStarted):
+            instances.on_started(now, event)
+        elif isinstance(event, InstanceFailed):
+            instances.on_failed(now, event)
+        elif isinstance(event, InstanceExited):
+            instances.on_exited(now, event)
+        elif isinstance(event, InstanceGone):
+            instances.on_gone(now, event)
+        elif isinstance(event, Adopted):
+            instances.on_adopted(now, event)
+        elif isinstance(event, ImageReady):
+            instances.on_ready(now, event)
+        elif isinstance(event, ImageFailed):
+            instances.on_image_failed(now, event)
+        elif isinstance(event, HoldersWanted):
+            instances.on_holders_wanted(now, event)
+        elif isinstance(event, FetchProgress):
+            instances.on_progress(now, event)
+        elif isinstance(event, LogFetched):
+            compute.on_log(event)
+
+    @staticmethod
+    def _on_storage(event: Input, storage: Storage) -> None:
+        if isinstance(event, StoreChanged):
+            storage.on_store(event)
+        elif isinstance(event, ContentDropped):
+            storage.on_dropped(event)
+        elif isinstance(event, ImageReady):
+            storage.on_ready(event)
+        elif isinstance(event, ImageFailed):
+            storage.on_failed(event)

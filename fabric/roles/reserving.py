@@ -1,0 +1,231 @@
+"""Steps 4 to 6, first half: discussion, placement, reservation; until every ordinal has a place or none can be had.
+
+        discuss (all racks, all agents) -> place (pure) -> reserve (try) -+-> all granted: done
+            ^                                ^                            |
+            |                                '-- some refused, because ---+   (other offers are left: place those again)
+            |                                    another request was faster
+            '---- nothing left to place on: wait a little, ask anew
+
+Competing requests. A request that finds too little, while others hold reservations that are not confirmed yet, must not
+fail (those may be given back), and must not wait with its own reservations in hand for one that waits for them: so the
+*older* request (smaller ticket) keeps what it has and waits, the younger gives its own back, waits, and asks anew. The
+oldest always gets through, so all that fit together get through; who does not fit learns it when nobody holds anything
+that could still be given back. All of it is bounded by `place_deadline_s`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from fabric.messages import AskOffer, Cancel, Offer, Reserve, Reserved
+from fabric.ordinals import format_ordinals, parse_ordinals
+from fabric.roles.calls import Gathered
+from fabric.roles.charge import Charge, Place
+from fabric.roles.placement import NodeOffer, Placement, Wish, explain, node_offer, place
+
+
+@dataclass(frozen=True, slots=True)
+class Reservations:
+    """`places`: ordinal -> where. Fewer than wanted, or none, when no more could be had: then `reasons` say why."""
+
+    places: dict[int, Place]
+    reasons: tuple[str, ...]
+
+
+class Reserving:
+    """One search for places. `need` is the least number of them that is of use (`min_count`, less what runs)."""
+
+    def __init__(
+        self,
+        charge: Charge,
+        ordinals: tuple[int, ...],
+        need: int,
+        used: dict[str, int],
+        exclude: frozenset[str],
+        done: Callable[[float, Reservations], None],
+    ) -> None:
+        self._charge = charge
+        self._missing = set(ordinals)
+        self._need = need
+        self._used = used
+        self._exclude = exclude
+        self._done = done
+        self._places: dict[int, Place] = {}
+        self._touched: set[Place] = set()
+        self._offers: dict[str, NodeOffer] = {}
+        self._silent: tuple[str, ...] = ()
+        self._rounds = 0
+        self._deadline = 0.0
+        self._began = 0.0
+        self._asked_at = 0.0
+        self._again_at: float | None = None
+
+    def begin(self, now: float) -> None:
+        self._began = now
+        self._deadline = now + self._charge.settings.place_deadline_s
+        self._discuss(now)
+
+    def tick(self, now: float) -> None:
+        if self._again_at is not None and now >= self._again_at and not self._charge.held:
+            self._again_at = None
+            self._discuss(now)
+
+    @property
+    def next_deadline(self) -> float | None:
+        return None if self._charge.held else self._again_at
+
+    # --- discussion ----------------------------------------------------------------------------------------------
+
+    def _discuss(self, now: float) -> None:
+        charge = self._charge
+        self._rounds = 0
+        self._asked_at = now
+        ask = AskOffer(charge.record.id, charge.record.spec.resources, len(self._missing), charge.keeper.ticket)
+        charge.ask_all(now, ask, charge.settings.offer_wait_s, self._discussed)
+
+    def _discussed(self, now: float, gathered: Gathered) -> None:
+        answers = self._charge.results(now, gathered)
+        if answers is None:
+            return
+        self._offers = {
+            node: node_offer(node, rack, answer, self._used.get(node, 0) + self._reserved_on(node))
+            for (node, rack), answer in answers
+            if isinstance(answer, Offer) and node not in self._exclude
+        }
+        silent = [f"node {node}" for reply in gathered.replies for node in reply.silent]
+        self._silent = (*(f"rack {rack}" for rack in gathered.silent_racks), *silent)
+        self._charge.recorder.discussed(self._asked_at, now, gathered, list(self._offers.values()))
+        self._place(now)
+
+    def _reserved_on(self, node: str) -> int:
+        return sum(place[0] == node for place in self._places.values())
+
+    # --- placement and reservation --------------------------------------------------------------------------------
+
+    def _wish(self) -> Wish:
+        record = self._charge.record
+        return Wish(len(self._missing), record.policy, record.max_per_node, record.max_per_rack, record.id)
+
+    def _place(self, now: float) -> None:
+        offers = list(self._offers.values())
+        placement = place(self._wish(), offers)
+        self._charge.recorder.placed(offers, placement)
+        if placement.short and not self._content_with(now, placement):
+            return
+        self._reserve(now, placement)
+
+    def _content_with(self, now: float, placement: Placement) -> bool:
+        """Too few places for what is missing. True: reserve what there is. False: waiting, or at the end."""
+        enough = len(self._places) + sum(one.count for one in placement.given) >= max(1, self._need)
+        oldest = min((offer.oldest for offer in self._offers.values() if offer.held), default=0)
+        settings = self._charge.settings
+        nobody = not self._offers and not self._exclude
+        if now < self._deadline and (oldest or self._silent or nobody):
+            ours = self._charge.keeper.ticket
+            if oldest and oldest < ours:
+                self._give_back(now)
+            self._charge.recorder.round(now, len(self._missing), 0, (), "waits for others' reservations or answers")
+            mean_s = settings.contention_wait_s if oldest else settings.contention_wait_s * 4
+            self._again_at = now + mean_s * (0.5 + self._charge.rng.random())
+            return False
+        if enough:
+            if placement.given:
+                return True
+            self._finish(now, explain(self._wish(), list(self._offers.values()), self._silent))
+            return False
+        reasons = explain(self._wish(), list(self._offers.values()), self._silent)
+        self._give_back(now)
+        self._finish(now, reasons or ("no compute agent answered",))
+        return False
+
+    def _reserve(self, now: float, placement: Placement) -> None:
+        charge = self._charge
+        ttl_ms = int(charge.settings.reservation_ttl_s * 1000)
+        free = iter(sorted(self._missing))
+        asked: dict[Place, list[int]] = {}
+        for one in placement.given:
+            asked[one.node, one.rack] = [next(free) for _ in range(one.count)]
+        self._touched.update(asked)
+        self._rounds += 1
+        step = charge.next_step()
+        record = charge.record
+        commands = [
+            (
+                where,
+                Reserve(
+                    record.id,
+                    charge.epoch,
+                    step,
+                    charge.keeper.ticket,
+                    record.spec.resources,
+                    format_ordinals(ordinals),
+                    ttl_ms,
+                ),
+            )
+            for where, ordinals in asked.items()
+        ]
+        charge.ask_nodes(now, commands, lambda at, gathered: self._reserved(at, asked, gathered))
+
+    def _reserved(self, now: float, asked: dict[Place, list[int]], gathered: Gathered) -> None:
+        charge = self._charge
+        answers = charge.results(now, gathered)
+        if answers is None:
+            return
+        charge.recorder.gathered(gathered)
+        known = {where: answer for where, answer in answers if isinstance(answer, Reserved)}
+        conflicts: list[str] = []
+        for where, ordinals in asked.items():
+            node = where[0]
+            answer = known.get(where)
+            granted = set(parse_ordinals(answer.granted)) & set(ordinals) if answer else set()
+            for ordinal in granted:
+                self._places[ordinal] = where
+            self._missing -= granted
+            if len(granted) < len(ordinals):
+                conflicts.append(f"{node}:{len(ordinals) - len(granted)}")
+            offer = self._offers[node]
+            self._offers[node] = replace(
+                offer,
+                count=answer.count if answer else 0,
+                held=answer.held if answer else 0,
+                oldest=answer.oldest if answer else 0,
+                used=offer.used + len(granted),
+            )
+        total = sum(len(ordinals) for ordinals in asked.values())
+        charge.recorder.round(now, total, len(self._places), conflicts)
+        if not self._missing:
+            self._finish(now, ())
+        elif not conflicts:  # all that was asked came; the rest has no place, and that is enough for this request
+            self._finish(now, explain(self._wish(), list(self._offers.values()), self._silent))
+        elif self._rounds < charge.settings.max_rounds and any(one.count for one in self._offers.values()):
+            self._place(now)
+        else:
+            self._again_at = now + charge.settings.contention_wait_s * (0.5 + charge.rng.random())
+            if now >= self._deadline:
+                self._again_at = None
+                reasons = explain(self._wish(), list(self._offers.values()), self._silent)
+                self._give_back(now)
+                self._finish(now, ("others were faster until the deadline", *reasons))
+
+    def _give_back(self, now: float) -> None:
+        """Cancel all reservations of this search: an answer is not waited for, their time to live does the rest."""
+        self._missing |= set(self._places)
+        self._places.clear()
+        cancel(self._charge, now, self._touched)
+        self._touched.clear()
+
+    def _finish(self, now: float, reasons: tuple[str, ...]) -> None:
+        charge = self._charge
+        conflicts = f", {self._rounds} rounds" if self._rounds > 1 else ""
+        detail = f"{len(self._places)} reserved, {len(self._missing)} without a place{conflicts}"
+        charge.recorder.span(6, self._asked_at, now, detail)
+        self._done(now, Reservations(dict(self._places), reasons))
+
+
+def cancel(charge: Charge, now: float, places: Iterable[Place]) -> None:
+    """Give reservations on `places` back."""
+    touched = sorted(places)
+    if touched:
+        command = Cancel(charge.record.id, charge.epoch, charge.next_step())
+        charge.ask_nodes(now, [(where, command) for where in touched], lambda at, gathered: None)

@@ -1,0 +1,193 @@
+"""Step 6, second half, and the coordinator's view of steps 7 to 9: the plan is written, so confirm it and see it run.
+
+Every node with a share gets a `Confirm`, which is repeated to those that have not reported for a while (it is also the
+question "how are they?"). The phase ends when every ordinal of the plan runs, or as soon as some need another place:
+
+- *absent*: ZooKeeper does not count the node as present any more; its ordinals may run elsewhere at once;
+- *refused*: the node has no room for them after all (it lost its reservations with a restart);
+- *failed*, blame "node": it could not start them; blame "image": nobody could, so the deployment fails;
+- *stalled*: no progress for `start_stall_s`, though it answers.
+
+A node that is present but silent is waited for, until ZooKeeper says that it is gone: what it was told may be running.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from fabric.messages import Confirm, Progress, Unable
+from fabric.ordinals import format_ordinals, parse_ordinals
+from fabric.records import Share
+from fabric.roles.calls import Gathered
+from fabric.roles.charge import Charge, Place
+
+
+@dataclass(frozen=True, slots=True)
+class StartResult:
+    """`running` ordinals; `moves`: ordinal -> why it needs another place; `at_node` are those of them that must be
+    stopped on their node first; `fatal`: why none can ever start (empty: it may)."""
+
+    running: frozenset[int]
+    moves: dict[int, str]
+    at_node: frozenset[int]
+    fatal: str = ""
+
+
+@dataclass(slots=True)
+class _Target:
+    where: Place
+    ordinals: tuple[int, ...]
+    progress: Progress | None = None
+    heard: float = 0.0
+    moved: float = 0.0
+    mark: tuple[object, ...] = ()
+    absent: bool = False
+    refused: set[int] = field(default_factory=set)
+
+    @property
+    def running(self) -> set[int]:
+        return set(parse_ordinals(self.progress.running)) & set(self.ordinals) if self.progress else set()
+
+    @property
+    def done(self) -> bool:
+        return self.running >= set(self.ordinals)
+
+
+class Starting:
+    """One plan being brought up. Give it every `NodeReport` of the deployment."""
+
+    def __init__(
+        self, charge: Charge, plan: tuple[Share, ...], step: int, done: Callable[[float, StartResult], None]
+    ) -> None:
+        self._charge = charge
+        self._step = step
+        self._done = done
+        self._ended = False
+        self._targets = {share.node: _Target((share.node, share.rack), share.numbers()) for share in plan}
+        self._poll_at: float | None = None
+        self._deadline = 0.0
+        self._asking = False
+
+    def begin(self, now: float) -> None:
+        self._deadline = now + self._charge.settings.start_deadline_s
+        for target in self._targets.values():
+            target.moved = now
+        self._charge.recorder.confirmed(now)
+        self._confirm(now, list(self._targets.values()))
+        if not self._targets:
+            self._judge(now)
+
+    def _confirm(self, now: float, targets: list[_Target]) -> None:
+        charge = self._charge
+        record = charge.record
+        self._asking = True
+        self._poll_at = now + charge.settings.poll_interval_s
+        commands = [
+            (
+                target.where,
+                Confirm(
+                    record.id,
+                    charge.epoch,
+                    self._step,
+                    record.spec,
+                    format_ordinals(target.ordinals),
+                    charge.identity.address,
+                ),
+            )
+            for target in targets
+        ]
+        charge.ask_nodes(now, commands, self._confirmed)
+
+    def _confirmed(self, now: float, gathered: Gathered) -> None:
+        self._asking = False
+        answers = self._charge.results(now, gathered)
+        if answers is None or self._ended:
+            return
+        self._charge.recorder.gathered(gathered)
+        for (node, _rack), answer in answers:
+            target = self._targets.get(node)
+            if target is None:
+                continue
+            if isinstance(answer, Progress):
+                self._learn(now, target, answer)
+                target.refused = set(parse_ordinals(answer.refused)) & set(target.ordinals)
+            elif isinstance(answer, Unable):
+                target.refused = set(target.ordinals)
+        for reply in gathered.replies:
+            for node in reply.absent:
+                if node in self._targets:
+                    self._targets[node].absent = True
+        self._judge(now)
+
+    def on_report(self, now: float, node: str, progress: Progress) -> None:
+        target = self._targets.get(node)
+        if target is not None and not self._ended:
+            self._learn(now, target, progress)
+            if not self._charge.held:
+                self._judge(now)
+
+    def _learn(self, now: float, target: _Target, progress: Progress) -> None:
+        target.progress = progress
+        target.heard = now
+        mark = (progress.running, progress.waiting, progress.done_bytes, progress.fetch)
+        if mark != target.mark:
+            target.mark, target.moved = mark, now
+        self._charge.recorder.node(now, target.where[0], target.where[1], target.ordinals, progress)
+
+    def _judge(self, now: float) -> None:
+        """Is it over? Only when nothing more will change by waiting."""
+        if self._ended:
+            return
+        settings = self._charge.settings
+        running: set[int] = set()
+        moves: dict[int, str] = {}
+        at_node: set[int] = set()
+        fatal = ""
+        open_targets = False
+        for node, target in self._targets.items():
+            left = set(target.ordinals) - target.running
+            if target.absent:
+                moves.update(dict.fromkeys(target.ordinals, f"node {node} is gone"))
+                continue
+            running |= target.running
+            for failure in target.progress.failed if target.progress else ():
+                if failure.ordinal in left:
+                    left.discard(failure.ordinal)
+                    at_node.add(failure.ordinal)
+                    moves[failure.ordinal] = f"node {node}: {failure.reason}"
+                    if failure.blame == "image":
+                        fatal = fatal or f"node {node}: {failure.reason}"
+            for ordinal in target.refused & left:
+                left.discard(ordinal)
+                moves[ordinal] = f"node {node} has no room for it any more"
+            answering = target.progress is not None and now - target.heard < 5 * settings.poll_interval_s
+            if left and answering and now - target.moved > settings.start_stall_s:
+                moves.update(dict.fromkeys(left, f"node {node}: no progress for {settings.start_stall_s:.0f} s"))
+                at_node |= left
+                left = set()
+            open_targets = open_targets or bool(left)
+        if now >= self._deadline:
+            late = set().union(*(target.ordinals for target in self._targets.values())) - running - set(moves)
+            fatal = fatal or f"{len(late)} instances did not start within {settings.start_deadline_s:.0f} s"
+        if fatal or not open_targets:
+            self._ended = True
+            self._done(now, StartResult(frozenset(running), moves, frozenset(at_node), fatal))
+
+    def tick(self, now: float) -> None:
+        if self._ended or self._charge.held or self._poll_at is None or now < self._poll_at:
+            return
+        if self._asking:
+            self._poll_at = now + self._charge.settings.poll_interval_s
+            return
+        since = now - self._charge.settings.poll_interval_s
+        open_targets = [t for t in self._targets.values() if not t.done and not t.absent and t.heard <= since]
+        if open_targets:
+            self._confirm(now, open_targets)
+        else:
+            self._poll_at = now + self._charge.settings.poll_interval_s
+        self._judge(now)
+
+    @property
+    def next_deadline(self) -> float | None:
+        return None if self._ended or self._charge.held else self._poll_at

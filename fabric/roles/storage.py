@@ -1,0 +1,214 @@
+"""Storage agents: who holds which image (step 8), and which two serve it (step 9).
+
+`Storage` is the agent's own part: it answers `HasImage` from what its store told last, drops what nobody refers to, and
+replicates when told. `StorageLeading` is what an elected storage leader does beside its rack: it asks all storage
+leaders (each asks its agents) and picks `want` holders, in different racks where it can, spread over askers by a hash of
+image and asker, so that fifty nodes that want one image do not all lean on the same two of five holders.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+
+from fabric.effects import ContentDropped, DropContent, FetchImage, ImageFailed, ImageReady, StoreChanged
+from fabric.messages import (
+    Answer,
+    Command,
+    DropImage,
+    Dropped,
+    FindHolders,
+    HasImage,
+    Heartbeat,
+    HolderRef,
+    Holders,
+    ImageHeld,
+    NodeAnswer,
+    PickStores,
+    Replicate,
+    Replicating,
+    Unable,
+)
+from fabric.resources import ZERO
+from fabric.roles.calls import Gathered, RackCalls
+from fabric.roles.leaders import LeaderDirectory
+from fabric.roles.outbox import Outbox, earliest
+from fabric.roles.settings import Identity, Settings
+
+MAX_WAITING = 256
+"""Questions, drops or copies under way at a time; one more is answered with Unable, or not at all."""
+
+
+class Storage:
+    """A storage agent's answers to commands."""
+
+    def __init__(self, identity: Identity, out: Outbox) -> None:
+        self._identity = identity
+        self._out = out
+        self._held: frozenset[str] = frozenset()
+        self._free_bytes = 0
+        self._busy = 0
+        self._drops: dict[str, tuple[str, str]] = {}
+        self._copies: dict[str, str] = {}
+        """Digest -> why the last copy failed; empty while it is under way."""
+
+    def on_store(self, event: StoreChanged) -> None:
+        self._held = frozenset(event.held)
+        self._free_bytes = event.free_bytes
+        self._busy = event.busy
+
+    def command(self, sender: str, call: str, command: Command) -> None:
+        answer: Answer
+        if isinstance(command, HasImage):
+            held = command.digest in self._held
+            answer = ImageHeld(held, self._identity.data_endpoint, self._free_bytes, self._busy)
+        elif isinstance(command, DropImage):
+            if len(self._drops) < MAX_WAITING:
+                self._drops[call] = (sender, call)
+                self._out.add(DropContent(call, command.digest))
+                return
+            answer = Unable("too many images are being dropped")
+        elif isinstance(command, Replicate):
+            answer = self._replicate(command)
+        else:
+            answer = Unable(f"{type(command).__name__}: expected a command for a storage agent")
+        self._out.send(sender, NodeAnswer(call, self._identity.node, answer))
+
+    def _replicate(self, command: Replicate) -> Answer:
+        if command.digest in self._held:
+            self._copies.pop(command.digest, None)
+            return Replicating(True, "")
+        reason = self._copies.pop(command.digest, None)
+        if reason:
+            return Replicating(False, reason)
+        if reason is None:
+            if len(self._copies) >= MAX_WAITING:
+                return Unable("too many images are being copied")
+            holders = tuple(
+                HolderRef(f"source-{index}", "unknown", source) for index, source in enumerate(command.sources)
+            )
+            self._out.add(FetchImage(command.digest, holders))
+        self._copies[command.digest] = ""
+        return Replicating(False, "")
+
+    def on_ready(self, event: ImageReady) -> None:
+        self._copies.pop(event.digest, None)
+
+    def on_failed(self, event: ImageFailed) -> None:
+        if event.digest in self._copies:
+            self._copies[event.digest] = event.reason[:500] or "failed"
+
+    def on_dropped(self, event: ContentDropped) -> None:
+        asked = self._drops.pop(event.token, None)
+        if asked is not None:
+            sender, call = asked
+            self._out.send(sender, NodeAnswer(call, self._identity.node, Dropped(event.freed_bytes)))
+
+    def heartbeat(self) -> Heartbeat:
+        return Heartbeat(
+            node=self._identity.node,
+            guid=self._identity.guid,
+            free=ZERO,
+            cordoned=False,
+            instances=0,
+            reserved=0,
+            images=len(self._held),
+            free_bytes=self._free_bytes,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    ref: HolderRef
+    free_bytes: int
+    busy: int
+
+
+class StorageLeading:
+    """Embed it; it acts only between `begin` and `end`."""
+
+    def __init__(self, identity: Identity, settings: Settings, out: Outbox) -> None:
+        self._identity = identity
+        self._settings = settings
+        self._out = out
+        self._active = False
+        self._open = 0
+        self.directory = LeaderDirectory("storage", out)
+        self.calls = RackCalls(out, self.directory, f"{identity.guid[:8]}-s-", settings.hop_margin_s)
+
+    @property
+    def load(self) -> int:
+        return self._open
+
+    def begin(self) -> None:
+        self._active = True
+        self.directory.start()
+
+    def end(self) -> None:
+        self._active = False
+        self._open = 0
+        self.directory.stop()
+
+    def on_ask(self, now: float, sender: str, ask: FindHolders | PickStores) -> None:
+        digest = ask.digest if isinstance(ask, FindHolders) else ""
+        if not self._active or not self.directory.known:
+            self._out.send(sender, Holders(ask.call, digest, False, (), (), (), 1))
+            return
+        if self._open >= MAX_WAITING:
+            return  # the asker has a deadline, and goes to another leader
+        self._open += 1
+        # Less than the asker waits, so that it hears of those who are silent instead of hearing nothing.
+        wait_s = self._settings.command_wait_s - self._settings.hop_margin_s
+
+        def done(at: float, gathered: Gathered) -> None:
+            self._open = max(0, self._open - 1)
+            self._answer(sender, ask, gathered)
+
+        self.calls.gather(now, ask.call, wait_s, done, everyone=HasImage(digest))
+
+    def _answer(self, sender: str, ask: FindHolders | PickStores, gathered: Gathered) -> None:
+        exclude = set(ask.exclude) if isinstance(ask, FindHolders) else set()
+        candidates = [
+            _Candidate(HolderRef(node, reply.rack, answer.data_endpoint), answer.free_bytes, answer.busy)
+            for reply in gathered.replies
+            for node, answer in reply.results
+            if isinstance(answer, ImageHeld) and answer.data_endpoint
+            if (answer.held if isinstance(ask, FindHolders) else answer.free_bytes >= ask.size)
+        ]
+        digest = ask.digest if isinstance(ask, FindHolders) else ""
+        found = tuple(sorted(candidate.ref.node for candidate in candidates))
+        usable = [candidate for candidate in candidates if candidate.ref.node not in exclude]
+        silent = [f"rack {rack}" for rack in gathered.silent_racks]
+        silent += [node for reply in gathered.replies for node in reply.silent]
+        messages = gathered.sent + sum(reply.messages for reply in gathered.replies) + 1
+        chosen = choose(usable, ask.want, digest + ask.salt, isinstance(ask, PickStores))
+        self._out.send(
+            sender, Holders(ask.call, digest, True, chosen, found[:100], tuple(silent[:100]), messages)
+        )
+
+    def tick(self, now: float) -> None:
+        if self._active:
+            self.directory.tick(now)
+            self.calls.tick(now)
+
+    @property
+    def next_deadline(self) -> float | None:
+        return earliest(self.directory.next_deadline, self.calls.next_deadline) if self._active else None
+
+
+def choose(candidates: list[_Candidate], want: int, salt: str, by_space: bool) -> tuple[HolderRef, ...]:
+    """`want` of the candidates, in different racks as long as there are any; the least busy first, then by hash (or,
+    for a push, the one with the most space)."""
+
+    def order(one: _Candidate) -> tuple[int, int, int]:
+        space = -one.free_bytes if by_space else 0
+        return one.busy, space, zlib.crc32(one.ref.node.encode(), zlib.crc32(salt.encode()))
+
+    chosen: list[HolderRef] = []
+    left = sorted(candidates, key=order)
+    while left and len(chosen) < want:
+        racks = {ref.rack for ref in chosen}
+        best = next((one for one in left if one.ref.rack not in racks), left[0])
+        left.remove(best)
+        chosen.append(best.ref)
+    return tuple(chosen)
