@@ -1,16 +1,15 @@
 """Drivers: how an instance is run. The interface is `base.Driver`; `make_driver` makes the one a configuration names.
 
-Imports are inside the function: the supervisor, a small process beside every agent, imports this package too.
+Imports are inside the functions, and `typing` is not imported at all: a supervisor, the small process beside every
+agent, imports this package too, and its start would take half as long again.
 """
 
 from __future__ import annotations
 
-import os
-import stat
-from pathlib import Path
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from fabric.drivers.base import Driver, OnExit
 
 NAMES = ("process", "null")
@@ -35,6 +34,9 @@ def inherited_lifeline() -> int | None:
     """The lifeline that a local fabric's keeper gave to this process: LIFELINE_VARIABLE in the environment, the number
     of an open pipe. None without one. Raises ValueError when it names no pipe: an agent that was promised a lifeline
     must not run without."""
+    import os
+    import stat
+
     value = os.environ.get(LIFELINE_VARIABLE)
     if value is None:
         return None

@@ -19,7 +19,13 @@ import os
 import resource
 import signal
 import time
-from typing import Any, NoReturn
+
+TYPE_CHECKING = False  # importing `typing` would cost the supervisor's start a tenth
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+    Message = dict[str, Any]
+    RequestId = tuple[int, int]  # connection, number
 
 LOG_TAIL_LINES, LOG_TAIL_BYTES = 10, 2048
 INSTANCES, RECORD, LOG, OLD_LOG, WORK, TEMP = "instances", "state.json", "log", "log.old", "work", "tmp"
@@ -33,8 +39,6 @@ LIMITS = {
     "core": resource.RLIMIT_CORE,
 }
 
-Message = dict[str, Any]
-RequestId = tuple[int, int]  # connection, number
 libc = ctypes.CDLL(None)
 
 

@@ -14,9 +14,14 @@ import json
 import os
 import selectors
 import socket
-import sys
-from collections.abc import Callable
-from typing import Any
+
+from fabric.drivers.procfs import complain
+
+TYPE_CHECKING = False  # as in instance.py
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fabric.drivers.instance import Message
 
 MAX_LINE_BYTES = 512 * 1024
 MAX_UNSENT_BYTES = 16 * 1024 * 1024
@@ -26,7 +31,7 @@ READ_BYTES = 64 * 1024
 class AgentPort:
     """`answer(message)` is called with each request; ValueError, KeyError, TypeError from it mean that it was none."""
 
-    def __init__(self, selector: selectors.BaseSelector, answer: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, selector: selectors.BaseSelector, answer: Callable[[Message], None]) -> None:
         self._selector, self._answer = selector, answer
         self._listener = socket.socket(socket.AF_UNIX)
         self._agent: socket.socket | None = None
@@ -90,7 +95,7 @@ class AgentPort:
             try:
                 self._answer(json.loads(line))
             except (ValueError, KeyError, TypeError) as error:
-                print(f"expected a request, found {line[:200]!r}: {error!r}", file=sys.stderr, flush=True)
+                complain(f"expected a request, found {line[:200]!r}: {error!r}")
                 self._drop()
         if not data or len(self._inbox) > MAX_LINE_BYTES:
             self._drop()

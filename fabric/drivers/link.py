@@ -29,7 +29,7 @@ from fabric.drivers.supervisor import SOCKET
 
 SPAWN_WAIT_S = 20.0
 ANSWER_LIMIT_BYTES = 64 * 1024
-BOOT = "import sys; sys.path.append(sys.argv.pop(1)); from fabric.drivers.supervisor import main; main()"
+BOOT = "import sys; sys.path.append(sys.argv.pop(1)); from fabric.drivers.detach import main; main()"
 
 Message = dict[str, Any]
 

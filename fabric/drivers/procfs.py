@@ -15,8 +15,16 @@ import signal
 import time
 from collections.abc import Callable
 
+MAX_COMPLAINTS_BYTES = 64 * 1024
 MARK = "FABRIC_INSTANCE_DIR"
 """Every process that an instance starts inherits this variable, unless it takes pains not to."""
+
+
+def complain(text: str) -> None:
+    """To standard error, a file, while it is small; neither that nor a full disk may stop who complains."""
+    with contextlib.suppress(OSError):
+        if os.fstat(2).st_size < MAX_COMPLAINTS_BYTES:
+            os.write(2, text.encode("utf-8", "replace") + b"\n")
 
 
 def boot_id() -> str:
@@ -32,6 +40,11 @@ def process_stat(pid: int) -> tuple[str, int, int]:
         return fields[0].decode(), int(fields[1]), int(fields[19])
     except (OSError, IndexError):
         return "", 0, 0
+
+
+def start_time(pid: int) -> int:
+    """In ticks since boot; 0 when there is no such process. With the boot id, it makes a pid unique."""
+    return process_stat(pid)[2]
 
 
 def marked_directory(pid: int) -> str:
@@ -71,8 +84,9 @@ def dead_child() -> int | None:
     return info.si_pid if info else None
 
 
-def kill_others(wanted: Callable[[int], bool], timeout_s: float) -> bool:
-    """KILL every process that is `wanted`, and those that appear meanwhile. True when none is left within the time."""
+def kill_others(wanted: Callable[[int], object], timeout_s: float) -> bool:
+    """KILL every process that is `wanted` (any true value), and those that appear meanwhile. True when none is left in
+    time."""
     deadline = time.monotonic() + timeout_s
     while True:
         held = []

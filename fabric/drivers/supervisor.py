@@ -1,9 +1,8 @@
 """The supervisor: the process that is the parent of one agent's instances, and outlives the agent.
 
-Theory of operation. Standard library only, run with `-I -S` (start-up and memory count: there is one for each agent).
-It forks away from whoever started it once its socket listens, so waiting for the first process is waiting until it is
-ready. Then one thread and one selector: the agent's connection, SIGCHLD, each instance's output, timers. The agent
-comes and goes; with neither agent nor instance for `linger_s`, the supervisor leaves by itself.
+Theory of operation. Standard library only, and little of it: start-up and memory count, there is one for each agent.
+`detach.py` starts it. One thread and one selector: the agent's connection, SIGCHLD, each instance's output, timers. The
+agent comes and goes; with neither agent nor instance for `linger_s`, the supervisor leaves by itself.
 
     STARTING --exec happened--> RUNNING --main process died--> ENDING --nothing of it left--> ENDED --remove--> gone
         \\--exec failed--> forgotten (or the ended attempt before it stands again)
@@ -32,26 +31,28 @@ import errno
 import heapq
 import math
 import os
-import resource
 import selectors
 import signal
-import sys
 import time
-from collections.abc import Callable
 
 from fabric.drivers import procfs
-from fabric.drivers.instance import ENDED, ENDING, INSTANCES, RUNNING, STARTING, Instance, Message, RequestId, libc
+from fabric.drivers.instance import ENDED, ENDING, INSTANCES, RUNNING, STARTING, Instance, libc
 from fabric.drivers.lines import AgentPort
 
+TYPE_CHECKING = False  # as in instance.py
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fabric.drivers.instance import Message, RequestId
+
 PROTOCOL = 1
-SOCKET, LOCK, ERRORS = "supervisor.sock", "supervisor.lock", "supervisor.err"
+SOCKET = "supervisor.sock"
 REMOVED = ".removed-"
 READ_BYTES = 64 * 1024  # of output, each instance, each round: a flood delays the others by no more …
 REST_S = 0.01  # … and rests after a full read, so it costs at most 6.4 MB/s of copying
 KILL_WAIT_S = 5.0  # how long a killed process may take to vanish
 TERM_GRACE_S = 5.0  # for the instances, when the supervisor itself is told to stop
 SWEEP_S = 0.02  # between looks for orphans of what is ending, should no SIGCHLD come
-LOCK_WAIT_S = 2.0  # for a supervisor that is just leaving
 PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -89,7 +90,7 @@ class Supervisor:
                 one.ended(lost=True)
         lost = [one for one in self.instances.values() if one.record["lost"]]
         if lost:
-            procfs.kill_others(lambda pid: procfs.process_stat(pid)[2] == mains.get(pid) or self._owner(pid) is not None, KILL_WAIT_S)
+            procfs.kill_others(lambda pid: procfs.start_time(pid) == mains.get(pid) or self._owner(pid), KILL_WAIT_S)
         for one in lost:
             self._save(one)
 
@@ -112,11 +113,20 @@ class Supervisor:
                 wait_s = min(wait_s, max(0.0, self.timers[0][0] - time.monotonic()))
             for key, _ in self.selector.select(None if wait_s == math.inf else wait_s):
                 if self.selector.get_map().get(key.fd) is key:  # not closed by an earlier one of this round
-                    key.data()
+                    self._survive(key.data)
             while self.timers and self.timers[0][0] <= time.monotonic():
-                heapq.heappop(self.timers)[2]()
+                self._survive(heapq.heappop(self.timers)[2])
         with contextlib.suppress(OSError):
             os.unlink(SOCKET)
+
+    def _survive(self, call: Callable[[], None]) -> None:
+        """A system short of memory or file descriptors must not cost every instance its life."""
+        try:
+            call()
+        except OSError as error:
+            procfs.complain(f"goes on after {error!r}")
+            time.sleep(REST_S)
+            self._later(SWEEP_S, self._reap)
 
     def _patience_s(self) -> float:
         """How long to wait for something to happen before leaving."""
@@ -217,7 +227,7 @@ class Supervisor:
             self._start_failed(one, int(number), step)
             return
         one.state, one.before = RUNNING, None
-        one.record |= {"start_time": procfs.process_stat(one.pid)[2], "boot_id": procfs.boot_id(), "started_at": time.time()}
+        one.record |= {"start_time": procfs.start_time(one.pid), "boot_id": procfs.boot_id(), "started_at": time.time()}
         self._save(one)
         for request in one.starts:
             self._reply(request, ok=one.record)
@@ -244,7 +254,7 @@ class Supervisor:
         try:
             one.save()
         except OSError as error:  # the last saved record stands; what it says is put right by the next supervisor
-            print(f"cannot write the record of {one.name}: {error}", file=sys.stderr, flush=True)
+            procfs.complain(f"cannot write the record of {one.name}: {error}")
 
     # --- output and end ------------------------------------------------------------------------------------------
 
@@ -372,29 +382,3 @@ class Supervisor:
                 return
             del self.instances[one.name]
         self._reply(message["id"], ok={"trash": trash})
-
-
-def main() -> None:
-    """Arguments: state directory, lifeline's file descriptor or "-", bytes of log an instance, seconds to linger."""
-    state, lifeline, log_bytes, linger_s = sys.argv[1:5]
-    os.chdir(state)
-    os.umask(0o077)
-    os.makedirs(INSTANCES, mode=0o700, exist_ok=True)
-    lock = procfs.hold_lock(LOCK, LOCK_WAIT_S)
-    if isinstance(lock, str):
-        sys.exit(f"another supervisor, pid {lock}, holds {os.path.join(state, LOCK)}")
-    files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
-    if lifeline != "-":
-        os.set_inheritable(int(lifeline), False)
-    supervisor = Supervisor(state, None if lifeline == "-" else int(lifeline), int(log_bytes), float(linger_s))
-    supervisor.listen()
-    if os.fork():
-        os._exit(0)
-    os.setsid()
-    procfs.sign_lock(lock)
-    for target, path in ((0, os.devnull), (1, os.devnull), (2, ERRORS)):
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | (os.O_TRUNC if path == ERRORS else 0), 0o600)
-        os.dup2(fd, target)
-        os.close(fd)
-    supervisor.run()

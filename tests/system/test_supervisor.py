@@ -68,7 +68,7 @@ def test_one_agent_and_one_supervisor_a_state_directory(world: World) -> None:
             with pytest.raises(DriverError, match=f"another agent, pid {os.getpid()}, uses the state directory"):
                 await world.driver().open()
             await driver.start(world.launch(world.script("exec sleep 1000")))
-            code = "from fabric.drivers.supervisor import main; main()"
+            code = "from fabric.drivers.detach import main; main()"
             second = await asyncio.to_thread(
                 subprocess.run,
                 [sys.executable, "-c", code, str(world.state), "-", "1000", "1"],
