@@ -3,11 +3,11 @@
         input -> the roles it concerns, in a fixed order -> effects, in order
 
 Every agent is a member (`member`) and stands for leader of its rack (`zk.election`). A compute agent has a node's work
-(`compute`), a storage agent has a store (`storage`). Who is elected also leads its rack (`rack`) and does what leaders of
-its layer do: compute leaders coordinate deployments (`leading`), storage leaders find holders (`storage`).
+(`compute`), a storage agent has a store (`storage`). Who is elected also leads its rack (`rack`) and does what leaders
+of its layer do: compute leaders coordinate deployments (`leading`), storage leaders find holders (`storage`).
 
-Sessions. SUSPENDED: leadership is kept but nothing is awarded. LOST: every role that ZooKeeper gave is dropped, then the
-agent registers anew; instances run on. A leader whose session is SUSPENDED for two thirds of the session timeout counts
+Sessions. SUSPENDED: leadership is kept but nothing is awarded. LOST: every role that ZooKeeper gave is dropped, then
+the agent registers anew; instances run on. A leader whose session is SUSPENDED for two thirds of the session timeout counts
 itself out without waiting for LOST, which may come only when a server answers again: someone else may lead already.
 """
 
@@ -62,7 +62,7 @@ from fabric.roles.settings import Identity, Settings
 from fabric.roles.storage import Storage, StorageLeading
 from zk import paths
 from zk.election import TOKEN_PREFIX, Candidacy, Request
-from zk.tree import Existed, Exists, SessionChanged, SessionState, WatchFired
+from zk.tree import Existed, Exists, Outcome, SessionChanged, SessionState, WatchFired
 
 CORDON = "cordon:"
 BEAT_SOON_S = 0.2
@@ -93,7 +93,10 @@ class Agent:
         self._was_present = False
         self._leader: LeaderHello | None = None
         self._beat_at: float | None = None
-        self._last_beat = (-1.0, None, "")  # type: tuple[float, Heartbeat | None, str]
+        self._beat: Heartbeat | None = None
+        self._beat_to = ""
+        self._beat_sent = 0.0
+        self._cordon_at: float | None = None
         self._hint_at: float | None = None
         self._hinted = 0
         self._leaving_at: float | None = None
@@ -140,6 +143,9 @@ class Agent:
         if due is not None and now >= due:
             self._submit(self._candidacy.on_tick(now))
         self._rack.tick(now)
+        if self._cordon_at is not None and now >= self._cordon_at:
+            self._cordon_at = None
+            self._ask_cordon()
         for role in (self._compute, self._leading, self._storage_leading):
             if role is not None:
                 role.tick(now)
@@ -158,6 +164,7 @@ class Agent:
             self._rack.next_deadline,
             self._beat_at,
             self._hint_at,
+            self._cordon_at,
             *(
                 role.next_deadline
                 for role in (self._compute, self._leading, self._storage_leading)
@@ -230,24 +237,32 @@ class Agent:
             self._standing = True
             self._submit(self._candidacy.on_session(SessionChanged(SessionState.CONNECTED, self._session)))
         if self._compute is not None:
-            self._out.tree(CORDON, Exists(paths.cordon(self.identity.node), watch=True))
+            self._ask_cordon()
             self._compute.verify_all()
 
     def _on_tree(self, now: float, event: TreeDone) -> None:
         token, outcome = event.token, event.outcome
         if token.startswith(TOKEN_PREFIX):
             self._submit(self._candidacy.on_outcome(token, outcome))
-        elif token == CORDON and self._compute is not None:
-            if isinstance(outcome, Existed):
-                self._compute.cordoned = outcome.stat is not None
-            else:
-                self._out.tree(CORDON, Exists(paths.cordon(self.identity.node), watch=True))
-        elif self._member.on_tree(now, token, outcome) or self._rack.on_tree(now, token, outcome) or (self._leading is not None and self._leading.on_tree(now, token, outcome)):
+        elif token == CORDON:
+            self._on_cordon(now, outcome)
+        elif self._member.on_tree(now, token, outcome) or self._rack.on_tree(now, token, outcome):
+            return
+        elif self._leading is not None and self._leading.on_tree(now, token, outcome):
             return
         elif self._storage_leading is not None and self._storage_leading.directory.on_tree(now, token, outcome):
             self._storage_leading.calls.on_leaders_changed()
         elif self._compute is not None and not self._compute.instances.finder.on_tree(now, token, outcome):
             self._compute.on_tree(now, token, outcome)
+
+    def _ask_cordon(self) -> None:
+        self._out.tree(CORDON, Exists(paths.cordon(self.identity.node), watch=True))
+
+    def _on_cordon(self, now: float, outcome: Outcome) -> None:
+        if isinstance(outcome, Existed) and self._compute is not None:
+            self._compute.cordoned = outcome.stat is not None
+        else:
+            self._cordon_at = now + self.settings.retry_max_s
 
     def _on_watch(self, path: str) -> None:
         self._member.on_watch(path)
@@ -257,7 +272,7 @@ class Agent:
             if leading is not None:
                 leading.directory.on_watch(path)
         if self._compute is not None and path == paths.cordon(self.identity.node):
-            self._out.tree(CORDON, Exists(path, watch=True))
+            self._ask_cordon()
 
     def _submit(self, requests: list[Request]) -> None:
         for request in requests:
@@ -353,12 +368,12 @@ class Agent:
         role = self._compute or self._storage
         assert role is not None
         beat = role.heartbeat()
-        sent_at, last, to = self._last_beat
-        if beat != last and to == self._leader.address:
-            self._beat_at = min(self._beat_at or now, max(now, sent_at + BEAT_SOON_S))
+        if beat != self._beat and self._beat_to == self._leader.address:
+            soon = max(now, self._beat_sent + BEAT_SOON_S)
+            self._beat_at = soon if self._beat_at is None else min(self._beat_at, soon)
         if self._beat_at is not None and now >= self._beat_at:
             self._out.send(self._leader.address, beat)
-            self._last_beat = (now, beat, self._leader.address)
+            self._beat, self._beat_to, self._beat_sent = beat, self._leader.address, now
             pause_s = self._leader.interval_ms / 1000
             self._beat_at = now + pause_s * (0.9 + 0.2 * self._rng.random())
 

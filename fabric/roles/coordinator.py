@@ -148,7 +148,7 @@ class Coordinator:
         record = self._keeper.record
         where = _placed(record.plan)
         if record.gone:
-            self._stop(now, dict.fromkeys(_places(record.plan), ()), self._deleted)
+            self._stop(now, _whole(record.plan), self._settings.stop_deadline_s, self._deleted)
             return
         surplus = {ordinal for ordinal in where if ordinal >= record.count}
         if surplus:
@@ -298,7 +298,7 @@ class Coordinator:
         def stopped(at: float, left: tuple[Place, ...]) -> None:
             self._close(at, "failed", (reason, *reasons, *_left_behind(left)), plan=())
 
-        self._stop(now, dict.fromkeys(_places(self._keeper.record.plan), ()), stopped)
+        self._stop(now, _whole(self._keeper.record.plan), self._settings.stop_deadline_s, stopped)
 
     def _revert(self, now: float, reasons: tuple[str, ...]) -> None:
         record = self._keeper.record

@@ -2,8 +2,8 @@
 
 `Storage` is the agent's own part: it answers `HasImage` from what its store told last, drops what nobody refers to, and
 replicates when told. `StorageLeading` is what an elected storage leader does beside its rack: it asks all storage
-leaders (each asks its agents) and picks `want` holders, in different racks where it can, spread over askers by a hash of
-image and asker, so that fifty nodes that want one image do not all lean on the same two of five holders.
+leaders (each asks its agents) and picks `want` holders, in different racks where it can, spread over askers by a hash
+of image and asker, so that fifty nodes that want one image do not all lean on the same two of five holders.
 """
 
 from __future__ import annotations
