@@ -53,10 +53,9 @@ def _local() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A JSON answer: as bytes to pass on to programs, and its index (0: it has none)."""
+    """A JSON answer, as bytes to pass on to programs."""
 
     body: bytes
-    index: int
 
     def read(self, kind: type[V]) -> V:
         try:
@@ -133,7 +132,7 @@ class Api:
                 whole[name] = [*whole.get(name, ()), *value] if isinstance(value, list) else value
             after = page.get("next")
             if after is None or len(items) >= limit:
-                return Answer(json.dumps({"items": items, **whole}).encode(), 0)
+                return Answer(json.dumps({"items": items, **whole}).encode())
 
     def text(self, path: str, query: Query) -> bytes:
         """What is no JSON: an instance's log."""
@@ -146,7 +145,7 @@ class Api:
             headers["Content-Length"] = str(size)
         if digest:
             headers["Content-Digest"] = digest
-        return self._answer(self._send("PUT", f"/v1/images/{segment(name)}", content=content, headers=headers))
+        return Answer(self._send("PUT", f"/v1/images/{segment(name)}", content=content, headers=headers).content)
 
     def _call(
         self,
@@ -156,12 +155,7 @@ class Api:
         body: object = None,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        return self._answer(self._send(method, path, query=query, json=body, headers=headers))
-
-    @staticmethod
-    def _answer(response: httpx.Response) -> Answer:
-        index = response.headers.get("X-Index", "0")
-        return Answer(response.content, int(index) if index.isdigit() else 0)
+        return Answer(self._send(method, path, query=query, json=body, headers=headers).content)
 
     def _send(self, method: str, path: str, query: Query | None = None, **named: Any) -> httpx.Response:
         try:

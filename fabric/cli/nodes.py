@@ -207,4 +207,4 @@ def _node_state(one: views.Node) -> output.Styled:
 
 
 def _together(answers: Sequence[Answer]) -> Answer:
-    return Answer(b'{"items": [' + b", ".join(answer.body for answer in answers) + b"]}", 0)
+    return Answer(b'{"items": [' + b", ".join(answer.body for answer in answers) + b"]}")

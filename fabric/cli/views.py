@@ -51,6 +51,7 @@ class Deployment(msgspec.Struct, frozen=True):
     reasons: tuple[str, ...]
     created: str
     updated: str
+    index: int
 
 
 class RackOffer(msgspec.Struct, frozen=True):

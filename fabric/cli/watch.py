@@ -99,7 +99,7 @@ def _change(api: Api, seen: Seen, wait_s: int, deadline: float) -> Seen:
     while True:
         try:
             path = f"/v1/deployments/{segment(seen.deployment.id)}"
-            return read(api.get(path, {"wait": f"{wait_s}s", "index": seen.answer.index}))
+            return read(api.get(path, {"wait": f"{wait_s}s", "index": seen.deployment.index}))
         except NoAnswer as failure:
             if time.monotonic() + RETRY_S > away_until:
                 raise

@@ -85,9 +85,9 @@ def test_deploy_gives_up_when_every_answer_is_lost(api: ApiServer, fabric: Fabri
 
 
 def test_wait_follows_the_record_by_its_index_and_tells_of_each_state(api: ApiServer, fabric: Fabric) -> None:
-    starting = deployment(state="starting", placed=50, plan=RUNNING.plan)
-    api.on("POST", "/v1/deployments", Reply(deployment(), 202, {"X-Index": "7"}))
-    api.on("GET", ONE, Reply(starting, headers={"X-Index": "9"}), Reply(RUNNING, headers={"X-Index": "12"}))
+    starting = deployment(state="starting", placed=50, plan=RUNNING.plan, index=9)
+    api.on("POST", "/v1/deployments", Reply(deployment(index=7), 202))
+    api.on("GET", ONE, starting, RUNNING)
     api.on("GET", "/v1/instances", InstanceList(items=[instance(0), instance(1, "starting")], next=None, silent=[]))
     ended = fabric(*DEPLOY, "--wait")
     assert ended.code == 0
