@@ -299,7 +299,7 @@ def _fabric(subparsers: Any) -> None:
         ("cordon", "give a node nothing new; what runs there runs on"),
         ("uncordon", "give a node new instances again"),
     ):
-        cordon = command(subparsers, name, f"nodes:{name}", help, [f"fabric {name} rack1-c03"])
+        cordon = command(subparsers, name, f"nodes:{name}", help, [f"fabric {name} r1c03"])
         cordon.add_argument("node", metavar="NODE")
     command(
         subparsers, "version", "nodes:version", "print the version of this command and of the API", ["fabric version"]
