@@ -1,0 +1,321 @@
+"""The bounded image cache of a compute node.
+
+    directory/
+      lock              one process at a time
+      incoming/         images being fetched; emptied at opening
+      making/           entries being made or removed; emptied at opening
+      entries/<hex>/    one image each
+        blob              the image as fetched: what other nodes of the rack can be given
+        root/             the same, unpacked; `root/entrypoint` is what instances run
+        complete          the marker, written last: bytes taken, and the boot it was written in
+
+An entry is made in `making/` and renamed into place when it is whole, so what is in `entries/` is complete. It is not
+made durable: that would cost each node as much again as the fetch, for something that can be fetched again. A machine
+that went down may therefore come back with a marker and without the bytes, so an entry of an earlier boot is believed
+only after its blob has been hashed and unpacked anew, when it is first asked for.
+
+What is used least recently goes first when there is no room; what is pinned (an instance runs from it) stays. Both
+the blob and what is unpacked count; a single executable is one file under two names and counts once.
+
+Threads: every method may be called from any thread. Images are unpacked outside of the lock, each once.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from fabric.images.archive import ENTRYPOINT, Prepared, remove_tree, unpack
+from fabric.images.errors import CacheFull, EmptyImage, NotCached, UnpacksTooLarge
+from fabric.images.manifest import Chunker, digest_hex
+from fabric.images.shelf import lock_directory
+from fabric.images.tarwalk import Limits
+
+_READ_BYTES = 1 << 20
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class CachedImage:
+    """`bytes`: what the entry takes; `pinned`: by how many keys."""
+
+    digest: str
+    bytes: int
+    pinned: int
+
+
+class _Marker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    v: Literal[1]
+    bytes: int
+    boot: str
+
+
+@dataclass(slots=True)
+class _Entry:
+    bytes: int
+    boot: str
+    pins: set[str] = field(default_factory=set)
+
+
+class ImageCache:
+    """Images below `directory` that take at most `max_bytes` together."""
+
+    def __init__(self, directory: Path, max_bytes: int) -> None:
+        """Opens the cache, making what is missing. Raises `StoreBusy` if another process has it open."""
+        self.max_bytes = max_bytes
+        self._directory = directory
+        self._incoming, self._making = directory / "incoming", directory / "making"
+        self._entry_dir = directory / "entries"
+        for folder in (self._incoming, self._making, self._entry_dir):
+            folder.mkdir(parents=True, exist_ok=True)
+        self._lock_fd = lock_directory(directory)
+        self._boot = _BOOT_ID.read_text().strip()
+        self._changed = threading.Condition(threading.RLock())
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()  # least recently used first
+        self._busy: set[str] = set()  # digests being made
+        self._used = 0
+        self._serial = 0
+        self._recover()
+
+    def close(self) -> None:
+        """Gives the directory free. What is cached stays."""
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+    def get(self, digest: str) -> Prepared | None:
+        """The image, if it is here; it becomes the one used last. May unpack it anew: see the module."""
+        with self._changed:
+            self._wait_for(digest)
+            entry = self._entries.get(digest)
+            if entry is None:
+                return None
+            prepared = self._prepared(digest)
+            if not prepared.entrypoint.is_file():
+                log.warning("image %s was removed from %s by somebody else", digest, self._directory)
+                self._remove(digest)
+                return None
+            if entry.boot == self._boot:
+                self._touch(digest)
+                return prepared
+            self._busy.add(digest)
+        try:
+            return self._revive(digest, entry)
+        finally:
+            self._free(digest)
+
+    def incoming(self, digest: str, size: int) -> Path:
+        """Where to fetch an image of `size` bytes to, to be admitted from there. Makes room for it, or raises
+        `CacheFull`.
+
+        Fetches of one digest at a time: the path is the same.
+        """
+        with self._changed:
+            self._make_room(digest, size)
+        return self._incoming / digest_hex(digest)
+
+    def admit(self, digest: str, blob: Path) -> Prepared:
+        """Takes over the verified file `blob` (on the same file system) and unpacks it. One that is here already is
+        kept.
+
+        Raises `BadImage`, or `CacheFull`; then `blob` is removed and nothing is left.
+        """
+        with self._changed:
+            self._wait_for(digest)
+            if digest in self._entries:
+                blob.unlink(missing_ok=True)
+                self._touch(digest)
+                return self._prepared(digest)
+            self._busy.add(digest)
+        try:
+            return self._make(digest, blob)
+        finally:
+            blob.unlink(missing_ok=True)
+            self._free(digest)
+
+    def blob(self, digest: str) -> Path:
+        """The image as it was fetched. Raises `NotCached`."""
+        with self._changed:
+            if digest not in self._entries:
+                raise NotCached(f"image {digest} is not in the cache")
+            return self._path(digest) / "blob"
+
+    def pin(self, digest: str, key: str) -> None:
+        """Keeps an image from being evicted until each key that pinned it has unpinned it. Raises `NotCached`.
+
+        Pins are not kept over a restart: pin again what runs, before anything is admitted.
+        """
+        with self._changed:
+            entry = self._entries.get(digest)
+            if entry is None:
+                raise NotCached(f"image {digest} is not in the cache: fetch and admit it before it is pinned")
+            entry.pins.add(key)
+
+    def unpin(self, digest: str, key: str) -> None:
+        """Takes a pin away; nothing happens if it isn't there."""
+        with self._changed:
+            entry = self._entries.get(digest)
+            if entry is not None:
+                entry.pins.discard(key)
+
+    def images(self) -> list[CachedImage]:
+        """What is here, the least recently used first."""
+        with self._changed:
+            return [CachedImage(d, entry.bytes, len(entry.pins)) for d, entry in self._entries.items()]
+
+    def used_bytes(self) -> int:
+        """Bytes of all entries, those being made included."""
+        with self._changed:
+            return self._used
+
+    # -- making --------------------------------------------------------------------------------------------------------
+
+    def _make(self, digest: str, blob: Path) -> Prepared:
+        taken = 0
+
+        def room(size: int) -> None:
+            nonlocal taken
+            with self._changed:
+                self._make_room(digest, size)
+                self._used += size
+                taken += size
+
+        folder = self._new_folder()
+        kept = False
+        try:
+            room(_on_disk(blob.stat().st_size))
+            folder.mkdir()
+            os.rename(blob, folder / "blob")
+            unpack(folder / "blob", folder / "root", limits=Limits(unpacked_bytes=self.max_bytes), room=room)
+            (folder / "complete").write_bytes(msgspec.msgpack.encode(_Marker(1, taken, self._boot)))
+            with self._changed:
+                os.rename(folder, self._path(digest))
+                self._entries[digest] = _Entry(taken, self._boot)
+                kept = True
+            return self._prepared(digest)
+        except UnpacksTooLarge as error:
+            raise CacheFull(f"image {digest} does not fit in a cache of {self.max_bytes} bytes: {error}") from error
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                raise CacheFull(f"{self._directory}: the disk refused a write ({error.strerror}): make room") from error
+            raise
+        finally:
+            if not kept:
+                remove_tree(folder)
+                with self._changed:
+                    self._used -= taken
+
+    def _revive(self, digest: str, entry: _Entry) -> Prepared | None:
+        """An entry of an earlier boot, made again from its blob, if that still has the digest."""
+        blob = self._incoming / f"{digest_hex(digest)}.revived"
+        try:
+            os.rename(self._path(digest) / "blob", blob)
+            sound = _digest_of_file(blob) == digest
+        except (OSError, EmptyImage):
+            sound = False
+        with self._changed:
+            pins = entry.pins
+            self._remove(digest)
+        try:
+            if not sound:
+                log.warning("image %s did not survive the restart of the machine: removed", digest)
+                return None
+            prepared = self._make(digest, blob)
+        finally:
+            blob.unlink(missing_ok=True)
+        with self._changed:
+            self._entries[digest].pins |= pins
+        return prepared
+
+    def _make_room(self, digest: str, size: int) -> None:
+        while self._used + size > self.max_bytes:
+            victim = next((d for d, entry in self._entries.items() if not entry.pins and d not in self._busy), None)
+            if victim is None:
+                pinned = sum(entry.bytes for entry in self._entries.values() if entry.pins)
+                raise CacheFull(
+                    f"image {digest} does not fit: {size} bytes more are needed, {self._used} of {self.max_bytes} are "
+                    f"used, {pinned} of these by images that run: stop instances, or raise the limit of the cache"
+                )
+            self._remove(victim)
+
+    def _remove(self, digest: str) -> None:
+        entry = self._entries.pop(digest)
+        self._used -= entry.bytes
+        folder = self._new_folder()
+        os.rename(self._path(digest), folder)  # gone at once, whatever happens to the rest
+        remove_tree(folder)
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _path(self, digest: str) -> Path:
+        return self._entry_dir / digest_hex(digest)
+
+    def _prepared(self, digest: str) -> Prepared:
+        root = self._path(digest) / "root"
+        return Prepared(root, root / ENTRYPOINT)
+
+    def _new_folder(self) -> Path:
+        with self._changed:
+            self._serial += 1
+            return self._making / str(self._serial)
+
+    def _touch(self, digest: str) -> None:
+        self._entries.move_to_end(digest)
+        os.utime(self._path(digest) / "complete")
+
+    def _wait_for(self, digest: str) -> None:
+        """Until nobody makes this image. Whoever does is bounded by the size of the cache."""
+        self._changed.wait_for(lambda: digest not in self._busy)
+
+    def _free(self, digest: str) -> None:
+        with self._changed:
+            self._busy.discard(digest)
+            self._changed.notify_all()
+
+    def _recover(self) -> None:
+        for folder in (self._incoming, self._making):
+            for leftover in folder.iterdir():
+                if leftover.is_dir():
+                    remove_tree(leftover)
+                else:
+                    leftover.unlink()
+        found: list[tuple[float, str, _Entry]] = []
+        for path in self._entry_dir.iterdir():
+            try:
+                digest = f"b3:{path.name}"
+                digest_hex(digest)
+                used_at = (path / "complete").stat().st_mtime
+                marker = msgspec.msgpack.decode((path / "complete").read_bytes(), type=_Marker)
+                found.append((used_at, digest, _Entry(marker.bytes, marker.boot)))
+            except Exception as error:
+                log.warning("%s has no valid marker (%s): removed", path, error)
+                remove_tree(path)
+        for _, digest, entry in sorted(found, key=lambda each: each[:2]):
+            self._entries[digest] = entry
+            self._used += entry.bytes
+        while self._used > self.max_bytes and self._entries:  # the limit was lowered
+            self._remove(next(iter(self._entries)))
+
+
+def _on_disk(size: int) -> int:
+    return -(-size // 4096) * 4096
+
+
+def _digest_of_file(path: Path) -> str:
+    chunker = Chunker()
+    with open(path, "rb", buffering=0) as file:
+        while data := file.read(_READ_BYTES):
+            for _ in chunker.feed(data):
+                pass
+    return chunker.finish()[1].digest
