@@ -7,8 +7,8 @@ Every agent is a member (`member`) and stands for leader of its rack (`zk.electi
 of its layer do: compute leaders coordinate deployments (`leading`), storage leaders find holders (`storage`).
 
 Sessions. SUSPENDED: leadership is kept but nothing is awarded. LOST: every role that ZooKeeper gave is dropped, then
-the agent registers anew; instances run on. A leader whose session is SUSPENDED for two thirds of the session timeout counts
-itself out without waiting for LOST, which may come only when a server answers again: someone else may lead already.
+the agent registers anew; instances run on. A leader whose session is SUSPENDED for two thirds of the session timeout
+counts itself out without waiting for LOST, which may come only when a server answers again: someone else may lead.
 """
 
 from __future__ import annotations

@@ -43,6 +43,7 @@ class _Search:
     began: float
     tries: int = 0
     call: str = ""
+    rack: str = ""
     leader: str = ""
     deadline: float | None = None
     reads: int = 0
@@ -91,16 +92,17 @@ class HolderFinder:
             if not names:
                 self._again(search, now, "no storage rack has a leader")
             else:
-                search.leader = self._rng.choice(names)
+                search.rack = self._rng.choice(names)
                 search.reads += 1
-                self._out.tree(f"{PREFIX}get:{call}", Get(paths.leader("storage", search.leader)))
+                self._out.tree(f"{PREFIX}get:{call}", Get(paths.leader("storage", search.rack)))
         elif isinstance(outcome, Got):
             try:
-                leader = decode(outcome.data, Leader, paths.leader("storage", search.leader))
+                leader = decode(outcome.data, Leader, paths.leader("storage", search.rack))
             except BadRecord as error:
                 self._again(search, now, str(error))
                 return True
             search.messages += 1
+            search.leader = leader.node
             search.deadline = now + self._settings.command_wait_s
             self._out.send(
                 leader.address,
@@ -116,7 +118,7 @@ class HolderFinder:
             return False
         search.messages += answer.messages
         if not answer.leads:
-            self._again(search, now, f"the storage leader of rack {search.leader} leads no more")
+            self._again(search, now, f"{search.leader} leads the storage agents of rack {search.rack} no more")
         elif not answer.chosen:
             silent = f"; silent: {', '.join(answer.silent)}" if answer.silent else ""
             failed = f"; not asked again: {', '.join(search.exclude)}" if search.exclude else ""
@@ -129,8 +131,8 @@ class HolderFinder:
         for search in list(self._searches.values()):
             if search.deadline is not None and now >= search.deadline:
                 if search.leader:
-                    search.failed = (*search.failed, search.leader)[-16:]
-                    self._again(search, now, f"the storage leader of rack {search.leader} did not answer")
+                    search.failed = (*search.failed, search.rack)[-16:]
+                    self._again(search, now, f"{search.leader}, storage leader of rack {search.rack}, did not answer")
                 else:
                     self._list(search, now)
 
@@ -141,7 +143,7 @@ class HolderFinder:
     def _list(self, search: _Search, now: float) -> None:
         self._serial += 1
         search.call = f"{self._identity.guid[:8]}-f-{self._serial}"
-        search.leader = ""
+        search.rack = search.leader = ""
         search.deadline = now + self._settings.command_wait_s
         search.reads += 1
         self._out.tree(f"{PREFIX}list:{search.call}", Children(paths.leaders("storage")))

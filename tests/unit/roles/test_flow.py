@@ -1,0 +1,314 @@
+"""The flow of requests over real roles in a small world under virtual time: what must hold, whoever dies when."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from fabric import effects as fx
+from fabric.resources import Resources
+from fabric.roles.agent import Agent
+from fabric.roles.trace import unpack
+from tests.unit.roles.world import LARGE, Host, World
+from zk import paths
+from zk import tree as zt
+
+
+def exactly(world: World, deployment: str, count: int) -> None:
+    """Each ordinal 0 … count-1 runs once, where the plan says; nothing is reserved or open."""
+    running = world.running(deployment)
+    assert sorted(running) == list(range(count))
+    plan = {o: share.node for share in world.record(deployment).plan for o in share.numbers()}
+    assert {o: [plan[o]] for o in plan} == running
+    assert world.reserved() == 0
+    assert paths.open_marker(deployment) not in world.tree.nodes
+
+
+def settled(**shape) -> World:
+    world = World(**shape)
+    world.settle()
+    return world
+
+
+def test_fifty_instances_are_spread_over_racks_and_nodes():
+    world = settled(racks=3, compute=8, storage=2)
+    writes = world.tree.writes
+    deployment = world.create(50)
+    world.until_final(deployment)
+    exactly(world, deployment, 50)
+    shares = {share.node: len(share.numbers()) for share in world.record(deployment).plan}
+    assert set(shares.values()) <= {2, 3}
+    by_rack = [sum(n for node, n in shares.items() if node.startswith(rack)) for rack in ("r1", "r2", "r3")]
+    assert sorted(by_rack) == [16, 17, 17]
+    assert world.tree.writes - writes <= 6  # the API's one, and the coordinator's three; hints and heartbeats are none
+    run = unpack(world.tree.nodes[paths.trace(deployment)].data).runs[-1]
+    assert {span.step for span in run.spans} == {1, 2, 3, 4, 5, 6, 7, 8, 9}
+    assert run.zookeeper_writes == 4
+    for node in run.nodes:
+        assert node.fetch is not None
+        assert len(node.fetch.chosen) == 2
+        assert len({name[:2] for name in node.fetch.chosen}) == 2  # in different racks
+
+
+def test_pack_fills_a_node_before_the_next():
+    world = settled()
+    deployment = world.create(20, policy="pack")
+    world.until_final(deployment)
+    exactly(world, deployment, 20)
+    assert sorted(len(share.numbers()) for share in world.record(deployment).plan) == [4, 16]
+
+
+def test_limits_per_node_and_rack_hold_and_explain_themselves():
+    world = settled()
+    fits = world.create(12, max_per_node=1)
+    world.until_final(fits)
+    assert {len(share.numbers()) for share in world.record(fits).plan} == {1}
+    short = world.create(10, max_per_rack=3)
+    world.until_final(short)
+    record = world.record(short)
+    assert (record.state, record.plan) == ("failed", ())
+    assert "max_per_rack 3" in " ".join(record.reasons)
+    assert world.running(short) == {}
+
+
+def test_scaling_keeps_what_runs_and_deleting_leaves_nothing():
+    world = settled()
+    deployment = world.create(10)
+    world.until_final(deployment)
+    before = world.running(deployment)
+    world.change(deployment, count=25)
+    world.until_final(deployment)
+    exactly(world, deployment, 25)
+    assert {o: nodes for o, nodes in world.running(deployment).items() if o < 10} == before
+    world.change(deployment, count=4)
+    world.until_final(deployment)
+    exactly(world, deployment, 4)
+    world.change(deployment, gone=True)
+    world.until_final(deployment)
+    assert world.record(deployment).state == "deleted"
+    assert world.running(deployment) == {}
+    for host in world.hosts.values():
+        assert not any(key.startswith("w/") for key in host.journal)
+    assert len(unpack(world.tree.nodes[paths.trace(deployment)].data).runs) == 4
+
+
+def test_a_scale_that_finds_no_place_leaves_the_deployment_as_it_was():
+    world = settled(racks=1, compute=1)
+    deployment = world.create(10)
+    world.until_final(deployment)
+    world.change(deployment, count=17)
+    world.until_final(deployment)
+    record = world.record(deployment)
+    assert (record.state, record.count) == ("running", 10)
+    assert "scaling to 17 was not possible" in record.reason
+    exactly(world, deployment, 10)
+
+
+def test_min_count_accepts_fewer_and_says_so():
+    world = settled(racks=1, compute=2)
+    deployment = world.create(40, min_count=30)
+    world.until_final(deployment)
+    record = world.record(deployment)
+    assert (record.state, record.placed) == ("running", 32)
+    assert record.reason == "placed 32 of 40"
+    assert len(world.running(deployment)) == 32
+
+
+def test_what_does_not_fit_fails_with_the_dimension_per_rack():
+    world = settled(racks=2, compute=1, total=Resources(64, 16384, 4194304))
+    deployment = world.create(5)
+    world.until_final(deployment)
+    record = world.record(deployment)
+    assert record.state == "failed"
+    assert any("rack r1: 2 more fit on 1 nodes" in reason for reason in record.reasons)
+    assert world.reserved() == 0
+
+
+def test_thirty_two_at_once_that_just_fit_all_succeed():
+    world = settled(racks=4, compute=10)  # 40 nodes of 16 Large: 640 = 32 x 20
+    names = [world.create(20) for _ in range(32)]
+    world.until_final(*names)
+    for name in names:
+        assert world.record(name).state == "running", world.record(name).reasons
+        exactly(world, name, 20)
+
+
+def test_of_thirty_three_only_the_one_that_does_not_fit_fails():
+    world = settled(racks=4, compute=10)
+    names = [world.create(20, submit=False) for _ in range(33)]
+    for index, name in enumerate(names):
+        world.submit(name, f"r{index % 4 + 1}")
+    world.until_final(*names)
+    states = [world.record(name).state for name in names]
+    assert states.count("running") == 32
+    loser = world.record(names[states.index("failed")])
+    assert "out of vcpus" in " ".join(loser.reasons)
+    assert world.reserved() == 0
+
+
+@pytest.mark.parametrize("after_s", [0.001 * n for n in range(0, 90, 3)])
+def test_a_coordinator_that_dies_at_any_moment_loses_and_doubles_nothing(after_s: float):
+    world = settled()
+    deployment = world.create(20, submit=False)
+    world.submit(deployment, "r2")
+    world.pass_time(after_s)
+    leader = world.leader("r2")
+    world.crash(leader.identity.node)
+    world.at(6.0, lambda: world.boot(leader.identity.node, "r2", "compute"))
+    world.run(lambda: world.record(deployment).final and leader is not world.hosts[leader.identity.node], 90)
+    world.pass_time(20)
+    assert world.record(deployment).state == "running"
+    exactly(world, deployment, 20)
+
+
+@pytest.mark.parametrize("after_s", [0.001 * n for n in range(0, 90, 3)])
+def test_an_agent_that_dies_during_a_request_is_replaced(after_s: float):
+    world = settled()
+    deployment = world.create(24)
+    world.pass_time(after_s)
+    victim = next(h.identity.node for h in world.hosts.values() if not h.agent.leads and h.identity.layer == "compute")
+    world.crash(victim)
+    world.hosts[victim].running.clear()  # its machine is gone with it
+    world.until_final(deployment)
+    world.pass_time(1)
+    record = world.record(deployment)
+    if world.delivered and victim in {share.node for share in record.plan}:
+        return  # it died after the request was settled: healing is another story
+    exactly(world, deployment, 24)
+
+
+def test_a_node_that_comes_back_stops_what_moved_elsewhere():
+    world = settled()
+    deployment = world.create(24, submit=False)
+    world.submit(deployment, "r1")
+    victim = "r3c04"
+    world.run(lambda: bool(world.hosts[victim].running), what="the victim runs something")
+    world.crash(victim)
+    world.until_final(deployment)
+    assert victim not in {share.node for share in world.record(deployment).plan}
+    assert world.hosts[victim].running  # still there: nobody could tell it
+    world.boot(victim, "r3", "compute")
+    world.run(lambda: not world.hosts[victim].running, what="the orphans are stopped")
+    exactly(world, deployment, 24)
+
+
+def test_a_restarted_agent_adopts_its_instances():
+    world = settled()
+    deployment = world.create(24)
+    world.until_final(deployment)
+    before = dict(world.hosts["r2c03"].running)
+    assert before
+    world.crash("r2c03")
+    world.pass_time(0.5)
+    world.boot("r2c03", "r2", "compute")
+    world.run(lambda: world.hosts["r2c03"].agent.present, what="registered again")
+    assert world.hosts["r2c03"].agent.present
+    world.pass_time(5)
+    assert world.hosts["r2c03"].running == before
+    exactly(world, deployment, 24)
+
+
+def test_nothing_is_awarded_while_the_session_is_suspended():
+    world = settled()
+    deployment = world.create(20, submit=False)
+    leader = world.leader("r1")
+    world.submit(deployment, "r1")
+    world.pass_time(0.006)
+    world.give(leader, zt.SessionChanged(zt.SessionState.SUSPENDED, leader.session), 0)
+    world.pass_time(2)
+    assert world.running(deployment) == {}
+    world.give(leader, zt.SessionChanged(zt.SessionState.CONNECTED, leader.session), 0)
+    world.until_final(deployment)
+    exactly(world, deployment, 20)
+
+
+def test_an_image_that_cannot_start_fails_the_request_with_its_reason():
+    world = settled()
+    world.start_hook = lambda host, effect: fx.InstanceFailed(
+        effect.instance, effect.attempt, "image", "entrypoint: exec format error"
+    )
+    deployment = world.create(6)
+    world.until_final(deployment)
+    record = world.record(deployment)
+    assert record.state == "failed"
+    assert "exec format error" in record.reason
+    assert world.running(deployment) == {}
+
+
+def test_a_node_that_cannot_start_instances_is_left_for_others():
+    world = settled()
+    world.start_hook = lambda host, effect: (
+        fx.InstanceFailed(effect.instance, effect.attempt, "node", "out of memory")
+        if host.identity.node == "r1c02"
+        else None
+    )
+    deployment = world.create(24)
+    world.until_final(deployment)
+    exactly(world, deployment, 24)
+    assert "r1c02" not in {share.node for share in world.record(deployment).plan}
+
+
+def test_cordoned_nodes_get_nothing_new():
+    world = settled()
+    world.tree.apply(0, zt.Create(paths.cordon("r1c01")))
+    world._watches()
+    world.run(lambda: world.hosts["r1c01"].agent.cordoned, what="the agent knows")
+    deployment = world.create(24)
+    world.until_final(deployment)
+    exactly(world, deployment, 24)
+    assert "r1c01" not in {share.node for share in world.record(deployment).plan}
+
+
+def test_two_agents_with_one_node_id_the_second_is_refused():
+    world = settled(racks=1, compute=1)
+    first = world.hosts["r1c01"]
+    stranger = replace(first.identity, guid="feedbeef0001", address="tcp://elsewhere/feedbeef0001")
+    second = Host(stranger, Agent(stranger, world.settings, random.Random(1), {}), session=99)
+    world.hosts["stranger"] = second
+    world.give(second, zt.SessionChanged(zt.SessionState.CONNECTED, 99))
+    world.run(lambda: second.quit is not None, 30, "the second one leaves")
+    assert "'r1c01'" in second.quit
+    assert "is taken" in second.quit
+    assert world.tree.nodes[paths.member("compute", "r1", "r1c01")].owner == first.session
+
+
+def test_an_open_deployment_without_an_owner_is_found_by_a_sweep():
+    world = settled()
+    deployment = world.create(9, submit=False)
+    took = world.until_final(deployment)
+    assert took < 3 * world.settings.sweep_interval_s
+    exactly(world, deployment, 9)
+
+
+def test_a_change_in_the_middle_is_taken_up_under_the_same_epoch():
+    world = settled()
+    deployment = world.create(20)
+    world.pass_time(0.008)
+    world.change(deployment, count=6)
+    world.until_final(deployment)
+    exactly(world, deployment, 6)
+
+
+def test_a_delete_in_the_middle_leaves_nothing():
+    for after_ms in range(0, 90, 6):
+        world = settled()
+        deployment = world.create(20)
+        world.pass_time(after_ms / 1000)
+        world.change(deployment, gone=True)
+        world.until_final(deployment)
+        assert world.record(deployment).state == "deleted"
+        assert world.running(deployment) == {}
+        world.pass_time(25)
+        assert world.reserved() == 0
+
+
+def test_resources_of_every_flavor_are_given_back():
+    world = settled(racks=1, compute=2)
+    for need in (LARGE, Resources(1, 512, 1024)):
+        deployment = world.create(8, resources=need)
+        world.until_final(deployment)
+        world.change(deployment, gone=True)
+        world.until_final(deployment)
+    assert all(h.agent._compute.ledger.used == Resources(0, 0, 0) for h in world.hosts.values() if h.agent._compute)
