@@ -47,6 +47,7 @@ _NOBLOCK_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 _RCVMORE = zmq.RCVMORE
 
 OnMessage = Callable[[str, AnyMessage], None]
+SocketContext = zmq.Context[zmq.Socket[bytes]]
 
 
 class BindFailed(Exception):
@@ -110,7 +111,7 @@ class Bus:
 
     def __init__(
         self,
-        context: zmq.Context[zmq.Socket[bytes]],
+        context: SocketContext,
         codec: Codec,
         guid: str,
         bind: str = "tcp://127.0.0.1:0",
@@ -310,6 +311,13 @@ class Bus:
         self._on_message(sender, message)
 
 
+def new_context(max_sockets: int = 4_096) -> SocketContext:
+    """One a process; `max_sockets`: two for each agent, and some for transfers."""
+    context: SocketContext = zmq.Context()
+    context.set(zmq.MAX_SOCKETS, max_sockets)
+    return context
+
+
 def _route_name(to: str) -> bytes:
     try:
         return bytes.fromhex(to[len(_ROUTE) :])
@@ -317,7 +325,7 @@ def _route_name(to: str) -> bytes:
         return b""  # nobody has the empty name: "gone"
 
 
-def _router(context: zmq.Context[zmq.Socket[bytes]], limits: BusLimits, ipv6: bool) -> zmq.Socket[bytes]:
+def _router(context: SocketContext, limits: BusLimits, ipv6: bool) -> zmq.Socket[bytes]:
     socket = context.socket(zmq.ROUTER)
     for option, value in (
         (zmq.LINGER, 0),

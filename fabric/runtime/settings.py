@@ -22,9 +22,9 @@ EXIT_BUG = 70
 @dataclass(frozen=True, slots=True)
 class AgentConfig:
     """`total`: what the node offers to instances. `listen`, `data_listen`: "host:port", port 0 for any free one; the
-    second serves image chunks (storage layer only). `advertise`: the host that others connect to, when it is not that of
-    `listen`; best an address, as libzmq looks names up on the thread that carries all messages. `state_dir`: of this
-    agent alone; journal, instances, cache or store are in it. `cache_bytes`: images on a compute node;
+    second serves image chunks (storage layer only). `advertise`: the host that others connect to, when it is not that
+    of `listen`; best an address, as libzmq looks names up on the thread that carries all messages. `state_dir`: of
+    this agent alone; journal, instances, cache or store are in it. `cache_bytes`: images on a compute node;
     `store_bytes`: on a storage node (None: what the disk has). `lifeline_fd`: the reading end of a pipe; when its last
     writing end is closed, the process ends at once. `zookeeper_wait_s`: for the first connection."""
 

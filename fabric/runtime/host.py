@@ -1,0 +1,317 @@
+"""The host: one agent in the real world.
+
+Theory of operation. Bus, tree, journal, driver, store and cache bring inputs; the role turns each into effects; the
+gate performs these in order, none before what stands before it in the journal is on the disk. That is all: the host
+decides nothing. Inputs come on the loop, one at a time, and no effect brings one while it is being performed. One timer
+stands at (or before) the role's next deadline.
+
+Life. Open what is on the disk, journal first; write this start's guid into the journal, so that the next start knows
+whose member znode it may take over; listen; start the role and tell it what was found (instances adopted, images held);
+connect to ZooKeeper. It ends by `Quit` of the role, by a journal that can't be written, by an exception in the role,
+which is a bug and no state to go on from, or by `leave`: then the role gives back what it has in ZooKeeper, and the
+host goes as soon as that is answered. In every case the session is closed first, so that nobody waits for it to time
+out; instances run on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import socket
+import time
+from collections import Counter
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from fabric.drivers.base import DriverError
+from fabric.effects import CallTree, Effect, Input, Leave, Note, Quit, Received, Send, TreeDone
+from fabric.images.errors import ImageError
+from fabric.messages import AnyMessage
+from fabric.roles.agent import Agent
+from fabric.roles.settings import Identity
+from fabric.runtime.bus import BindFailed, Bus, BusCounters, SocketContext
+from fabric.runtime.compute import ComputeWorld
+from fabric.runtime.gate import Gate
+from fabric.runtime.journal import Journal, JournalError, Writer
+from fabric.runtime.settings import EXIT_BUG, EXIT_FAILED, EXIT_OK, AgentConfig
+from fabric.runtime.storage import StorageWorld
+from fabric.wire import Codec
+from zk.connect import Unreachable
+from zk.kazoo_tree import KazooTree
+from zk.tree import Outcome, TreeError, TreeEvent
+
+IDENTITY_KEY = "identity"
+KEEP_GUIDS = 8
+LEAVE_WAIT_S = 5.0
+"""For the role to say Quit after Leave; then the host goes without."""
+MIN_PAUSE_S = 0.001
+"""Between two ticks, should a role's deadline stay in the past."""
+
+_LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+_CANNOT = (JournalError, DriverError, BindFailed, ImageError, Unreachable, TreeError, OSError)
+
+
+@dataclass(slots=True)
+class HostCounters:
+    """Since the start. `tree`: ZooKeeper operations by kind; `inputs` and `effects` by kind."""
+
+    bus: BusCounters = field(default_factory=BusCounters)
+    tree: dict[str, int] = field(default_factory=dict)
+    inputs: Counter[str] = field(default_factory=Counter)
+    effects: Counter[str] = field(default_factory=Counter)
+    cut_journal_bytes: int = 0
+    journal_compactions: int = 0
+    waiting_effects: int = 0
+    bugs: int = 0
+
+
+class AgentHost:
+    """Make it on the loop; `run` it once. `context` and `writer` are the process's."""
+
+    def __init__(
+        self, config: AgentConfig, context: SocketContext, writer: Writer, rng: random.Random | None = None
+    ) -> None:
+        self.config = config
+        self.agent: Agent | None = None
+        self._context = context
+        self._writer = writer
+        self._rng = rng or random.Random()
+        self._loop = asyncio.get_running_loop()
+        self._log = logging.getLogger(f"fabric.agent.{config.node}")
+        self._counters = HostCounters()
+        self._ended: asyncio.Future[tuple[int, str]] = self._loop.create_future()
+        self._leaving = False
+        self._asked = 0  # tree operations without an answer
+        self._timer: asyncio.TimerHandle | None = None
+        self._bus: Bus | None = None
+        self._tree: KazooTree | None = None
+        self._journal: Journal | None = None
+        self._gate: Gate | None = None
+        world = ComputeWorld if config.layer == "compute" else StorageWorld
+        self._world: ComputeWorld | StorageWorld = world(config, context, self._take)
+
+    async def run(self) -> int:
+        """Until the agent ends; returns the exit code, and has logged why if it is not EXIT_OK."""
+        code, reason = EXIT_OK, ""
+        try:
+            async with AsyncExitStack() as stack:
+                await self._open(stack)
+                code, reason = await self._ended
+        except _CANNOT as error:
+            code, reason = EXIT_FAILED, str(error)
+        if reason:
+            self._log.error("%s", reason)
+        self._log.debug("counters: %s", self.counters())
+        return code
+
+    def leave(self) -> None:
+        """Give everything back and end, within LEAVE_WAIT_S and what closing takes."""
+        if self._leaving or self._ended.done():
+            return
+        self._leaving = True
+        if self.agent is None:
+            self._end(EXIT_OK, "")
+            return
+        self._loop.call_later(LEAVE_WAIT_S, self._end, EXIT_OK, "")
+        self._take(Leave())
+        self._gone_if_answered()
+
+    def counters(self) -> HostCounters:
+        """A snapshot."""
+        now = self._counters
+        if self._bus is not None:
+            now.bus = self._bus.counters
+        if self._tree is not None:
+            now.tree = self._tree.operations
+        if self._journal is not None:
+            now.cut_journal_bytes = self._journal.cut_bytes
+            now.journal_compactions = self._journal.compactions
+        now.waiting_effects = self._gate.waiting if self._gate is not None else 0
+        return now
+
+    @property
+    def address(self) -> str:
+        """Empty before it listens."""
+        return self._bus.address if self._bus is not None else ""
+
+    # --- the way up and down -----------------------------------------------------------------------------------------
+
+    async def _open(self, stack: AsyncExitStack) -> None:
+        config = self.config
+        config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._journal = journal = Journal(config.state_dir / "journal", self._writer)
+        stack.callback(journal.close)
+        known = journal.load()
+        if journal.cut_bytes:
+            self._log.warning("%s: cut off %d bytes of a write that was not finished", journal.path, journal.cut_bytes)
+        guid, previous = await self._name_this_start(journal, known)
+        await self._world.open()
+        stack.push_async_callback(self._world.close)
+        bus = self._bus = Bus(
+            self._context,
+            Codec(config.cluster_key),
+            guid,
+            f"tcp://{config.listen}",
+            on_message=self._on_message,
+            advertise_host=config.advertise,
+        )
+        stack.callback(bus.close)
+        identity = Identity(
+            node=config.node,
+            rack=config.rack,
+            layer=config.layer,
+            guid=guid,
+            address=bus.address,
+            total=config.total,
+            driver=config.driver if config.layer == "compute" else "none",
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            data_endpoint=self._world.data_endpoint,
+            previous=previous,
+        )
+        tree = self._tree = KazooTree(config.zookeeper, session_timeout_s=config.settings.session_timeout_s)
+        stack.push_async_callback(tree.close)
+        stack.callback(self._stop)
+        self._gate = Gate(journal, self._perform, partial(self._end, EXIT_FAILED))
+        known.pop(IDENTITY_KEY, None)
+        self._log.info("agent of node %s, rack %s, layer %s at %s", config.node, config.rack, config.layer, bus.address)
+        self._start(identity, known)
+        tree.listen(self._on_tree_event)
+        await self._connect(tree)
+
+    async def _name_this_start(self, journal: Journal, known: dict[str, bytes]) -> tuple[str, tuple[str, ...]]:
+        """(the guid of this start, those of earlier ones, the latest first); on the disk when this returns."""
+        previous = msgspec.json.decode(known.get(IDENTITY_KEY, b"[]"), type=tuple[str, ...])[:KEEP_GUIDS]
+        guid = os.urandom(8).hex()
+        written: asyncio.Future[JournalError | None] = self._loop.create_future()
+        journal.append([(IDENTITY_KEY, msgspec.json.encode([guid, *previous]))], (), written.set_result)
+        error = await written
+        if error is not None:
+            raise error
+        return guid, previous
+
+    def _start(self, identity: Identity, known: dict[str, bytes]) -> None:
+        assert self._gate is not None
+        try:
+            self.agent = Agent(identity, self.config.settings, self._rng, known)
+            self._gate.put(self.agent.start(self._loop.time()))
+        except Exception as error:
+            self._crash(error)
+        for found in self._world.first():
+            self._take(found)
+        self._set_timer()
+
+    async def _connect(self, tree: KazooTree) -> None:
+        """Returns when the session is there, or the agent has ended. Raises Unreachable, TreeError."""
+        opening = self._loop.create_task(tree.open(self.config.zookeeper_wait_s, partial(self._log.warning, "%s")))
+        either: list[asyncio.Future[Any]] = [opening, self._ended]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if opening.done():
+            opening.result()
+        else:
+            opening.cancel()
+            with suppress(asyncio.CancelledError):
+                await opening
+
+    def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._gate is not None:
+            self._gate.close()
+
+    def _end(self, code: int, reason: str) -> None:
+        if not self._ended.done():
+            self._ended.set_result((code, reason))
+            self._stop()
+
+    def _crash(self, error: Exception) -> None:
+        self._counters.bugs += 1
+        self._log.error("a bug: the agent can't go on from here", exc_info=error)
+        self._end(EXIT_BUG, f"ended by a bug ({type(error).__name__}: {error}); its traceback is above")
+
+    # --- inputs ------------------------------------------------------------------------------------------------------
+
+    def _take(self, news: Input) -> None:
+        if self._ended.done() or self.agent is None or self._gate is None:
+            return
+        self._counters.inputs[type(news).__name__] += 1
+        try:
+            self._gate.put(self.agent.handle(self._loop.time(), _wall_ms(), news))
+            self._set_timer()
+        except Exception as error:
+            self._crash(error)
+
+    def _tick(self) -> None:
+        self._timer = None
+        if self._ended.done() or self.agent is None or self._gate is None:
+            return
+        try:
+            now = self._loop.time()
+            deadline = self.agent.next_deadline()
+            if deadline is not None and deadline <= now:
+                self._gate.put(self.agent.tick(now, _wall_ms()))
+            self._set_timer()
+        except Exception as error:
+            self._crash(error)
+
+    def _set_timer(self) -> None:
+        """At the deadline, or where the timer stands, if that is sooner: looking in vain is cheaper than moving it."""
+        assert self.agent is not None
+        deadline = self.agent.next_deadline()
+        if deadline is None or self._ended.done():
+            return
+        if self._timer is not None:
+            if self._timer.when() <= deadline:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(max(deadline, self._loop.time() + MIN_PAUSE_S), self._tick)
+
+    def _on_message(self, sender: str, message: AnyMessage) -> None:
+        self._take(Received(sender, message))
+
+    def _on_tree_event(self, event: TreeEvent) -> None:
+        self._take(event)
+
+    def _on_outcome(self, token: str, outcome: Outcome) -> None:
+        self._asked -= 1
+        self._take(TreeDone(token, outcome))
+        self._gone_if_answered()
+
+    def _gone_if_answered(self) -> None:
+        """After Leave: what was to be given back is given back, so nothing is left to wait for."""
+        if self._leaving and not self._asked and self._gate is not None and not self._gate.waiting:
+            self._end(EXIT_OK, "")
+
+    # --- effects -----------------------------------------------------------------------------------------------------
+
+    def _perform(self, effect: Effect) -> None:
+        if self._ended.done():
+            return
+        self._counters.effects[type(effect).__name__] += 1
+        try:
+            match effect:
+                case Send(to, message):
+                    assert self._bus is not None
+                    self._bus.send(to, message)
+                case CallTree(token, op):
+                    assert self._tree is not None
+                    self._asked += 1
+                    self._tree.submit(op, partial(self._on_outcome, token))
+                case Note(level, text):
+                    self._log.log(_LEVELS[level], "%s", text)
+                case Quit(reason):
+                    self._end(EXIT_FAILED if reason else EXIT_OK, reason)
+                case _:
+                    self._world.perform(effect)
+        except Exception as error:
+            self._crash(error)
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000
