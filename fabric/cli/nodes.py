@@ -11,6 +11,9 @@ from fabric.cli import output, views
 from fabric.cli.client import Answer, Api, NoAnswer, segment
 from fabric.cli.exits import Exit
 
+FREE = (">FREE VCPUS", ">MEMORY", ">DISK")
+"""Headings of `output.free_of`."""
+
 
 def nodes(args: Namespace) -> int:
     with Api.of(args) as api:
@@ -19,21 +22,9 @@ def nodes(args: Namespace) -> int:
         output.emit(answer)
         return Exit.DONE
     page = answer.read(views.Page[views.Node])
+    columns = ("NODE", "RACK", "LAYER", "STATE", ">HEARD", ">INST", ">RESV", *FREE, ">IMAGES", "DRIVER", ">PID")
     output.table(
-        (
-            "NODE",
-            "RACK",
-            "LAYER",
-            "STATE",
-            ">HEARD",
-            ">INST",
-            ">RESV",
-            "FREE vcpus / mem / disk",
-            "OF",
-            ">IMAGES",
-            "DRIVER",
-            ">PID",
-        ),
+        columns,
         [
             (
                 f"{one.node} *" if one.leader else one.node,
@@ -43,10 +34,9 @@ def nodes(args: Namespace) -> int:
                 "never" if one.heard_ms < 0 else output.millis(one.heard_ms),
                 one.instances,
                 one.reserved,
-                output.resources(one.free) if one.layer == "compute" else output.size(one.free_bytes),
-                output.resources(one.total) if one.layer == "compute" else "",
+                *_free(one),
                 one.images,
-                one.driver,
+                one.driver if one.layer == "compute" else "",
                 one.pid,
             )
             for one in page.items
@@ -65,20 +55,9 @@ def racks(args: Namespace) -> int:
         output.emit(answer)
         return Exit.DONE
     page = answer.read(views.Page[views.Rack])
+    columns = ("RACK", "LAYER", "LEADER", ">EPOCH", ">LOAD", ">NODES", ">SILENT", ">CORDONED", ">INST", *FREE)
     output.table(
-        (
-            "RACK",
-            "LAYER",
-            "LEADER",
-            ">EPOCH",
-            ">LOAD",
-            ">NODES",
-            ">SILENT",
-            ">CORDONED",
-            ">INST",
-            "FREE vcpus / mem / disk",
-            "OF",
-        ),
+        columns,
         [
             (
                 one.rack,
@@ -90,8 +69,7 @@ def racks(args: Namespace) -> int:
                 one.silent,
                 one.cordoned,
                 one.instances,
-                output.resources(one.free) if one.layer == "compute" else "",
-                output.resources(one.total) if one.layer == "compute" else "",
+                *(output.free_of(one.free, one.total) if one.layer == "compute" else ("", "", "")),
             )
             for one in page.items
         ],
@@ -198,6 +176,11 @@ def _cordon(args: Namespace, verb: str) -> int:
     if found.detail:
         output.line(f"  {found.detail}", "dim")
     return Exit.DONE
+
+
+def _free(one: views.Node) -> tuple[str, str, str]:
+    """A storage node offers no instances: of it, the room for images."""
+    return output.free_of(one.free, one.total) if one.layer == "compute" else ("", "", output.size(one.free_bytes))
 
 
 def _node_state(one: views.Node) -> output.Styled:

@@ -65,6 +65,7 @@ def emit(answer: Answer) -> None:
 def table(headings: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> None:
     """A heading that begins with ">" is that of a column of numbers. No rows: the headings alone."""
     shown = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False, show_edge=False)
+    shown.padding = (0, 1, 0, 0)
     for heading in headings:
         numbers = heading.startswith(">")
         shown.add_column(
@@ -121,13 +122,23 @@ def size(count: float) -> str:
     """Bytes: 64.0 MiB."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} TiB"
 
 
 def resources(amount: Resources) -> str:
-    return f"{amount.vcpus} / {size(amount.memory_mib * 2**20)} / {size(amount.disk_mib * 2**20)}"
+    memory, disk = size(amount.memory_mib * 2**20), size(amount.disk_mib * 2**20)
+    return f"{amount.vcpus} vcpus, {memory} memory, {disk} disk"
+
+
+def free_of(free: Resources, total: Resources) -> tuple[str, str, str]:
+    """What is free of each dimension, as three cells: vcpus, memory, disk."""
+    return (
+        f"{free.vcpus}/{total.vcpus}",
+        f"{free.memory_mib / 1024:.0f}/{size(total.memory_mib * 2**20)}",
+        f"{free.disk_mib / 1024:.0f}/{size(total.disk_mib * 2**20)}",
+    )
 
 
 def millis(value: float) -> str:
