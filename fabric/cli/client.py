@@ -102,8 +102,8 @@ class Api:
     def patch(self, path: str, body: object) -> Answer:
         return self._call("PATCH", path, body=body)
 
-    def delete(self, path: str) -> Answer:
-        return self._call("DELETE", path)
+    def delete(self, path: str, query: Query | None = None) -> Answer:
+        return self._call("DELETE", path, query=query)
 
     def plan(self, request: Mapping[str, object]) -> Answer:
         return self._call("POST", "/v1/deployments", query={"dry_run": "true"}, body=request)

@@ -81,7 +81,7 @@ def show(args: Namespace) -> int:
 
 def remove(args: Namespace) -> int:
     with Api.of(args) as api:
-        answer = api.delete(f"/v1/images/{segment(args.name)}")
+        answer = api.delete(f"/v1/images/{segment(args.name)}", {"force": "true"} if args.force else None)
     if output.wants_json(args):
         output.emit(answer)
         return Exit.DONE

@@ -266,7 +266,7 @@ def _images(subparsers: Any) -> None:
     )
     push.add_argument("file", metavar="FILE", help="what to publish; - reads standard input")
     push.add_argument("name", metavar="NAME", help="under this name")
-    push.add_argument("--digest", metavar="sha256:HEX", help="refuse content that has not this digest")
+    push.add_argument("--digest", metavar="sha256:HEX", help="(or b3:HEX) refuse content that has not this digest")
     listing = command(verbs, "list", "images:listing", "list images", ["fabric image list"])
     _limit(listing)
     show = command(verbs, "show", "images:show", "show an image and who holds it now", ["fabric image show web"])
@@ -275,6 +275,7 @@ def _images(subparsers: Any) -> None:
         verbs, "rm", "images:remove", "remove an image; what no other image uses is freed", ["fabric image rm web"]
     )
     remove.add_argument("name", metavar="NAME")
+    remove.add_argument("--force", action="store_true", help="also when a deployment uses it")
 
 
 def _fabric(subparsers: Any) -> None:

@@ -120,6 +120,8 @@ def test_images_are_listed_shown_and_removed(api: ApiServer, fabric: Fabric) -> 
     assert "r3s01" in shown.err
     removed = fabric("image", "rm", "web").out
     assert "web-old" in removed
+    assert fabric("image", "rm", "web", "--force").code == 0
+    assert [request.query for request in api.requests[-2:]] == [{}, {"force": "true"}]
 
 
 def test_nodes_racks_and_leaders(api: ApiServer, fabric: Fabric) -> None:
