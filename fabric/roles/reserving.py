@@ -60,6 +60,8 @@ class Reserving:
         self._began = 0.0
         self._asked_at = 0.0
         self._again_at: float | None = None
+        self._unsure_until = 0.0
+        """Nodes that did not answer a Reserve may hold reservations of ours until then."""
 
     def begin(self, now: float) -> None:
         self._began = now
@@ -121,7 +123,8 @@ class Reserving:
         oldest = min((offer.oldest for offer in self._offers.values() if offer.held), default=0)
         settings = self._charge.settings
         nobody = not self._offers and not self._exclude
-        if now < self._deadline and (oldest or self._silent or nobody):
+        unsure = now < self._unsure_until
+        if now < self._deadline and (oldest or self._silent or nobody or unsure):
             ours = self._charge.keeper.ticket
             if oldest and oldest < ours:
                 self._give_back(now)
@@ -175,9 +178,12 @@ class Reserving:
         charge.recorder.gathered(gathered)
         known = {where: answer for where, answer in answers if isinstance(answer, Reserved)}
         conflicts: list[str] = []
+        lost: list[Place] = []
         for where, ordinals in asked.items():
             node = where[0]
             answer = known.get(where)
+            if answer is None:
+                lost.append(where)
             granted = set(parse_ordinals(answer.granted)) & set(ordinals) if answer else set()
             for ordinal in granted:
                 self._places[ordinal] = where
@@ -192,6 +198,7 @@ class Reserving:
                 oldest=answer.oldest if answer else 0,
                 used=offer.used + len(granted),
             )
+        self._take_back(now, lost)
         total = sum(len(ordinals) for ordinals in asked.values())
         charge.recorder.round(now, total, len(self._places), conflicts)
         if not self._missing:
@@ -207,6 +214,15 @@ class Reserving:
                 reasons = explain(self._wish(), list(self._offers.values()), self._silent)
                 self._give_back(now)
                 self._finish(now, ("others were faster until the deadline", *reasons))
+
+    def _take_back(self, now: float, lost: list[Place]) -> None:
+        """These did not answer: whether they reserved or not, nothing is counted on there, and they are told so."""
+        if lost:
+            self._unsure_until = now + self._charge.settings.reservation_ttl_s
+            for ordinal in [ordinal for ordinal, where in self._places.items() if where in lost]:
+                del self._places[ordinal]
+                self._missing.add(ordinal)
+            cancel(self._charge, now, lost)
 
     def _give_back(self, now: float) -> None:
         """Cancel all reservations of this search: an answer is not waited for, their time to live does the rest."""
