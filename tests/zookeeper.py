@@ -135,6 +135,7 @@ class Proxy:
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
+        self.refusing = False
         self.swallow_replies = False
         self.swallowed_bytes = 0
 
@@ -143,7 +144,7 @@ class Proxy:
         return f"{LOCAL}:{self._listener.getsockname()[1]}"
 
     def cut(self) -> None:
-        """Cut every connection; new ones are served, with their replies."""
+        """Cut every connection; new ones get their replies, unless `refusing` is set."""
         with self._lock:
             self.swallow_replies = False
             for each in self._pairs:
@@ -166,6 +167,9 @@ class Proxy:
             for each in ready:
                 if each is self._listener:
                     client, _ = self._listener.accept()
+                    if self.refusing:
+                        client.close()
+                        continue
                     server = socket.create_connection(self._server)
                     from_server.add(server)
                     with self._lock:

@@ -1,12 +1,11 @@
 """Tree on a real ensemble, by kazoo. The only file that imports kazoo.
 
 Theory of operation. kazoo runs a thread a session, which owns the socket, and two more that call back; the tree lives
-on an asyncio loop. This link has kazoo's callbacks (completions, watches) and the changes of state, which kazoo
-reports on its connection thread, all put into the tree's one inbox, in the order in which they happened; kazoo's own
-callback threads are not started.
+on an asyncio loop. This link has kazoo call back on its connection thread, where it also reports changes of state, and
+puts all of it into the tree's one inbox, in the order in which it happened. kazoo's callback threads are not started.
 
-Nothing blocks the loop. kazoo blocks a caller when its wake-up pipe is full (after some 280 calls while no connection
-reads it): the tree keeps fewer in flight, sends none unless connected, and the pipe's writing end is non-blocking here.
+Nothing blocks the loop. kazoo wakes its thread through a socket pair, which is full after some 280 calls that no
+connection reads, and then blocks the caller: an event counter, which is never full, takes its place.
 
 No operation crosses from one session into the next. kazoo's thread knows of a lost session, and may have opened the
 next one, before the loop hears of it. So that thread numbers every change of state under a lock, and a call is handed
@@ -17,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -91,7 +91,7 @@ class _KazooLink:
             if self._changes != self._changes_heard:
                 return False
             result = self._hand_over(op, root)
-        result.rawlink(partial(_complete, op, root, done))
+        result.rawlink(lambda result: self._inbox.put(partial(_complete, op, root, done, result)))
         return True
 
     def stop(self) -> None:
@@ -244,13 +244,14 @@ class _Watch:
 
 
 class _LoopHandler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has no types
-    """kazoo's threading handler without its worker threads: what they would call goes to the inbox."""
+    """kazoo's threading handler without its worker threads. Completions run where they happen, which keeps their order
+    (kazoo queues some twice on the way); watches go to the inbox."""
 
-    running = True  # always: else kazoo runs completions on whatever thread it is on
+    running = False  # for kazoo: call completions right away
 
     def __init__(self, inbox: Inbox, servers: int) -> None:
         super().__init__()
-        self.completion_queue = inbox
+        self._inbox = inbox
         self._servers = servers
 
     def start(self) -> None:
@@ -260,16 +261,36 @@ class _LoopHandler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo h
         """No workers to stop."""
 
     def dispatch_callback(self, callback: Any) -> None:
-        self.completion_queue.put(partial(callback.func, *callback.args))
+        self._inbox.put(partial(callback.func, *callback.args))
 
-    def create_socket_pair(self) -> tuple[Any, Any]:
-        reader, writer = super().create_socket_pair()
-        writer.setblocking(False)
-        return reader, writer
+    def create_socket_pair(self) -> tuple[_Counter, _Counter]:
+        fd = os.eventfd(0, os.EFD_SEMAPHORE | os.EFD_CLOEXEC)
+        return _Counter(fd), _Counter(os.dup(fd))
 
     def create_connection(self, *args: Any, timeout: float, **options: Any) -> Any:
         """A server that does not answer must not cost the whole session: each gets its share of the time."""
         return super().create_connection(*args, timeout=timeout / self._servers, **options)
+
+
+class _Counter:
+    """One end of kazoo's wake-up "pipe": a kernel's counter, where a send adds one and a receive takes one. It can't be
+    full, as the socket pair can that it stands in for: then a call would block, or a wake-up be lost."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def send(self, data: bytes) -> None:
+        os.eventfd_write(self._fd, len(data))
+
+    def recv(self, count: int) -> bytes:
+        os.eventfd_read(self._fd)
+        return b"\0"
+
+    def close(self) -> None:
+        os.close(self._fd)
 
 
 class _Log(logging.LoggerAdapter[logging.Logger]):
