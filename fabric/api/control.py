@@ -88,6 +88,12 @@ class ControlPlane:
             self._context.term()
             self._context = None
 
+    @property
+    def context(self) -> zmq.Context[zmq.Socket[bytes]]:
+        """For the sockets of image pushes."""
+        assert self._context is not None, "not open"
+        return self._context
+
     # --- requests ------------------------------------------------------------------------------------------------
 
     def leaders(self, layer: LayerName) -> dict[str, Seen]:

@@ -33,6 +33,13 @@ class ApiLimits:
     """For an answer of ZooKeeper to one operation."""
     rack_wait_s: float = 2.0
     """For the answers of racks, and their agents."""
+    holders_wait_s: float = 6.0
+    """For a storage leader to say who holds, or could hold, an image. It waits for silent agents itself, and a second
+    leader is asked when it dies."""
+    push_spares: int = 6
+    """Storage agents considered for a push; two are needed, in different racks."""
+    upload_drain_s: float = 2.0
+    """What a client goes on sending after it was refused is thrown away for so long, so that it gets to read why."""
     status_age_s: float = 1.0
     """What rack leaders said about their nodes is used again for so long."""
     cordon_wait_s: float = 3.0

@@ -250,6 +250,18 @@ class Store:
             return await self.image(image.record.name) is None
         return True
 
+    async def raise_fence(self, path: str) -> bool:
+        """Create an ephemeral znode; False when it is there already."""
+        self.require_session()
+        try:
+            await self._bounded(self._client.create(path, ephemeral=True))
+        except NodeExists:
+            return False
+        return True
+
+    async def lower_fence(self, path: str) -> None:
+        await self._bounded(self._client.delete(path))
+
     # --- cordons -------------------------------------------------------------------------------------------------
 
     async def cordon(self, node: str, wanted: bool) -> None:

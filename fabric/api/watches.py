@@ -41,11 +41,15 @@ class Watches:
         self.closing = True
         self._signal_all()
 
+    def require_room(self) -> None:
+        """503 when there are too many followers."""
+        if self._count >= self._most:
+            raise unavailable(f"{self._most} clients wait for changes already; ask without waiting, or later.", 5)
+
     @contextmanager
     def following(self, path: str) -> Iterator[asyncio.Event]:
         """The signal for `path`, while the context lasts. 503 when there are too many followers."""
-        if self._count >= self._most:
-            raise unavailable(f"{self._most} clients wait for changes already; ask without waiting, or later.", 5)
+        self.require_room()
         signal = asyncio.Event()
         if self.closing:
             signal.set()

@@ -1,0 +1,81 @@
+"""What Prometheus reads: requests served, and the state of the session, the bus and the leaders.
+
+A registry of its own, so that two applications in one process (tests) don't share counters. What other objects count
+already is read from them when it is asked for, and not counted twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from fabric.api.control import ControlPlane
+from fabric.api.pushing import Pushing
+from zk.paths import LAYERS
+from zk.tree import SessionState
+
+_BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+
+
+class Metrics:
+    def __init__(self, control: ControlPlane, pushing: Pushing) -> None:
+        self._registry = CollectorRegistry()
+        self.requests = Counter(
+            "fabric_api_requests", "Requests answered.", ("method", "route", "status"), registry=self._registry
+        )
+        self.seconds = Histogram(
+            "fabric_api_request_seconds",
+            "Until the answer was complete, waits of long-polls included.",
+            ("method", "route"),
+            buckets=_BUCKETS,
+            registry=self._registry,
+        )
+        self.in_flight = Gauge("fabric_api_requests_in_flight", "Requests being served.", registry=self._registry)
+        self.deployments = Counter(
+            "fabric_api_deployments", "Deployments written, by what for.", ("change",), registry=self._registry
+        )
+        self.image_bytes = Counter("fabric_api_image_bytes", "Bytes of images taken.", registry=self._registry)
+        self._registry.register(_State(control, pushing))
+
+    def text(self) -> bytes:
+        return generate_latest(self._registry)
+
+
+class _State(Collector):
+    def __init__(self, control: ControlPlane, pushing: Pushing) -> None:
+        self._control = control
+        self._pushing = pushing
+
+    def collect(self) -> Iterable[Metric]:
+        control = self._control
+        connected = float(control.state is SessionState.CONNECTED)
+        yield GaugeMetricFamily("fabric_api_zookeeper_connected", "1: the session is connected.", value=connected)
+        yield from _labelled(
+            "fabric_api_zookeeper_operations", "Operations sent to ZooKeeper.", "kind", control.tree.operations
+        )
+        leaders = GaugeMetricFamily("fabric_api_leaders", "Racks that have a leader.", labels=("layer",))
+        for layer in LAYERS:
+            leaders.add_metric((layer,), len(control.leaders(layer)))
+        yield leaders
+        yield GaugeMetricFamily("fabric_api_watchers", "Long-polls and streams.", value=len(control.watches))
+        yield GaugeMetricFamily(
+            "fabric_api_followed", "Deployments that are being seen through.", value=control.client.followed
+        )
+        yield GaugeMetricFamily("fabric_api_pushes", "Images being pushed.", value=self._pushing.under_way)
+        if control.bus is not None:
+            bus = control.bus.counters
+            yield from _labelled("fabric_api_bus_sent", "Messages sent to peers.", "message", bus.sent)
+            yield from _labelled("fabric_api_bus_received", "Messages of peers.", "message", bus.received)
+            yield from _labelled("fabric_api_bus_bad", "Frames that were refused.", "cause", bus.bad)
+            yield from _labelled("fabric_api_bus_dropped", "Messages that could not be sent.", "cause", bus.dropped)
+            yield CounterMetricFamily("fabric_api_bus_stale", "Frames for an earlier incarnation.", value=bus.stale)
+
+
+def _labelled(name: str, about: str, label: str, counts: Mapping[str, int]) -> Iterator[Metric]:
+    family = CounterMetricFamily(name, about, labels=(label,))
+    for value, count in sorted(counts.items()):
+        family.add_metric((value,), count)
+    yield family
