@@ -1,0 +1,307 @@
+"""Measures the flow of a request on a fabric of real processes, and writes the figures into bench/RESULTS.md.
+
+    python -m bench.flow [--repeat N] [--no-demo] [--no-write]
+
+What is measured, from outside, as a user would see it:
+
+- the demo: `fabric demo`, from before ZooKeeper's start until all 50 run, by its own clock, and until all is gone;
+- a request: from just before its POST until the record says "running", 50 Large on 24 nodes, with an image of 64 MiB
+  that no node has (each repetition pushes new random content) and with the same image in every cache;
+- ZooKeeper writes a request: as the trace counts them, and by the server's own counter (its zxid grows by one a
+  transaction), which also sees what others write meanwhile;
+- an agent's memory: /proc/PID/smaps_rollup. Agents of a local fabric fork from a warm parent: "of its own" is what it
+  shares with nobody (Private_*), Pss adds its part of what is shared;
+- the latency of each step: the spans of the traces.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import platform
+import re
+import socket
+import statistics
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from fabric.cli import views
+from fabric.cli.client import Api
+from fabric.local.folder import Folder
+from fabric.roles.trace import STEPS, Run, Trace
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "bench" / "RESULTS.md"
+BEGIN, END = "<!-- flow: begin -->", "<!-- flow: end -->"
+FABRIC = (sys.executable, "-m", "fabric.cli.main")
+COUNT = 50
+IMAGE_BYTES = 64 * 2**20
+UP_WAIT_S = 120
+REQUEST_WAIT_S = 60
+ENTRYPOINT = b"#!/bin/sh\nexec sleep 1000000\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """`wall_s`: POST to running. `zxids`: transactions that the server counted meanwhile."""
+
+    wall_s: float
+    zxids: int
+    run: Run
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Of one agent, in MiB."""
+
+    layer: str
+    own: float
+    pss: float
+    rss: float
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    up_s: float
+    down_s: float
+    push_s: tuple[float, ...]
+    uncached: tuple[Request, ...]
+    cached: tuple[Request, ...]
+    memory: tuple[Memory, ...]
+    idle_zxids_a_second: float
+
+
+def image(path: Path) -> None:
+    """A tar with an entry point and random bytes: nothing to compress, nothing that two of them share."""
+    with tarfile.open(path, "w") as tar:
+        for name, content, mode in (("entrypoint", ENTRYPOINT, 0o755), ("data", os.urandom(IMAGE_BYTES), 0o644)):
+            member = tarfile.TarInfo(name)
+            member.size, member.mode = len(content), mode
+            tar.addfile(member, io.BytesIO(content))
+
+
+@contextmanager
+def local_fabric(directory: Path) -> Iterator[tuple[Api, int]]:
+    """The fabric of the demo: its API, and the port of its ZooKeeper."""
+    subprocess.run((*FABRIC, "up", "--detach", "--dir", str(directory)), check=True, timeout=UP_WAIT_S)
+    try:
+        state = Folder(directory).read_state()
+        if state is None:
+            raise SystemExit(f"expected the state of a local fabric in {directory}, found none")
+        with Api(state.api.where) as api:
+            yield api, int(state.zookeeper.where.partition("/")[0].rpartition(":")[2])
+    finally:
+        subprocess.run((*FABRIC, "down", "--dir", str(directory)), check=True, timeout=UP_WAIT_S)
+
+
+def zxid(port: int) -> int:
+    """The server's last transaction, by its four-letter command `srvr`."""
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        connection.sendall(b"srvr")
+        answer = b"".join(iter(lambda: connection.recv(4096), b"")).decode()
+    found = re.search(r"^Zxid: (0x[0-9a-f]+)$", answer, re.MULTILINE)
+    if found is None:
+        raise SystemExit(f"expected a Zxid in the server's answer to srvr, found {answer!r}")
+    return int(found[1], 16)
+
+
+def until_rest(api: Api, one: views.Deployment) -> views.Deployment:
+    deadline = time.monotonic() + REQUEST_WAIT_S
+    while not one.final:
+        if time.monotonic() > deadline:
+            raise SystemExit(f"expected {one.id} at rest after {REQUEST_WAIT_S} s, found it {one.state}")
+        one = api.get(f"/v1/deployments/{one.id}", {"wait": "10s", "index": one.index}).read(views.Deployment)
+    return one
+
+
+def request(api: Api, port: int, name: str) -> Request:
+    """Deploy, wait, look from outside, delete."""
+    before = zxid(port)
+    began = time.perf_counter()
+    accepted = api.deploy({"image": name, "flavor": "Large", "count": COUNT}, None).read(views.Deployment)
+    ended = until_rest(api, accepted)
+    wall_s = time.perf_counter() - began
+    zxids = zxid(port) - before
+    page = api.get("/v1/instances", {"deployment": ended.id, "limit": 1000}).read(views.Page[views.Instance])
+    running = sum(one.state == "running" and os.path.exists(f"/proc/{one.pid}") for one in page.items)
+    if ended.state != "running" or running != COUNT:
+        raise SystemExit(f"expected {COUNT} running, found {ended.state}, {running} processes: {ended.reason}")
+    run = api.get(f"/v1/deployments/{ended.id}/trace").read(Trace).runs[-1]
+    until_rest(api, api.delete(f"/v1/deployments/{ended.id}").read(views.Deployment))
+    return Request(wall_s, zxids, run)
+
+
+def memory(api: Api) -> Iterator[Memory]:
+    for node in api.pages("/v1/nodes", 1000).read(views.Page[views.Node]).items:
+        text = Path(f"/proc/{node.pid}/smaps_rollup").read_text()
+        mib = {name: int(kib) / 1024 for name, kib in re.findall(r"^(\w+): +(\d+) kB$", text, re.MULTILINE)}
+        yield Memory(node.layer, mib["Private_Clean"] + mib["Private_Dirty"], mib["Pss"], mib["Rss"])
+
+
+def measure(repeat: int) -> Figures:
+    with tempfile.TemporaryDirectory(prefix="fabric-bench-") as folder:
+        began = time.perf_counter()
+        pushes: list[float] = []
+        uncached: list[Request] = []
+        cached: list[Request] = []
+        with local_fabric(Path(folder) / "fabric") as (api, port):
+            up_s = time.perf_counter() - began
+            for number in range(repeat):
+                path, name = Path(folder) / "image.tar", f"bench-{number}"
+                image(path)
+                with path.open("rb") as source:
+                    pushed = time.perf_counter()
+                    api.upload(name, iter(lambda: source.read(1 << 20), b""), path.stat().st_size, None)
+                    pushes.append(time.perf_counter() - pushed)
+                uncached.append(request(api, port, name))
+                cached.append(request(api, port, name))
+                print(f"  {number + 1} of {repeat}: {uncached[-1].wall_s:.2f} s, cached {cached[-1].wall_s:.2f} s")
+            found = tuple(memory(api))
+            idle_from, idle_began = zxid(port), time.monotonic()
+            time.sleep(5)
+            idle = (zxid(port) - idle_from) / (time.monotonic() - idle_began)
+            down_began = time.perf_counter()
+        down_s = time.perf_counter() - down_began
+    return Figures(up_s, down_s, tuple(pushes), tuple(uncached), tuple(cached), found, idle)
+
+
+def demo(repeat: int) -> tuple[list[float], list[float]]:
+    """(until all run, until all is gone) of each repetition, seconds."""
+    running: list[float] = []
+    gone: list[float] = []
+    for _ in range(repeat):
+        began = time.perf_counter()
+        done = subprocess.run((*FABRIC, "demo"), check=True, capture_output=True, text=True, timeout=300)
+        gone.append(time.perf_counter() - began)
+        found = re.search(r"running after ([0-9.]+) s", done.stdout)
+        if found is None:
+            raise SystemExit(f"expected the demo to say when all ran, found:\n{done.stdout[-2000:]}")
+        running.append(float(found[1]))
+        print(f"  demo: {running[-1]:.1f} s until all run, {gone[-1]:.1f} s in all")
+    return running, gone
+
+
+# --- the report ------------------------------------------------------------------------------------------------------
+
+
+def spread(values: Sequence[float], digits: int = 2) -> str:
+    """median (least to most)"""
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def machine() -> str:
+    model = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    total = re.search(r"^MemTotal: +(\d+)", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    gib = int(total[1]) / 2**20 if total else 0
+    distribution = platform.freedesktop_os_release().get("PRETTY_NAME", "Linux")
+    cores = len(os.sched_getaffinity(0))
+    processor = model[1] if model else platform.machine()
+    return f"{cores} cores ({processor}), {gib:.0f} GiB, {distribution}, Python {platform.python_version()}"
+
+
+def commit() -> str:
+    def git(*arguments: str) -> str:
+        return subprocess.run(("git", *arguments), cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+    return git("rev-parse", "--short", "HEAD") + (" with changes" if git("status", "--porcelain", "-uno") else "")
+
+
+def steps(requests: Iterable[Request]) -> dict[int, float]:
+    """Median milliseconds of each step."""
+    took: dict[int, list[int]] = defaultdict(list)
+    for one in requests:
+        for span in one.run.spans:
+            took[span.step].append(span.took_ms)
+    return {step: statistics.median(found) for step, found in sorted(took.items())}
+
+
+def report(repeat: int, figures: Figures, demos: tuple[list[float], list[float]] | None) -> str:
+    uncached, cached = [one.wall_s for one in figures.uncached], [one.wall_s for one in figures.cached]
+    both = (*figures.uncached, *figures.cached)
+    writes = [one.run.zookeeper_writes for one in both]
+    own = [one.own for one in figures.memory]
+    slow, fast = steps(figures.uncached), steps(figures.cached)
+    rows = [
+        *(
+            [
+                ("`make demo`, ZooKeeper's start to 50 running, s", "at most 20", spread(demos[0], 1)),
+                ("the same, until all is gone, s", "", spread(demos[1], 1)),
+            ]
+            if demos
+            else []
+        ),
+        ("`fabric up` of 30 agents, s", "", f"{figures.up_s:.1f}"),
+        ("`fabric down`, s", "", f"{figures.down_s:.1f}"),
+        ("push of 64 MiB to two holders, s", "", spread(figures.push_s)),
+        ("request, POST to 50 running, image on no node, s", "at most 5", spread(uncached)),
+        ("request, image cached, s", "at most 1.5", spread(cached)),
+        (
+            "ZooKeeper writes a request, by the trace",
+            "at most 6",
+            f"{statistics.median(writes):g} (most {max(writes)})",
+        ),
+        ("transactions of the server meanwhile", "", spread([one.zxids for one in both], 0)),
+        ("transactions a second when nothing is asked", "", f"{figures.idle_zxids_a_second:.1f}"),
+        ("messages a request", "", spread([one.run.messages for one in both], 0)),
+        ("memory of an agent: its own, MiB", "at most 60", spread(own, 1)),
+        ("the same with its part of what is shared (Pss)", "", spread([one.pss for one in figures.memory], 1)),
+        ("the same with all that is shared (Rss)", "", spread([one.rss for one in figures.memory], 1)),
+    ]
+    lines = [
+        BEGIN,
+        "## The flow of a request",
+        "",
+        f"{machine()}; commit {commit()}; {datetime.now(UTC):%Y-%m-%d}; `python -m bench.flow --repeat {repeat}`.",
+        f"3 racks of 8 compute and 2 storage agents, each a process; {COUNT} Large; an image of 64 MiB, random bytes.",
+        f"Median (least to most) of {repeat} repetitions; memory: of all {len(own)} agents, after the requests.",
+        "",
+        "| | wanted | measured |",
+        "| --- | --- | --- |",
+        *(f"| {what} | {wanted} | {found} |" for what, wanted, found in rows),
+        "",
+        "| step | | image on no node, ms | cached, ms |",
+        "| --- | --- | --- | --- |",
+        *(f"| {step} | {STEPS[step]} | {slow.get(step, 0):.0f} | {fast.get(step, 0):.0f} |" for step in STEPS),
+        END,
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def write(section: str) -> None:
+    """Replace this section of bench/RESULTS.md, or put it at the end."""
+    text = RESULTS.read_text() if RESULTS.exists() else "# What was measured\n"
+    if BEGIN in text:
+        head, rest = text.split(BEGIN, 1)
+        text = head + section + rest.split(END + "\n", 1)[1]
+    else:
+        text = f"{text.rstrip()}\n\n{section}"
+    RESULTS.write_text(text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.flow", description="Measures the flow of a request.")
+    parser.add_argument("--repeat", type=int, default=5, metavar="N", help="repetitions of each measurement (5)")
+    parser.add_argument("--no-demo", action="store_true", help="leave the demo out")
+    parser.add_argument("--no-write", action="store_true", help="print the figures only")
+    args = parser.parse_args()
+    print("requests:")
+    figures = measure(args.repeat)
+    demos = None if args.no_demo else demo(max(1, args.repeat // 2))
+    section = report(args.repeat, figures, demos)
+    print(section)
+    if not args.no_write:
+        write(section)
+
+
+if __name__ == "__main__":
+    main()
