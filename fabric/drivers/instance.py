@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 LOG_TAIL_LINES, LOG_TAIL_BYTES = 10, 2048
 INSTANCES, RECORD, LOG, OLD_LOG, WORK, TEMP = "instances", "state.json", "log", "log.old", "work", "tmp"
 STARTING, RUNNING, ENDING, ENDED = "starting", "running", "ending", "ended"
+READ_BYTES = 64 * 1024  # of output at a time: a flooding instance delays the others by no more
 PR_SET_PDEATHSIG = 1
 LIMITS = {
     "memory": resource.RLIMIT_AS,
@@ -135,16 +136,29 @@ class Instance:
 
     def signal(self, number: int) -> None:
         """To the process group. Only while the main process is not reaped: until then its pid can't be another's."""
-        try:
-            os.killpg(self.pid, number)
-        except ProcessLookupError:
-            os.kill(self.pid, number)  # it has not made its group yet
+        with contextlib.suppress(PermissionError):  # it has another user now: `stop` will say that it does not end
+            try:
+                os.killpg(self.pid, number)
+            except ProcessLookupError:
+                os.kill(self.pid, number)  # it has not made its group yet
 
     def ended(self, *, code: int | None = None, signal: int | None = None, lost: bool = False) -> None:
         written = self.log.written if self.log else LOG_TAIL_BYTES
-        tail = read_log(self.home, min(LOG_TAIL_BYTES, written)).decode("utf-8", "replace").splitlines()
+        tail: list[str] = []
+        with contextlib.suppress(OSError):
+            tail = read_log(self.home, min(LOG_TAIL_BYTES, written)).decode("utf-8", "replace").splitlines()
         self.record |= {"code": code, "signal": signal, "lost": lost, "log_tail": "\n".join(tail[-LOG_TAIL_LINES:])}
         self.record["ended"] = True
+
+    def read_output(self) -> int:
+        """From the pipe to the log, once: how many bytes. 0 at its end; -1 when there is nothing now."""
+        assert self.log
+        try:
+            data = os.read(self.output, READ_BYTES)
+        except BlockingIOError:
+            return -1
+        self.log.write(data)
+        return len(data)
 
     def close(self) -> None:
         if self.log:

@@ -47,14 +47,20 @@ def start_time(pid: int) -> int:
     return process_stat(pid)[2]
 
 
-def marked_directory(pid: int) -> str:
-    """The value of MARK in the environment that `pid` was started with; empty when it has none, or hides it."""
+def marked_directory(pid: int) -> str | None:
+    """The value of MARK in the environment that `pid` was started with; empty when there is none, or it is hidden. None
+    when there is no environment: that is also what one sees, for a moment, of a process that executes or dies."""
     prefix = MARK.encode() + b"="
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
-            return next((os.fsdecode(e[len(prefix) :]) for e in file.read().split(b"\0") if e.startswith(prefix)), "")
-    except OSError:
+            entries = file.read().split(b"\0")
+    except PermissionError:
         return ""
+    except OSError:
+        return None
+    if entries == [b""]:
+        return None
+    return next((os.fsdecode(entry[len(prefix) :]) for entry in entries if entry.startswith(prefix)), "")
 
 
 def all_pids() -> list[int]:
@@ -88,6 +94,7 @@ def kill_others(wanted: Callable[[int], object], timeout_s: float) -> bool:
     """KILL every process that is `wanted` (any true value), and those that appear meanwhile. True when none is left in
     time."""
     deadline = time.monotonic() + timeout_s
+    clean = 0
     while True:
         held = []
         for pid in all_pids():
@@ -101,7 +108,11 @@ def kill_others(wanted: Callable[[int], object], timeout_s: float) -> bool:
                 else:
                     os.close(handle)
         if not held:
-            return True
+            clean += 1
+            if clean == 2:  # one may have been about to execute, and shown no environment
+                return True
+            time.sleep(0.02)
+            continue
         with selectors.DefaultSelector() as deaths:
             for handle in held:
                 deaths.register(handle, selectors.EVENT_READ)

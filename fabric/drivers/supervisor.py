@@ -28,30 +28,28 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import heapq
 import math
 import os
-import selectors
 import signal
 import time
 
 from fabric.drivers import procfs
-from fabric.drivers.instance import ENDED, ENDING, INSTANCES, RUNNING, STARTING, Instance, libc
+from fabric.drivers.instance import ENDED, ENDING, INSTANCES, READ_BYTES, RUNNING, STARTING, Instance, libc
 from fabric.drivers.lines import AgentPort
+from fabric.drivers.reactor import Reactor
 
 TYPE_CHECKING = False  # as in instance.py
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from fabric.drivers.instance import Message, RequestId
 
 PROTOCOL = 1
 SOCKET = "supervisor.sock"
 REMOVED = ".removed-"
-READ_BYTES = 64 * 1024  # of output, each instance, each round: a flood delays the others by no more …
-REST_S = 0.01  # … and rests after a full read, so it costs at most 6.4 MB/s of copying
+REST_S = 0.01  # after a full read of output: a flood costs at most 6.4 MB/s of copying
+LAST_READS = 16  # for the last words: more than a pipe holds, but an orphan may go on writing
 KILL_WAIT_S = 5.0  # how long a killed process may take to vanish
 TERM_GRACE_S = 5.0  # for the instances, when the supervisor itself is told to stop
+MUTE_S = 0.1  # how long an orphan may show no environment at all, as it executes or dies
 SWEEP_S = 0.02  # between looks for orphans of what is ending, should no SIGCHLD come
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -62,13 +60,13 @@ class Supervisor:
         self.log_bytes, self.linger_s, self.lifeline = log_bytes, linger_s, lifeline
         self.instances: dict[str, Instance] = {}
         self.mains: dict[int, Instance] = {}  # by pid, until reaped
-        self.timers: list[tuple[float, int, Callable[[], None]]] = []
-        self.timer_serial = 0
-        self.selector = selectors.DefaultSelector()
-        self.agent = AgentPort(self.selector, self._answer)
+        self.reactor = Reactor()
+        self.agent = AgentPort(self.reactor.selector, self._answer)
         self.listed = 0  # the connection that knows the table, and may be told of changes
         self.alone_since = time.monotonic()
         self.next_sweep = 0.0
+        self.mute: dict[tuple[int, int], float] = {}  # orphans without an environment, by pid and start: since when
+        self.boot_id = procfs.boot_id()
         self.leaving = False
 
     # --- life ----------------------------------------------------------------------------------------------------
@@ -79,18 +77,21 @@ class Supervisor:
         self.agent.bind(SOCKET)
 
     def _adopt(self) -> None:
-        here, mains = procfs.boot_id(), {}
+        mains = {}
         for name in os.listdir(self.root):
             if name.startswith(REMOVED) or not os.path.isdir(os.path.join(self.root, name)):
                 continue
             one = self.instances[name] = Instance.from_disk(os.path.join(self.root, name))
             if not one.record["ended"]:
-                if one.pid and one.record["boot_id"] == here:
+                if one.pid and one.record["boot_id"] == self.boot_id:
                     mains[one.pid] = one.record["start_time"]
                 one.ended(lost=True)
         lost = [one for one in self.instances.values() if one.record["lost"]]
         if lost:
-            procfs.kill_others(lambda pid: procfs.start_time(pid) == mains.get(pid) or self._owner(pid), KILL_WAIT_S)
+            procfs.kill_others(
+                lambda pid: procfs.start_time(pid) == mains.get(pid) or self._owner(procfs.marked_directory(pid)),
+                KILL_WAIT_S,
+            )
         for one in lost:
             self._save(one)
 
@@ -104,29 +105,14 @@ class Supervisor:
             signal.signal(number, lambda *_: None)
         for number in (signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
-        self._watch(reader, lambda: self._signalled(reader))
+        self.reactor.watch(reader, lambda: self._signalled(reader))
         self.agent.watch()
         if self.lifeline is not None:
-            self._watch(self.lifeline, self._lifeline_ready)
+            self.reactor.watch(self.lifeline, self._lifeline_ready)
         while (wait_s := self._patience_s()) > 0:
-            if self.timers:
-                wait_s = min(wait_s, max(0.0, self.timers[0][0] - time.monotonic()))
-            for key, _ in self.selector.select(None if wait_s == math.inf else wait_s):
-                if self.selector.get_map().get(key.fd) is key:  # not closed by an earlier one of this round
-                    self._survive(key.data)
-            while self.timers and self.timers[0][0] <= time.monotonic():
-                self._survive(heapq.heappop(self.timers)[2])
+            self.reactor.turn(wait_s)
         with contextlib.suppress(OSError):
             os.unlink(SOCKET)
-
-    def _survive(self, call: Callable[[], None]) -> None:
-        """A system short of memory or file descriptors must not cost every instance its life."""
-        try:
-            call()
-        except OSError as error:
-            procfs.complain(f"goes on after {error!r}")
-            time.sleep(REST_S)
-            self._later(SWEEP_S, self._reap)
 
     def _patience_s(self) -> float:
         """How long to wait for something to happen before leaving."""
@@ -136,13 +122,6 @@ class Supervisor:
             self.alone_since = now
             return math.inf
         return 0.0 if self.leaving else self.alone_since + self.linger_s - now
-
-    def _watch(self, fd: int, ready: Callable[[], None]) -> None:
-        self.selector.register(fd, selectors.EVENT_READ, ready)
-
-    def _later(self, delay_s: float, call: Callable[[], None]) -> None:
-        self.timer_serial += 1
-        heapq.heappush(self.timers, (time.monotonic() + delay_s, self.timer_serial, call))
 
     def _signalled(self, reader: int) -> None:
         numbers = os.read(reader, 4096)
@@ -154,7 +133,7 @@ class Supervisor:
         """End of file: whoever held the other end is gone, and nothing may outlive it."""
         assert self.lifeline is not None
         if not os.read(self.lifeline, 4096):
-            self.selector.unregister(self.lifeline)
+            self.reactor.unwatch(self.lifeline)
             self._leave(0.0)
 
     def _leave(self, grace_s: float) -> None:
@@ -162,7 +141,7 @@ class Supervisor:
         for one in list(self.instances.values()):
             if one.live:
                 self._terminate(one, grace_s)
-        self._later(grace_s + KILL_WAIT_S, lambda: os._exit(1))  # what can't be killed must not keep us
+        self.reactor.later(grace_s + KILL_WAIT_S, lambda: os._exit(1))  # what can't be killed must not keep us
 
     # --- requests ------------------------------------------------------------------------------------------------
 
@@ -189,6 +168,8 @@ class Supervisor:
 
     def _start(self, message: Message) -> None:
         name, attempt, request = str(message["instance"]), int(message["attempt"]), message["id"]
+        if "/" in name or name.startswith("."):
+            raise ValueError(name)
         known = self.instances.get(name)
         if self.leaving:
             self._reply(request, error="the supervisor is being stopped")
@@ -211,23 +192,23 @@ class Supervisor:
                 self._start_failed(one, error.errno or errno.EIO, "prepare")
             else:
                 self.mains[one.pid] = one
-                self._watch(one.output, lambda: self._output_ready(one))
-                self._watch(one.exec_result, lambda: self._exec_result(one))
+                self.reactor.watch(one.output, lambda: self._output_ready(one))
+                self.reactor.watch(one.exec_result, lambda: self._exec_result(one))
 
     def _exec_result(self, one: Instance) -> None:
         said = os.read(one.exec_result, 100).decode()
-        self.selector.unregister(one.exec_result)
+        self.reactor.unwatch(one.exec_result)
         os.close(one.exec_result)
         one.exec_result = -1
         if said:
             number, _, step = said.partition(" ")
             os.waitpid(one.pid, 0)  # it has nothing left to do but to exit
             del self.mains[one.pid]
-            self.selector.unregister(one.output)
+            self.reactor.unwatch(one.output)
             self._start_failed(one, int(number), step)
             return
         one.state, one.before = RUNNING, None
-        one.record |= {"start_time": procfs.start_time(one.pid), "boot_id": procfs.boot_id(), "started_at": time.time()}
+        one.record |= {"start_time": procfs.start_time(one.pid), "boot_id": self.boot_id, "started_at": time.time()}
         self._save(one)
         for request in one.starts:
             self._reply(request, ok=one.record)
@@ -259,26 +240,23 @@ class Supervisor:
     # --- output and end ------------------------------------------------------------------------------------------
 
     def _output_ready(self, one: Instance) -> None:
-        data = self._read_output(one)
-        if not data:
-            self.selector.unregister(one.output)
-            os.close(one.output)
+        fd = one.output
+        size = one.read_output()
+        if size == 0:
+            self.reactor.unwatch(fd)
+            os.close(fd)
             one.output = -1
-        elif len(data) == READ_BYTES:
-            fd = one.output
-            self.selector.unregister(fd)
-            self._later(REST_S, lambda: self._watch(fd, lambda: self._output_ready(one)) if one.output == fd else None)
+        elif size == READ_BYTES:
+            self.reactor.unwatch(fd)
+            self.reactor.later(REST_S, lambda: self._rested(one))
 
-    def _read_output(self, one: Instance) -> bytes:
-        assert one.log
-        data = b""
-        with contextlib.suppress(BlockingIOError):
-            data = os.read(one.output, READ_BYTES)
-            one.log.write(data)
-        return data
+    def _rested(self, one: Instance) -> None:
+        if one.output >= 0:
+            self.reactor.watch(one.output, lambda: self._output_ready(one))
 
     def _reap(self) -> None:
         """Look at each dead child before it is reaped: until then its pid, and its group's, are its own."""
+        orphan_died = False  # then its children are orphans now
         while (dead := procfs.dead_child()) is not None:
             one = self.mains.get(dead)
             if one and one.state == STARTING:
@@ -289,43 +267,54 @@ class Supervisor:
                 self._main_died(one)
             else:
                 os.waitpid(dead, 0)
-        if any(one.state == ENDING for one in self.instances.values()):
+                orphan_died = True
+        if orphan_died or any(one.state == ENDING for one in self.instances.values()):
             self._sweep()
 
     def _main_died(self, one: Instance) -> None:
         one.signal(signal.SIGKILL)  # the rest of its group
-        while one.output >= 0 and len(self._read_output(one)) == READ_BYTES:
-            pass  # its last words: at most what a pipe holds, unless an orphan goes on writing for a moment
+        for _ in range(LAST_READS):
+            if one.output < 0 or one.read_output() <= 0:
+                break
         code = os.waitstatus_to_exitcode(os.waitpid(one.pid, 0)[1])
         del self.mains[one.pid]
         one.ended(code=code if code >= 0 else None, signal=-code if code < 0 else None)
-        if one.output >= 0 and one.output in self.selector.get_map():  # and not at rest
-            self.selector.unregister(one.output)
+        self.reactor.unwatch(one.output)
         one.close()
         one.state = ENDING
         one.kill_deadline = time.monotonic() + KILL_WAIT_S
         self._save(one)
 
-    def _owner(self, pid: int) -> str | None:
-        """The name of the instance whose mark `pid` carries, if it is one of ours."""
-        work = procfs.marked_directory(pid)
-        home = os.path.dirname(work)
+    def _owner(self, mark: str | None) -> str | None:
+        """The name of the instance that a process with this mark belongs to, if it is one of ours."""
+        home = os.path.dirname(mark or "")
         return os.path.basename(home) if os.path.dirname(home) == self.root else None
 
     def _sweep(self) -> None:
         """Kill orphans whose instance does not run; what is ENDING has ENDED when it has none left."""
+        now = time.monotonic()
         nothing_runs = not any(one.live for one in self.instances.values())
+        mute, self.mute = self.mute, {}
         held: set[str | None] = set()
         for pid in procfs.children() - self.mains.keys():
-            if procfs.process_stat(pid)[0] == "Z":
+            state, _, start = procfs.process_stat(pid)
+            if state in ("", "Z"):
+                held.add(None)  # it died since: what it had may have become ours after we asked
                 continue
-            name = self._owner(pid)
+            mark = procfs.marked_directory(pid)
+            name = self._owner(mark)
             owner = self.instances.get(name) if name else None
-            if (owner and owner.live) or (name is None and not nothing_runs):
+            if owner and owner.live:
                 continue
-            os.kill(pid, signal.SIGKILL)  # our child, not reaped: still the same process
+            if name is None and not nothing_runs:
+                if mark is None:
+                    since = self.mute[pid, start] = mute.get((pid, start), now)
+                    if now - since < MUTE_S:
+                        held.add(None)  # whose it is will be seen
+                continue
+            with contextlib.suppress(PermissionError):
+                os.kill(pid, signal.SIGKILL)  # our child, not reaped: still the same process
             held.add(name)
-        now = time.monotonic()
         for one in list(self.instances.values()):
             # Killed, an orphan that hangs in the kernel runs no code of its own again: past the deadline it is let be.
             if one.state == ENDING and (not held & {one.name, None} or now > one.kill_deadline):
@@ -336,7 +325,7 @@ class Supervisor:
                 one.stops.clear()
         if held and now >= self.next_sweep:
             self.next_sweep = now + SWEEP_S
-            self._later(SWEEP_S, self._reap)
+            self.reactor.later(SWEEP_S, self._reap)
 
     # --- stop and remove -----------------------------------------------------------------------------------------
 
@@ -356,8 +345,8 @@ class Supervisor:
 
         act(signal.SIGTERM if grace_s > 0 else signal.SIGKILL)
         act(signal.SIGCONT)  # a stopped process does not hear TERM
-        self._later(grace_s, lambda: act(signal.SIGKILL))
-        self._later(grace_s + KILL_WAIT_S, lambda: self._give_up(one))
+        self.reactor.later(grace_s, lambda: act(signal.SIGKILL))
+        self.reactor.later(grace_s + KILL_WAIT_S, lambda: self._give_up(one))
 
     def _give_up(self, one: Instance) -> None:
         if one.live:

@@ -128,7 +128,7 @@ def test_the_memory_limit_holds(world: World) -> None:
 
 def test_start_is_idempotent_and_an_attempt_runs_at_most_once(world: World) -> None:
     async def main() -> None:
-        entry = world.script('echo x >>count; read -r line <fifo || sleep 100')
+        entry = world.script("echo x >>count; exec sleep 1000")
         async with world.agent() as driver:
             first, again = await asyncio.gather(
                 driver.start(world.launch(entry, attempt=4)), driver.start(world.launch(entry, attempt=4))
@@ -140,13 +140,15 @@ def test_start_is_idempotent_and_an_attempt_runs_at_most_once(world: World) -> N
             assert failed.value.blame == "node"
             with pytest.raises(DriverError, match="stop it first"):
                 await driver.remove("d-1.0")
+            count = Path(first.directory, "count")
+            await until(lambda: count.exists() and count.read_text() == "x\n", "the first run")
             await driver.stop("d-1.0", 5.0)
             ended = await world.next_exit()
             assert (await driver.start(world.launch(entry, attempt=4))).pid == first.pid
             assert await world.next_exit() == ended, "what has ended is reported again, not started again"
             newer = await driver.start(world.launch(entry, attempt=5))
             assert newer.pid != first.pid
-            await until(lambda: Path(newer.directory, "count").read_text() == "x\nx\n", "two runs in one directory")
+            await until(lambda: count.read_text() == "x\nx\n", "two runs in one directory")
             await driver.stop("d-1.0", 5.0)
 
     asyncio.run(main())
@@ -219,7 +221,8 @@ def test_descendants_end_with_their_instance_those_that_escaped_too(world: World
         keeper = world.script("exec sleep 1000", "keeper")
         async with world.agent() as driver:
             await driver.start(world.launch(keeper, "d-1.1"))
-            for attempt, by_itself in enumerate((False, True)):
+            wiped = []
+            for attempt, by_itself in enumerate((False, True) * 5):
                 work = Path((await driver.start(world.launch(entry, attempt=attempt))).directory)
                 names = ("group", "escaped", "child", "wiped")
                 pids = {name: await asyncio.to_thread(read_pid, work / name) for name in names}
@@ -233,8 +236,10 @@ def test_descendants_end_with_their_instance_those_that_escaped_too(world: World
                     assert gone(pids[name]), f"{name} outlived its instance"
                 for name in names:
                     (work / name).unlink()
+                (work / "finish").unlink(missing_ok=True)
+                wiped.append(pids["wiped"])
             await driver.stop("d-1.1", 5.0)
-            await until(lambda: gone(pids["wiped"]), "the process without a mark to end with the last instance")
+            await until(lambda: all(map(gone, wiped)), "the processes without a mark to end with the last instance")
 
     asyncio.run(main())
 
