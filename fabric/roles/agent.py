@@ -101,6 +101,7 @@ class Agent:
         self._hinted = 0
         self._leaving_at: float | None = None
         self._standing = False
+        self._gone = False
 
     # --- what the world and status pages read -----------------------------------------------------------------------
 
@@ -136,7 +137,7 @@ class Agent:
             self._suspended_at = None
             self._drop_leadership("the session has been out of touch for too long")
         if self._leaving_at is not None and now >= self._leaving_at:
-            self._out.add(Quit(""))
+            self._quit()
             return self._out.take()
         self._member.tick(now)
         due = self._candidacy.next_deadline
@@ -158,7 +159,7 @@ class Agent:
         )
         return earliest(
             out_at,
-            self._leaving_at,
+            None if self._gone else self._leaving_at,
             self._member.next_deadline,
             self._candidacy.next_deadline,
             self._rack.next_deadline,
@@ -188,8 +189,15 @@ class Agent:
         elif self._storage is not None:
             self._on_storage(event, self._storage)
 
+    def _quit(self) -> None:
+        if not self._gone:
+            self._gone = True
+            self._out.add(Quit(""))
+
     def _after(self, now: float) -> None:
         """What follows from any input: leadership begun or ended, news told."""
+        if self._leaving_at is not None and self._member.left and self._candidacy.resigned:
+            self._quit()
         if self._member.present and not self._was_present:
             self._registered()
         self._was_present = self._member.present
@@ -317,6 +325,7 @@ class Agent:
                 self._submit(self._candidacy.update(self._leader_record(leading.load)))
 
     def _leave(self, now: float) -> None:
+        """Give up leadership and membership; after LEAVE_WAIT_S the end of the session has to do the rest."""
         self._leaving_at = now + LEAVE_WAIT_S
         self._drop_leadership("leaving")
         self._submit(self._candidacy.resign())

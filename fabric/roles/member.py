@@ -59,6 +59,8 @@ class Membership:
         self._delay_s = settings.retry_min_s
         self._other = ""
         self.present = False
+        self.left = False
+        """After `leave`: nothing of this session's membership is in ZooKeeper any more, as far as can be known."""
 
     def on_session(self, event: SessionChanged) -> None:
         self._connected = event.state is SessionState.CONNECTED
@@ -80,6 +82,9 @@ class Membership:
     def on_tree(self, now: float, token: str, outcome: Outcome) -> bool:
         if not token.startswith(PREFIX):
             return False
+        if token == f"{PREFIX}leave":
+            self.left = True
+            return True
         if token != f"{PREFIX}{self._serial}" or not self._connected:
             return True
         step, self._step = self._step, ""
@@ -118,9 +123,12 @@ class Membership:
 
     def leave(self) -> None:
         """Unregister at once instead of at the end of the session."""
+        self._refuse_at = self._retry_at = None
         if self.present and self._connected:
             self.present = False
             self._out.tree(f"{PREFIX}leave", Delete(self._path))
+        else:
+            self.left = True
 
     @property
     def next_deadline(self) -> float | None:

@@ -312,3 +312,18 @@ def test_resources_of_every_flavor_are_given_back():
         world.change(deployment, gone=True)
         world.until_final(deployment)
     assert all(h.agent._compute.ledger.used == Resources(0, 0, 0) for h in world.hosts.values() if h.agent._compute)
+
+
+def test_an_agent_told_to_leave_is_gone_at_once_and_its_instances_run_on():
+    world = settled()
+    deployment = world.create(24)
+    world.until_final(deployment)
+    leader = world.leader("r1")
+    before = dict(leader.running)
+    world.give(leader, fx.Leave())
+    took = world.run(lambda: leader.quit is not None, 5, "it leaves")
+    assert leader.quit == ""
+    assert took < 0.1
+    assert paths.member("compute", "r1", leader.identity.node) not in world.tree.nodes
+    assert leader.running == before
+    world.run(lambda: world.leader("r1") is not leader, 1, "another leads the rack, without waiting for a time-out")

@@ -1,0 +1,203 @@
+"""A compute agent's answers, as effects: fences, idempotence, the journal before the answer."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from fabric import effects as fx
+from fabric.messages import (
+    AskOffer,
+    Cancel,
+    Confirm,
+    Describe,
+    HasImage,
+    NodeAnswer,
+    Offer,
+    Progress,
+    ReadLog,
+    Reserve,
+    Reserved,
+    Stale,
+    Stop,
+    Unable,
+)
+from fabric.records import Spec
+from fabric.resources import Resources
+from fabric.roles.compute import Compute
+from fabric.roles.outbox import Outbox
+from fabric.roles.settings import Identity, Settings
+
+DEPLOYMENT = "d-abcdef12"
+DIGEST = "b3:" + "cd" * 32
+NEED = Resources(4, 8192, 40960)
+SPEC = Spec(image="web", digest=DIGEST, flavor="Large", resources=NEED, environment={"X": "1"}, restart="always")
+IDENTITY = Identity("n1", "r1", "compute", "ab12cd34", "tcp://n1/ab12cd34", Resources(16, 65536, 409600), "t", "h", 1)
+
+
+class Bench:
+    """One compute role and the answers it gives."""
+
+    def __init__(self, journal: dict[str, bytes] | None = None) -> None:
+        self.out = Outbox()
+        self.role = Compute(IDENTITY, Settings(), random.Random(1), self.out, journal or {})
+        self.journal = dict(journal or {})
+        self.effects: list[fx.Effect] = []
+
+    def ask(self, command, now: float = 1.0):
+        self.role.command(now, "route:1", "call", command)
+        self.effects = self.out.take()
+        for effect in self.effects:
+            if isinstance(effect, fx.Persist):
+                self.journal.update(dict(effect.puts))
+                for key in effect.deletes:
+                    self.journal.pop(key, None)
+        answers = [e.message for e in self.effects if isinstance(e, fx.Send) and isinstance(e.message, NodeAnswer)]
+        return answers[-1].answer
+
+    def reserve(self, epoch: int, step: int, ordinals: str, now: float = 1.0):
+        return self.ask(Reserve(DEPLOYMENT, epoch, step, 7, NEED, ordinals, 20_000), now)
+
+    def confirm(self, epoch: int, step: int, ordinals: str, now: float = 1.0):
+        return self.ask(Confirm(DEPLOYMENT, epoch, step, SPEC, ordinals, "tcp://c/1"), now)
+
+
+def test_an_offer_says_how_many_fit_and_what_limits():
+    bench = Bench()
+    assert bench.reserve(5, 1, "0-2") == Reserved("0-2", 1, 0, 7)
+    offer = bench.ask(AskOffer("d-other1", NEED, 10, 9))
+    assert isinstance(offer, Offer)
+    assert (offer.count, offer.held, offer.oldest, offer.capacity, offer.short) == (1, 3, 7, 4, "vcpus")
+
+
+def test_a_reservation_runs_out_by_itself():
+    bench = Bench()
+    bench.reserve(5, 1, "0-3", now=1.0)
+    assert bench.role.next_deadline == 21.0
+    bench.role.tick(21.0)
+    assert bench.role.ledger.free == IDENTITY.total
+
+
+def test_more_than_fits_is_granted_in_part():
+    assert Bench().reserve(5, 1, "0-9") == Reserved("0-3", 0, 0, 7)
+
+
+def test_what_is_confirmed_is_in_the_journal_before_the_answer_leaves():
+    bench = Bench()
+    bench.reserve(5, 1, "0-1")
+    answer = bench.confirm(5, 2, "0-1")
+    assert isinstance(answer, Progress)
+    assert answer.waiting == "0-1"
+    kinds = [type(effect).__name__ for effect in bench.effects]
+    assert kinds.index("Persist") < kinds.index("Send")
+    assert fx.FetchImage(DIGEST, ()) in bench.effects
+    again = Bench(bench.journal)
+    assert again.role.ledger.placed_count == 2
+
+
+def test_a_repeated_confirm_changes_nothing_and_tells_how_it_is():
+    bench = Bench()
+    bench.confirm(5, 2, "0-1")
+    bench.confirm(5, 2, "0-1")
+    assert not [effect for effect in bench.effects if isinstance(effect, fx.Persist | fx.FetchImage)]
+    assert bench.role.ledger.placed_count == 2
+
+
+def test_a_confirm_without_room_is_refused_by_ordinal():
+    bench = Bench()
+    answer = bench.confirm(5, 2, "0-5")
+    assert (answer.waiting, answer.refused) == ("0-3", "4-5")
+
+
+@pytest.mark.parametrize(("epoch", "step"), [(4, 9), (5, 1)])
+def test_earlier_orders_are_refused_whatever_they_are(epoch: int, step: int):
+    bench = Bench()
+    bench.confirm(5, 2, "0-1")
+    for command in (
+        Reserve(DEPLOYMENT, epoch, step, 7, NEED, "5", 1000),
+        Confirm(DEPLOYMENT, epoch, step, SPEC, "5", "tcp://c/1"),
+        Cancel(DEPLOYMENT, epoch, step),
+        Stop(DEPLOYMENT, epoch, step, "", True),
+    ):
+        assert bench.ask(command) == Stale(5, 2)
+        assert not [effect for effect in bench.effects if not isinstance(effect, fx.Send)]
+    assert bench.role.ledger.placed_count == 2
+
+
+def test_the_fence_outlives_what_it_protected_and_a_restart():
+    bench = Bench()
+    bench.confirm(5, 2, "0")
+    bench.ask(Stop(DEPLOYMENT, 5, 3, "", True))
+    bench.role.instances.on_gone(2.0, fx.InstanceGone(f"{DEPLOYMENT}.0"))
+    assert any(isinstance(e, fx.Persist) and f"w/{DEPLOYMENT}" in e.deletes for e in bench.out.take())
+    again = Bench({key: value for key, value in bench.journal.items() if key.startswith("f/")})
+    assert again.confirm(5, 2, "0") == Stale(5, 3)
+
+
+def test_stopping_is_journaled_and_repeated_without_harm():
+    bench = Bench()
+    bench.confirm(5, 2, "0-1")
+    answer = bench.ask(Stop(DEPLOYMENT, 5, 3, "1"))
+    assert (answer.waiting, answer.stopping) == ("0", "1")
+    assert [e.instance for e in bench.effects if isinstance(e, fx.StopInstance)] == [f"{DEPLOYMENT}.1"]
+    bench.ask(Stop(DEPLOYMENT, 5, 3, "1"))
+    assert not [e for e in bench.effects if isinstance(e, fx.StopInstance | fx.Persist)]
+
+
+def test_a_cordoned_node_offers_and_grants_nothing_but_keeps_what_it_has():
+    bench = Bench()
+    bench.confirm(5, 2, "0")
+    bench.role.cordoned = True
+    offer = bench.ask(AskOffer("d-other1", NEED, 10, 9))
+    assert (offer.count, offer.cordoned) == (0, True)
+    assert bench.reserve(5, 3, "1").granted == ""
+    assert bench.confirm(5, 3, "0").waiting == "0"
+
+
+@pytest.mark.parametrize("command", [HasImage(DIGEST), Stop(DEPLOYMENT, 5, 3, "9-1"), Confirm(DEPLOYMENT, 5, 3, SPEC, "x", "t")])
+def test_commands_that_make_no_sense_get_a_reason(command):
+    bench = Bench()
+    bench.confirm(5, 2, "0")
+    assert isinstance(bench.ask(command), Unable)
+    assert bench.role.ledger.placed_count == 1
+
+
+def restarted(policy: str, event: fx.InstanceExited) -> tuple[str, list[fx.Effect]]:
+    bench = Bench()
+    spec = Spec(image="web", digest=DIGEST, flavor="Large", resources=NEED, environment={}, restart=policy)
+    bench.ask(Confirm(DEPLOYMENT, 5, 2, spec, "0", "tcp://c/1"))
+    instances = bench.role.instances
+    instances.on_ready(1.0, fx.ImageReady(DIGEST, (), (), 10, 1, 1, False))
+    instances.on_started(1.0, fx.InstanceStarted(f"{DEPLOYMENT}.0", 1, 77, 1000, "/d"))
+    instances.on_exited(2.0, event)
+    state = bench.ask(Describe("", 10)).instances[0].state
+    bench.out.take()
+    bench.role.tick(2.5)
+    return state, bench.out.take()
+
+
+@pytest.mark.parametrize(
+    ("policy", "code", "again"),
+    [("always", 0, True), ("always", 1, True), ("on-failure", 0, False), ("on-failure", 1, True), ("never", 1, False)],
+)
+def test_restart_policies(policy: str, code: int, again: bool):
+    event = fx.InstanceExited(f"{DEPLOYMENT}.0", 1, code, None, False, "bye")
+    state, effects = restarted(policy, event)
+    assert state == ("backoff" if again else "exited")
+    assert [e.attempt for e in effects if isinstance(e, fx.StartInstance)] == ([2] if again else [])
+
+
+def test_an_unknown_instance_is_an_orphan_and_is_stopped():
+    bench = Bench()
+    bench.role.instances.on_started(1.0, fx.InstanceStarted("d-unknown1.3", 1, 77, 1, "/d", adopted=True))
+    assert [e.instance for e in bench.out.take() if isinstance(e, fx.StopInstance)] == ["d-unknown1.3"]
+
+
+def test_log_reads_are_answered_when_the_world_answers():
+    bench = Bench()
+    bench.role.command(1.0, "route:1", "call-9", ReadLog(f"{DEPLOYMENT}.0", 100))
+    assert bench.out.take() == [fx.FetchLog("call-9", f"{DEPLOYMENT}.0", 100)]
+    bench.role.on_log(fx.LogFetched("call-9", True, b"hello"))
+    (sent,) = bench.out.take()
+    assert sent.message.answer.data == b"hello"
