@@ -103,6 +103,8 @@ class Compute:
             return self._describe(command)
         if not isinstance(command, Reserve | Confirm | Cancel | Stop):
             return Unable(f"{type(command).__name__}: expected a command for a compute agent")
+        if not isinstance(command, Cancel):
+            parse_ordinals(command.ordinals)  # what makes no sense must not move the fence either
         seen = self._fences.get(command.deployment, (0, 0))
         if (command.epoch, command.step) < seen:
             return Stale(*seen)
