@@ -12,6 +12,7 @@ import asyncio
 import logging
 import os
 import random
+import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
@@ -30,7 +31,7 @@ from fabric.roles.calls import Gathered
 from fabric.roles.client import Client, Statuses
 from fabric.roles.client_asks import Answered
 from fabric.roles.leaders import Seen
-from fabric.runtime.bus import Bus
+from fabric.runtime.bus import Bus, SocketContext
 from fabric.wire import Codec
 from zk.client import TreeClient
 from zk.kazoo_tree import KazooTree
@@ -39,6 +40,7 @@ from zk.tree import Outcome, SessionState, TreeEvent
 T = TypeVar("T")
 _LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 _log = logging.getLogger("fabric.api")
+CONTEXT_WAIT_S = 2.0
 MARGIN_S = 0.5
 """For a role's answer beyond its own deadline, so that no future waits for ever should the role be wrong."""
 
@@ -56,7 +58,7 @@ class ControlPlane:
         self.client = Client(self.guid, config.settings, self.rng)
         self.watches = Watches(config.limits.max_watchers)
         self.bus: Bus | None = None
-        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
+        self._context: SocketContext | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._background: set[asyncio.Task[None]] = set()
 
@@ -85,11 +87,11 @@ class ControlPlane:
         if self.bus is not None:
             self.bus.close()
         if self._context is not None:
-            self._context.term()
+            await _end(self._context)
             self._context = None
 
     @property
-    def context(self) -> zmq.Context[zmq.Socket[bytes]]:
+    def context(self) -> SocketContext:
         """For the sockets of image pushes."""
         assert self._context is not None, "not open"
         return self._context
@@ -235,6 +237,13 @@ class ControlPlane:
     @property
     def state(self) -> SessionState:
         return self.tree.state
+
+
+async def _end(context: SocketContext) -> None:
+    """Bounded: a push that is being aborted may still have a socket open."""
+    thread = threading.Thread(target=context.term, name="zmq-term", daemon=True)
+    thread.start()
+    await asyncio.to_thread(thread.join, CONTEXT_WAIT_S)
 
 
 def wall_ms() -> int:

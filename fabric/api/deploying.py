@@ -86,7 +86,8 @@ class Deploying:
         never = await self._why_impossible(
             flavor.name, flavor.resources, _least(request), request.max_per_node, request.max_per_rack
         )
-        return found.model_copy(update={"reasons": [*never, *found.reasons]})
+        by_dimension = [line for line in never if not line.startswith("rack ")]  # the racks are in there already
+        return found.model_copy(update={"reasons": [*by_dimension, *found.reasons]})
 
     async def scale(self, deployment_id: str, count: int) -> Versioned[Deployment]:
         """Have `count` from now on. No change is made when that is so, or is being made so, already."""

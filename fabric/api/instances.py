@@ -1,13 +1,13 @@
 """Instances, as their nodes see them: nobody else knows.
 
 A page costs calls to the nodes on it and to no others. Of one deployment, the plan says which ordinals are where: a
-page is the next `limit` ordinals and the nodes that have them. Of the whole fabric, the leaders' heartbeats say how
-many instances each node has, so a page is as many nodes, in order of rack and name, as fill it.
+page is the next `limit` ordinals and the nodes that have them. Of the whole fabric, nodes are asked in order of rack and
+name until the page is full; heartbeats say about how many it takes.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable
 
 from fabric.api import views
@@ -22,6 +22,8 @@ from fabric.records import Deployment
 Place = tuple[str, str]
 """(rack, node)."""
 MAX_LOG_BYTES = 1 << 20
+BATCH_NODES = 500
+"""Asked at a time for a list of all instances."""
 
 
 class Instances:
@@ -47,26 +49,26 @@ class Instances:
         """By rack, node and id. `after`: "rack/node/instance id"."""
         last = _cursor_of(after)
         statuses = await self._inventory.statuses("compute")
-        nodes = sorted((one.rack, one.node, one.instances) for status in statuses.racks for one in status.nodes)
-        rest = [one for one in nodes if one[:2] >= last[:2]]
-        chosen: list[Place] = []
-        expected = 0
-        for rack, node, count in rest:
-            if expected > limit:
-                break
-            if count or (rack, node) == last[:2]:
-                chosen.append((rack, node))
-                expected += count if (rack, node) != last[:2] else 0
-        told, silent = await self._describe(chosen, "")
-        found = sorted(
-            (rack, node, one.id) for (rack, node) in chosen for one in told.get((rack, node), {}).values()
-        )
-        found = [key for key in found if key > last]
+        nodes = [(one.rack, one.node, one.instances) for status in statuses.racks for one in status.nodes]
+        rest = deque(sorted(one for one in nodes if one[:2] >= last[:2]))
+        found: list[tuple[tuple[str, str, str], InstanceView]] = []
+        silent: set[Place] = set()
+        while rest and len(found) <= limit:
+            batch: list[Place] = []
+            expected = len(found)
+            while rest and len(batch) < BATCH_NODES and expected <= limit:
+                rack, node, count = rest.popleft()
+                batch.append((rack, node))
+                expected += count
+            told, quiet = await self._describe(batch, "")
+            silent |= quiet
+            rows = [((*place, name), one) for place in batch for name, one in sorted(told.get(place, {}).items())]
+            found.extend(row for row in rows if row[0] > last)
         shown = found[:limit]
-        more = len(found) > limit or (bool(chosen) and any(one[:2] > chosen[-1] and one[2] for one in rest))
+        more = len(found) > limit
         return InstanceList(
-            items=[views.instance(told[rack, node][name]) for rack, node, name in shown],
-            next="/".join(shown[-1]) if more and shown else None,
+            items=[views.instance(one) for _, one in shown],
+            next="/".join(shown[-1][0]) if more else None,
             silent=sorted(node for _, node in silent),
         )
 

@@ -1,9 +1,8 @@
 """The API process: from its configuration to its end.
 
 The port is bound first, so that one in use is told at once; then ZooKeeper is waited for, with a message, for a bounded
-time; then requests are served until SIGTERM, SIGINT, or the end of the lifeline. At the end followers are sent home,
-what is being answered gets `stop_wait_s`, and the session is closed so that nothing of it lingers in ZooKeeper. A
-second signal does not wait.
+time; then requests are served until SIGTERM or SIGINT. At the end followers are sent home, what is being answered gets
+`stop_wait_s`, and the session is closed so that nothing of it lingers in ZooKeeper. A second signal does not wait.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import uvicorn
@@ -25,6 +24,7 @@ from fabric.api.app import create_app
 from fabric.api.control import ControlPlane
 from fabric.api.settings import ApiConfig
 from fabric.runtime.bus import BindFailed
+from fabric.runtime.process import EXIT_LIFELINE, set_up_log
 from zk.connect import Unreachable
 from zk.tree import TreeError
 
@@ -84,10 +84,10 @@ class ApiServer:
         if not started.is_set():
             listener.close()
             await self.control.close()
-            error = self._serving.exception()
-            if isinstance(error, OSError):  # somebody else has begun to listen since it was bound
-                raise _cannot_listen(self.config.host, self.config.port, error) from error
-            raise CannotStart(f"the HTTP server ended before it served: {error}")
+            trouble = self._serving.exception()
+            if isinstance(trouble, OSError):  # somebody else has begun to listen since it was bound
+                raise _cannot_listen(self.config.host, self.config.port, trouble) from trouble
+            raise CannotStart(f"the HTTP server ended before it served: {trouble}")
         port = listener.getsockname()[1]
         host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
         self.url = f"http://{host}:{port}"
@@ -127,12 +127,8 @@ class _Server(uvicorn.Server):
 
 def run_api(config: ApiConfig) -> int:
     """Serve until told to stop; returns the exit code. Errors are one line on standard error."""
-    logging.basicConfig(
-        level=config.log_level.upper(),
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        force=True,
-    )
+    set_up_log(config.log_level)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # the rest we say ourselves
     try:
         return asyncio.run(_run(config))
     except CannotStart as error:
@@ -156,7 +152,7 @@ async def _run(config: ApiConfig) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     if config.lifeline_fd is not None:
-        _watch_lifeline(loop, config.lifeline_fd, stop)
+        _hold(loop, config.lifeline_fd)
     try:
         await server.start()
     except asyncio.CancelledError:
@@ -198,13 +194,16 @@ def _cannot_listen(host: str, port: int, error: OSError) -> CannotStart:
     return CannotStart(f"can't listen at {host}, port {port}: {error.strerror}")
 
 
-def _watch_lifeline(loop: asyncio.AbstractEventLoop, descriptor: int, stop: Callable[[], None]) -> None:
-    def ended() -> None:
-        if not os.read(descriptor, 4096):
-            loop.remove_reader(descriptor)
-            stop()
+def _hold(loop: asyncio.AbstractEventLoop, lifeline_fd: int) -> None:
+    """End at once with the lifeline, as agents do: whoever held it is gone, and ZooKeeper with it."""
 
-    loop.add_reader(descriptor, ended)
+    def readable() -> None:
+        with contextlib.suppress(BlockingIOError):
+            if not os.read(lifeline_fd, 1024):
+                os._exit(EXIT_LIFELINE)
+
+    os.set_blocking(lifeline_fd, False)
+    loop.add_reader(lifeline_fd, readable)
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -1,6 +1,6 @@
 """What Prometheus reads: requests served, and the state of the session, the bus and the leaders.
 
-A registry of its own, so that two applications in one process (tests) don't share counters. What other objects count
+A collection of its own, so that two applications in one process (tests) don't share counters. What other objects count
 already is read from them when it is asked for, and not counted twice.
 """
 
@@ -22,26 +22,26 @@ _BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0
 
 class Metrics:
     def __init__(self, control: ControlPlane, pushing: Pushing) -> None:
-        self._registry = CollectorRegistry()
+        self._own = CollectorRegistry()
         self.requests = Counter(
-            "fabric_api_requests", "Requests answered.", ("method", "route", "status"), registry=self._registry
+            "fabric_api_requests", "Requests answered.", ("method", "route", "status"), registry=self._own
         )
         self.seconds = Histogram(
             "fabric_api_request_seconds",
             "Until the answer was complete, waits of long-polls included.",
             ("method", "route"),
             buckets=_BUCKETS,
-            registry=self._registry,
+            registry=self._own,
         )
-        self.in_flight = Gauge("fabric_api_requests_in_flight", "Requests being served.", registry=self._registry)
+        self.in_flight = Gauge("fabric_api_requests_in_flight", "Requests being served.", registry=self._own)
         self.deployments = Counter(
-            "fabric_api_deployments", "Deployments written, by what for.", ("change",), registry=self._registry
+            "fabric_api_deployments", "Deployments written, by what for.", ("change",), registry=self._own
         )
-        self.image_bytes = Counter("fabric_api_image_bytes", "Bytes of images taken.", registry=self._registry)
-        self._registry.register(_State(control, pushing))
+        self.image_bytes = Counter("fabric_api_image_bytes", "Bytes of images taken.", registry=self._own)
+        self._own.register(_State(control, pushing))
 
     def text(self) -> bytes:
-        return generate_latest(self._registry)
+        return generate_latest(self._own)
 
 
 class _State(Collector):
