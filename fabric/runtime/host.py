@@ -201,11 +201,12 @@ class AgentHost:
         try:
             self.agent = Agent(identity, self.config.settings, self._rng, known)
             self._gate.put(self.agent.start(self._loop.time()))
+            self._set_timer()
         except Exception as error:
             self._crash(error)
+            return
         for found in self._world.first():
             self._take(found)
-        self._set_timer()
 
     async def _connect(self, tree: KazooTree) -> None:
         """Returns when the session is there, or the agent has ended. Raises Unreachable, TreeError."""
