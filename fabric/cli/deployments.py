@@ -20,8 +20,6 @@ def deploy(args: Namespace) -> int:
         seen = watch.read(api.deploy(_request(args), args.key))
         if not args.wait:
             return _accepted(args, seen)
-        if not output.wants_json(args):
-            output.remark(f"{seen.deployment.id} accepted")
         return _ended(args, watch.follow(api, seen, args.timeout))
 
 

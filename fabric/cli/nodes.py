@@ -173,8 +173,6 @@ def _cordon(args: Namespace, verb: str) -> int:
     found = answer.read(views.Cordon)
     said = "is cordoned: it gets nothing new" if found.cordoned else "gets new instances again"
     output.line(f"{found.node} {said}" + ("" if found.effective else " (as soon as it hears of it)"))
-    if found.detail:
-        output.line(f"  {found.detail}", "dim")
     return Exit.DONE
 
 

@@ -48,6 +48,17 @@ def console() -> Console:
     return _Console(highlight=False, soft_wrap=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 
+def _print(shown: Table) -> None:
+    """Rows are as wide as their table; where they are kept in a file, the blanks at their ends are not."""
+    to = console()
+    if to.is_terminal:
+        to.print(shown)
+        return
+    with to.capture() as captured:
+        to.print(shown)
+    sys.stdout.write("".join(f"{row.rstrip()}\n" for row in captured.get().splitlines()))
+
+
 def remark(text: str) -> None:
     """A line for people beside the output, on standard error."""
     print(text, file=sys.stderr, flush=True)
@@ -73,7 +84,7 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[object]], title: str 
         )
     for row in rows:
         shown.add_row(*(escape(str(cell)) if not isinstance(cell, Styled) else cell.markup for cell in row))
-    console().print(shown)
+    _print(shown)
 
 
 def pairs(rows: Iterable[tuple[str, object]]) -> None:
@@ -84,7 +95,7 @@ def pairs(rows: Iterable[tuple[str, object]]) -> None:
     for name, value in rows:
         if value not in ("", None):
             shown.add_row(name, value.markup if isinstance(value, Styled) else escape(str(value)))
-    console().print(shown)
+    _print(shown)
 
 
 def more(next_page: str | None) -> None:
@@ -136,9 +147,17 @@ def free_of(free: Resources, total: Resources) -> tuple[str, str, str]:
     """What is free of each dimension, as three cells: vcpus, memory, disk."""
     return (
         f"{free.vcpus}/{total.vcpus}",
-        f"{free.memory_mib / 1024:.0f}/{size(total.memory_mib * 2**20)}",
-        f"{free.disk_mib / 1024:.0f}/{size(total.disk_mib * 2**20)}",
+        _part(free.memory_mib, total.memory_mib),
+        _part(free.disk_mib, total.disk_mib),
     )
+
+
+def _part(free_mib: int, total_mib: int) -> str:
+    """Both in the unit that suits the total: 3.9/4.0 TiB."""
+    words = size(total_mib * 2**20).split()
+    factor = float(words[0]) / total_mib if total_mib else 0.0
+    digits = 1 if "." in words[0] else 0
+    return f"{free_mib * factor:.{digits}f}/{' '.join(words)}"
 
 
 def millis(value: float) -> str:

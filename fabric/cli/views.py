@@ -45,6 +45,7 @@ class Deployment(msgspec.Struct, frozen=True):
     environment: dict[str, str]
     state: str
     final: bool
+    gone: bool
     placed: int
     plan: tuple[Share, ...]
     reason: str
@@ -158,7 +159,6 @@ class Cordon(msgspec.Struct, frozen=True):
     node: str
     cordoned: bool
     effective: bool
-    detail: str
 
 
 class Image(msgspec.Struct, frozen=True):

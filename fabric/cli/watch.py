@@ -8,7 +8,6 @@ where that fits one page. An API that goes away is waited for a while: the deplo
 from __future__ import annotations
 
 import time
-from argparse import Namespace
 from dataclasses import dataclass
 
 from fabric.cli import views
@@ -49,9 +48,9 @@ def follow(api: Api, seen: Seen, timeout_s: float) -> Seen:
             while True:
                 deployment = seen.deployment
                 running = deployment.placed if deployment.state == "running" else running
-                progress.show(sentence(deployment, running), running, deployment.count)
                 if deployment.final:
                     return seen
+                progress.show(sentence(deployment, running), running, deployment.count)
                 left_s = deadline - time.monotonic()
                 if left_s <= 0:
                     raise Failure(
@@ -79,6 +78,8 @@ def verdict(deployment: views.Deployment) -> Exit:
 
 def sentence(deployment: views.Deployment, running: int) -> str:
     about = f"{deployment.id} {deployment.state}"
+    if deployment.gone and deployment.state not in ("deleting", "deleted"):
+        return f"{deployment.id} is to be deleted"
     match deployment.state:
         case "starting":
             return f"{about}: {running} of {deployment.placed} run, on {len(deployment.plan)} nodes"
@@ -86,10 +87,6 @@ def sentence(deployment: views.Deployment, running: int) -> str:
             return f"{about}: {deployment.placed} of {deployment.count}, on {len(deployment.plan)} nodes"
         case _:
             return f"{about}: {deployment.reason}" if deployment.reason else about
-
-
-def wait_when_asked(api: Api, args: Namespace, seen: Seen) -> Seen:
-    return follow(api, seen, args.timeout) if args.wait else seen
 
 
 def _change(api: Api, seen: Seen, wait_s: int, deadline: float) -> Seen:
