@@ -145,11 +145,10 @@ class ChunkServer:
         self._jobs: dict[str, _Job] = {}
         self._finished: SimpleQueue[tuple[str, Answer]] = SimpleQueue()
         self._stopping = threading.Event()
-        self._wake_out, self._wake_in = sockets.socketpair()
-        self._wake_out.setblocking(False)
-        self._wake_in.setblocking(False)
         self._thread: threading.Thread | None = None
         self._router: zmq.Socket[bytes]
+        self._wake_out: sockets.socket
+        self._wake_in: sockets.socket
         self._workers: ThreadPoolExecutor
 
     # -- for other threads ---------------------------------------------------------------------------------------------
@@ -172,6 +171,9 @@ class ChunkServer:
             raise EndpointError(f"can't serve chunks at {self._bind}{hint or f': {error}'}") from None
         bound = router.get_string(zmq.LAST_ENDPOINT)
         self._router = router
+        self._wake_out, self._wake_in = sockets.socketpair()
+        self._wake_out.setblocking(False)
+        self._wake_in.setblocking(False)
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="images-job")
         self._thread = threading.Thread(target=self._run, name="images-server", daemon=True)
         self._thread.start()
@@ -179,12 +181,13 @@ class ChunkServer:
 
     def stop(self) -> None:
         """Stops serving; what is under way is cut off. A repeat does nothing. The store stays open."""
+        if self._thread is None:
+            return
         self._stopping.set()
         self._wake()
-        if self._thread is not None:
-            self._thread.join(_STOP_WAIT_S)
-            self._thread = None
-            self._workers.shutdown(wait=True, cancel_futures=True)
+        self._thread.join(_STOP_WAIT_S)
+        self._thread = None
+        self._workers.shutdown(wait=True, cancel_futures=True)
         self._wake_out.close()
         self._wake_in.close()
 

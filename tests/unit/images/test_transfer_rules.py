@@ -137,7 +137,8 @@ def test_any_mix_of_failures_with_an_honest_holder_takes_each_chunk_once(
             assert sum(ask.chunk == chunk and ask.holder in transfer.holders for ask in inbox) <= MAX_OWING
         for name in names:
             assert sum(ask.holder == name for ask in inbox) <= window or name not in transfer.holders
-        if inbox and data.draw(st.booleans()):
+        answers = data.draw(st.booleans())
+        if inbox and answers:
             ask = inbox[data.draw(st.integers(0, len(inbox) - 1))]
             index, kind = ask.holder.split("-")
             if kind == "slow" and data.draw(st.integers(0, 9)):

@@ -1,0 +1,510 @@
+"""Images over real sockets: whole at the other end, or nothing, whatever a holder does."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import zmq
+
+from fabric.images.credit import PEER_REQUESTS
+from fabric.images.errors import (
+    DigestMismatch,
+    EmptyImage,
+    EndpointError,
+    FetchCancelled,
+    FetchFailed,
+    PushFailed,
+    StoreFull,
+)
+from fabric.images.fetch import FetchReport, fetch
+from fabric.images.links import Arrived, Links
+from fabric.images.manifest import CHUNK_BYTES
+from fabric.images.protocol import MAX_DATA_BYTES, Done, GetChunk, GetManifest, Holder, Put, Refused, Request, encode
+from fabric.images.push import Push
+from fabric.images.replicate import replicate
+from fabric.images.server import ChunkServer
+from fabric.images.store import ChunkStore
+from tests.unit.images.content import Image, image_of, random_image, read_image
+from tests.unit.images.peers import Peers, answering, peers_in
+from tests.waiting import wait_until
+
+IMAGE = random_image(40 * 65536 + 99, chunk_bytes=65536)
+UPLOAD = os.urandom(9 * CHUNK_BYTES + 12_345)
+"""What is pushed is cut in whole chunks."""
+UPLOADED = image_of(UPLOAD, CHUNK_BYTES)
+
+
+@pytest.fixture
+def peers(tmp_path: Path) -> Iterator[Peers]:
+    with peers_in(tmp_path) as made:
+        yield made
+
+
+def fetched(peers: Peers, into: Path, *holders: Holder, image: Image = IMAGE, **options: object) -> FetchReport:
+    """Fetches, and checks that the file is the image and that nothing else was left."""
+    into.mkdir(exist_ok=True)
+    report = fetch(image.digest, holders, into / "image", context=peers.context, **options)  # type: ignore[arg-type]
+    assert (into / "image").read_bytes() == image.data
+    assert os.listdir(into) == ["image"]
+    assert sum(report.bytes_by_holder.values()) == image.manifest.size
+    return report
+
+
+class At:
+    """A progress callback that acts once, when `done` bytes are reached."""
+
+    def __init__(self, done: int, act: Callable[[], object]) -> None:
+        self.seen: list[tuple[int, int]] = []
+        self._done, self._act = done, act
+        self._acted = False
+
+    def __call__(self, done: int, total: int) -> None:
+        self.seen.append((done, total))
+        if done >= self._done and not self._acted:
+            self._acted = True
+            self._act()
+
+
+# -- fetching ----------------------------------------------------------------------------------------------------------
+
+
+def test_two_holders_share_the_work(peers: Peers, tmp_path: Path) -> None:
+    a, b = peers.serve(IMAGE), peers.serve(IMAGE)
+    progress = At(0, lambda: None)
+    report = fetched(peers, tmp_path / "out", a.holder, b.holder, progress=progress)
+    assert set(report.bytes_by_holder) == {"s1", "s2"}
+    assert report.chunks == 41
+    assert report.dropped == []
+    assert progress.seen[0] == (0, IMAGE.manifest.size)
+    assert progress.seen[-1] == (IMAGE.manifest.size, IMAGE.manifest.size)
+    assert progress.seen == sorted(progress.seen)
+    assert sum(each.server.counters().bytes_out for each in (a, b)) >= IMAGE.manifest.size
+
+
+def test_a_holder_that_is_killed_is_replaced_by_the_other(peers: Peers, tmp_path: Path) -> None:
+    dying, living = peers.serve_apart(IMAGE), peers.serve(IMAGE)
+    progress = At(IMAGE.manifest.size // 3, dying.kill)
+    report = fetched(peers, tmp_path / "out", dying.holder, living.holder, progress=progress)
+    assert [(drop.node, drop.lied) for drop in report.dropped] in ([], [("s1", False)])
+    assert report.bytes_by_holder["s2"] >= IMAGE.manifest.size // 3
+
+
+def test_with_all_holders_dead_others_are_asked_for(peers: Peers, tmp_path: Path) -> None:
+    dying, spare = peers.serve_apart(IMAGE), peers.serve(IMAGE)
+    asked: list[frozenset[str]] = []
+
+    def more(excluded: frozenset[str]) -> list[Holder]:
+        asked.append(excluded)
+        return [dying.holder, spare.holder]
+
+    progress = At(IMAGE.manifest.size // 3, dying.kill)
+    report = fetched(peers, tmp_path / "out", dying.holder, more=more, progress=progress)
+    assert asked == [frozenset()]
+    assert set(report.bytes_by_holder) == {"s1", "s2"}
+    assert report.dropped[0].reason == "connection lost"
+
+
+def test_a_holder_that_never_answers_delays_nothing(peers: Peers, tmp_path: Path) -> None:
+    mute, living = peers.misbehave(lambda request: None), peers.serve(IMAGE)
+    report = fetched(peers, tmp_path / "out", mute, living.holder, stall_s=20)
+    assert report.bytes_by_holder == {"s2": IMAGE.manifest.size}
+    assert report.seconds < 10
+
+
+def test_a_holder_that_stalls_in_the_middle_is_dropped(peers: Peers, tmp_path: Path) -> None:
+    stalling = peers.misbehave(answering(IMAGE, lambda n, data: data if n < 5 else None))
+    living = peers.serve(IMAGE)
+    report = fetched(peers, tmp_path / "out", stalling, more=lambda excluded: [living.holder], stall_s=0.3)
+    assert report.bytes_by_holder["s1"] == 5 * 65536
+    assert "sent no chunk for 0.3 s" in report.dropped[0].reason
+
+
+def test_a_frozen_process_delays_nothing(peers: Peers, tmp_path: Path) -> None:
+    frozen, living = peers.serve_apart(IMAGE), peers.serve(IMAGE)
+    progress = At(IMAGE.manifest.size // 4, frozen.freeze)
+    report = fetched(peers, tmp_path / "out", frozen.holder, living.holder, progress=progress, stall_s=20)
+    assert report.seconds < 10
+
+
+def test_a_holder_that_lies_is_dropped_and_never_asked_again(peers: Peers, tmp_path: Path) -> None:
+    lying = peers.misbehave(answering(IMAGE, lambda n, data: data if n < 3 else bytes([data[0] ^ 1]) + data[1:]))
+    living = peers.serve(IMAGE)
+    report = fetched(peers, tmp_path / "out", lying, living.holder)
+    assert [(drop.node, drop.lied) for drop in report.dropped] == [("s1", True)]
+    with pytest.raises(FetchFailed, match="failed its hash") as failed:
+        fetch(IMAGE.digest, [lying], tmp_path / "again", context=peers.context, more=lambda excluded: [lying])
+    assert [node for node, _ in failed.value.reasons] == ["s1"]
+    assert not [path for path in tmp_path.iterdir() if "again" in path.name]
+
+
+@pytest.mark.parametrize("kind", ["shorter", "longer", "empty"])
+def test_a_chunk_of_another_length_is_a_lie(peers: Peers, tmp_path: Path, kind: str) -> None:
+    change: dict[str, Callable[[bytes], bytes]] = {
+        "shorter": lambda data: data[:-1],
+        "longer": lambda data: data + b"x",
+        "empty": lambda data: b"",
+    }
+    lying = peers.misbehave(answering(IMAGE, lambda n, data: change[kind](data)))
+    report = fetched(peers, tmp_path / "out", lying, peers.serve(IMAGE).holder)
+    assert [(drop.node, drop.lied) for drop in report.dropped] == [("s1", True)]
+
+
+def test_a_manifest_of_another_image_is_a_lie(peers: Peers, tmp_path: Path) -> None:
+    other = random_image(9000, seed=7)
+    lying = peers.misbehave(answering(other, lambda n, data: data))
+    living = peers.serve(IMAGE)
+    report = fetched(peers, tmp_path / "out", lying, more=lambda excluded: [living.holder])
+    assert [(drop.reason, drop.lied) for drop in report.dropped] == [("the manifest failed its hash", True)]
+
+
+def test_an_answer_that_was_not_asked_for_breaks_the_protocol(peers: Peers, tmp_path: Path) -> None:
+    def react(request: Request) -> tuple[Done, None]:
+        return Done(id=request.id), None
+
+    report = fetched(peers, tmp_path / "out", peers.misbehave(react), more=lambda _: [peers.serve(IMAGE).holder])
+    assert report.dropped[0].reason == "broke the protocol: answered Done"
+
+
+def test_a_rotten_chunk_is_taken_from_the_other_and_its_image_is_not_held_any_more(
+    peers: Peers, tmp_path: Path
+) -> None:
+    rotten, living = peers.serve(IMAGE), peers.serve(IMAGE)
+    for chunk in IMAGE.chunks[::3]:
+        path = tmp_path / "store-1" / "chunks" / chunk.hash.hex()
+        path.write_bytes(b"rot" + path.read_bytes()[3:])
+    report = fetched(peers, tmp_path / "out", rotten.holder, living.holder)
+    assert [(drop.node, drop.lied) for drop in report.dropped] == [("s1", False)]
+    assert "refused (corrupt)" in report.dropped[0].reason
+    assert rotten.store.held() == []
+    replicate(rotten.store, IMAGE.digest, [living.holder], context=peers.context)
+    assert read_image(rotten.store, IMAGE.digest) == IMAGE.data
+
+
+def test_a_repeating_image_is_fetched_once_and_written_everywhere(peers: Peers, tmp_path: Path) -> None:
+    image = image_of((b"a" * 4096 + b"b" * 4096) * 20 + b"the end")
+    report = fetch(image.digest, [peers.serve(image).holder], tmp_path / "image", context=peers.context)
+    assert (tmp_path / "image").read_bytes() == image.data
+    assert (report.chunks, report.bytes_by_holder) == (3, {"s1": 2 * 4096 + 7})
+
+
+def test_a_cancelled_fetch_leaves_nothing(peers: Peers, tmp_path: Path) -> None:
+    cancelled = threading.Event()
+    (tmp_path / "out").mkdir()
+    with pytest.raises(FetchCancelled):
+        fetch(
+            IMAGE.digest,
+            [peers.serve(IMAGE).holder],
+            tmp_path / "out" / "image",
+            context=peers.context,
+            cancelled=cancelled,
+            progress=At(IMAGE.manifest.size // 2, cancelled.set),
+        )
+    assert os.listdir(tmp_path / "out") == []
+
+
+def test_a_fetch_has_a_deadline(peers: Peers, tmp_path: Path) -> None:
+    mute = peers.misbehave(lambda request: None)
+    with pytest.raises(FetchFailed, match="was not here after"):
+        fetch(IMAGE.digest, [mute], tmp_path / "image", context=peers.context, deadline_s=0.2)
+
+
+def test_without_a_holder_it_fails_with_the_reason_of_each(peers: Peers, tmp_path: Path) -> None:
+    empty = peers.serve()
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    nobody = Holder("nobody", "r", f"tcp://127.0.0.1:{port}")
+    nonsense = [Holder("ipc", "r", "ipc:///tmp/x"), Holder("bad", "r", "tcp://no port")]
+    with pytest.raises(FetchFailed) as failed:
+        fetch(IMAGE.digest, [empty.holder, nobody, *nonsense], tmp_path / "image", context=peers.context)
+    reasons = dict(failed.value.reasons)
+    assert set(reasons) == {"s1", "nobody", "ipc", "bad"}
+    assert reasons["s1"].startswith("refused (not_found)")
+    assert reasons["nobody"] == "connection refused"
+    assert "expected an endpoint tcp://" in reasons["ipc"]
+    assert "can't connect" in reasons["bad"]
+    with pytest.raises(FetchFailed, match="no holder was given"):
+        fetch(IMAGE.digest, [], tmp_path / "image", context=peers.context)
+    assert not (tmp_path / "image").exists()
+
+
+def test_many_fetches_at_once(peers: Peers, tmp_path: Path) -> None:
+    holders = [peers.serve(IMAGE).holder, peers.serve(IMAGE).holder]
+    with ThreadPoolExecutor(12) as pool:
+        reports = list(pool.map(lambda n: fetched(peers, tmp_path / f"out-{n}", *holders), range(12)))
+    assert not [report.dropped for report in reports if report.dropped]
+
+
+# -- the server and strangers ------------------------------------------------------------------------------------------
+
+
+def dealer(peers: Peers, holder: Holder) -> zmq.Socket[bytes]:
+    sock = peers.context.socket(zmq.DEALER)
+    sock.linger = 0
+    sock.connect(holder.endpoint)
+    return sock
+
+
+def test_strangers_are_counted_and_change_nothing(peers: Peers, tmp_path: Path) -> None:
+    served = peers.serve(IMAGE)
+    before = served.store.used_bytes()
+    with dealer(peers, served.holder) as stranger:
+        for frames in (
+            [b""],
+            [b"\xff" * 100],
+            [encode(GetManifest(id=1, digest=IMAGE.digest)), b"data"],
+            [encode(Put(id=1, push="p", hash=b"h" * 32))],
+            [encode(Done(id=1))],
+            [encode(GetManifest(id=1, digest=IMAGE.digest)), b"", b"", b""],
+            [bytes(100_000)],
+        ):
+            stranger.send_multipart(frames)
+        wait_until(lambda: served.server.counters().rejected == 7, what="seven rejected messages")
+    with dealer(peers, served.holder) as stranger:
+        stranger.send_multipart([encode(Put(id=1, push="p", hash=b"h" * 32)), bytes(MAX_DATA_BYTES + 1)])
+    port = int(served.holder.endpoint.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port)) as raw:
+        raw.sendall(os.urandom(4096))
+    assert fetched(peers, tmp_path / "out", served.holder).dropped == []
+    assert served.store.used_bytes() == before
+
+
+def test_a_put_without_a_push_or_with_other_bytes_is_refused(peers: Peers) -> None:
+    served = peers.serve()
+    with Links(peers.context) as links:
+        links.open(served.holder)
+        links.send("s1", Put(id=7, push="p", hash=b"h" * 32), b"other bytes")
+        links.send("s1", Put(id=8, push="p", hash=IMAGE.chunks[0].hash), IMAGE.chunks[0].data)
+        links.send("s1", GetChunk(id=9, hash=b"h" * 32))
+        answers: list[Refused] = []
+
+        def all_three() -> bool:
+            answers.extend(
+                e.answer for e in links.poll(0.1) if isinstance(e, Arrived) and isinstance(e.answer, Refused)
+            )
+            return len(answers) == 3
+
+        wait_until(all_three, what="three refusals")
+    assert sorted((a.id, a.code) for a in answers) == [(7, "refused"), (8, "unknown_push"), (9, "not_found")]
+    assert served.store.used_bytes() == 0
+
+
+def test_who_asks_and_does_not_read_waits_for_itself_alone(peers: Peers, tmp_path: Path) -> None:
+    image = random_image(3 * CHUNK_BYTES, chunk_bytes=CHUNK_BYTES)
+    served = peers.serve(image)
+    greedy = dealer(peers, served.holder)
+    greedy.rcvhwm = 1
+    for n in range(5 * PEER_REQUESTS):
+        greedy.send(encode(GetChunk(id=n, hash=image.chunks[n % 3].hash)))
+    wait_until(lambda: served.server.counters().rejected > 0, what="requests beyond the bound to be rejected")
+    report = fetch(image.digest, [served.holder], tmp_path / "image", context=peers.context)
+    assert report.bytes_by_holder == {"s1": image.manifest.size}
+    assert served.server.counters().chunks_out < 3 * PEER_REQUESTS
+    greedy.close()
+    wait_until(lambda: served.server.counters().peers == 0, what="the greedy peer to be forgotten")
+
+
+def test_a_port_in_use_is_a_clear_error(peers: Peers, tmp_path: Path) -> None:
+    served = peers.serve()
+    other = ChunkServer(served.store, served.holder.endpoint, context=peers.context)
+    with pytest.raises(EndpointError, match="the port is in use"):
+        other.start()
+    other.stop()
+    with pytest.raises(EndpointError, match="can't serve chunks at tcp://"):
+        ChunkServer(served.store, "tcp://not-a-host-at-all:1", context=peers.context).start()
+
+
+def test_the_advertised_host_is_told(peers: Peers, tmp_path: Path) -> None:
+    store = ChunkStore(tmp_path / "advertised")
+    server = ChunkServer(store, "tcp://127.0.0.1:*", context=peers.context, advertise="storage-7.example")
+    endpoint = server.start()
+    server.stop()
+    server.stop()
+    store.close()
+    assert endpoint.startswith("tcp://storage-7.example:")
+    assert int(endpoint.rpartition(":")[2]) > 0
+
+
+# -- pushing -----------------------------------------------------------------------------------------------------------
+
+
+def feed_all(push: Push, data: bytes, piece: int = 300_000) -> None:
+    for at in range(0, len(data), piece):
+        push.feed(data[at : at + piece])
+
+
+def nodes(holders: tuple[Holder, ...]) -> list[str]:
+    return [holder.node for holder in holders]
+
+
+def left_nothing(store: ChunkStore) -> bool:
+    return store.used_bytes() == 0 and store.pushes() == 0 and store.held() == []
+
+
+def test_a_push_is_whole_at_two_holders_in_different_racks(peers: Peers, tmp_path: Path) -> None:
+    first, same_rack, other = peers.serve(rack="r1"), peers.serve(rack="r1"), peers.serve(rack="r2")
+    push = Push([first.holder, same_rack.holder, other.holder], context=peers.context, expected_digest=UPLOADED.digest)
+    feed_all(push, UPLOAD)
+    result = push.finish()
+    assert nodes(result.holders) == ["s1", "s3"]
+    assert (result.digest, result.size, result.chunks) == (UPLOADED.digest, len(UPLOAD), 10)
+    assert [read_image(each.store, result.digest) == UPLOAD for each in (first, other)] == [True, True]
+    assert left_nothing(same_rack.store)
+    assert first.store.pushes() == 0
+    assert fetched(peers, tmp_path / "out", *result.holders, image=UPLOADED).chunks == 10
+
+
+def test_a_push_survives_a_holder_that_is_killed(peers: Peers) -> None:
+    dying, living, spare = peers.serve_apart(), peers.serve(), peers.serve()
+    push = Push([dying.holder, living.holder, spare.holder], context=peers.context)
+    push.feed(UPLOAD[: 3 * CHUNK_BYTES])
+    dying.kill()
+    push.feed(UPLOAD[3 * CHUNK_BYTES :])
+    result = push.finish()
+    assert nodes(result.holders) == ["s2", "s3"]
+    assert read_image(living.store, result.digest) == read_image(spare.store, result.digest) == UPLOAD
+
+
+def test_a_push_survives_a_holder_that_is_frozen(peers: Peers) -> None:
+    frozen, living, spare = peers.serve_apart(), peers.serve(), peers.serve()
+    push = Push([frozen.holder, living.holder, spare.holder], context=peers.context, stall_s=0.5)
+    push.feed(UPLOAD[: 3 * CHUNK_BYTES])
+    frozen.freeze()
+    push.feed(UPLOAD[3 * CHUNK_BYTES :])
+    assert nodes(push.finish().holders) == ["s2", "s3"]
+
+
+def test_a_push_survives_a_holder_that_runs_full(peers: Peers) -> None:
+    small, living, spare = peers.serve(max_bytes=4 * CHUNK_BYTES), peers.serve(), peers.serve()
+    push = Push([small.holder, living.holder, spare.holder], context=peers.context)
+    feed_all(push, UPLOAD)
+    assert nodes(push.finish().holders) == ["s2", "s3"]
+    assert left_nothing(small.store)
+
+
+def test_a_spare_that_can_not_copy_is_followed_by_the_next(peers: Peers) -> None:
+    small, living, full, spare = peers.serve(max_bytes=1), peers.serve(), peers.serve(max_bytes=1), peers.serve()
+    push = Push([each.holder for each in (small, living, full, spare)], context=peers.context)
+    feed_all(push, UPLOAD)
+    assert nodes(push.finish().holders) == ["s2", "s4"]
+    assert left_nothing(full.store)
+
+
+def test_a_push_without_a_spare_fails_at_once_and_leaves_nothing(peers: Peers) -> None:
+    small, living = peers.serve(max_bytes=2 * CHUNK_BYTES), peers.serve()
+    push = Push([small.holder, living.holder], context=peers.context, name="web")
+    with pytest.raises(PushFailed, match=r"image web: .*s1: refused \(full\)") as failed:
+        feed_all(push, UPLOAD * 5)
+    assert [node for node, _ in failed.value.reasons] == ["s1"]
+    assert push._chunker.size < len(UPLOAD) * 5
+    with pytest.raises(RuntimeError):
+        push.feed(b"more")
+    wait_until(lambda: left_nothing(living.store) and left_nothing(small.store), what="nothing to be left")
+
+
+def test_a_killed_holder_is_replaced_before_anything_was_streamed(peers: Peers) -> None:
+    dead, living, spare = peers.serve_apart(), peers.serve(), peers.serve()
+    dead.kill()
+    push = Push([dead.holder, living.holder, spare.holder], context=peers.context)
+    feed_all(push, UPLOAD)
+    assert nodes(push.finish().holders) == ["s2", "s3"]
+    assert spare.server.counters().bytes_in > len(UPLOAD)
+
+
+@pytest.mark.parametrize("racks", [[], ["r1"], ["r1", "r1"]])
+def test_holders_in_one_rack_are_too_few(peers: Peers, racks: list[str]) -> None:
+    holders = [peers.serve(rack=rack).holder for rack in racks]
+    with pytest.raises(PushFailed, match="expected 2 holders in different racks"):
+        Push(holders, context=peers.context)
+
+
+def test_another_digest_leaves_nothing(peers: Peers) -> None:
+    a, b = peers.serve(), peers.serve()
+    with Push([a.holder, b.holder], context=peers.context, expected_digest="sha256:" + "0" * 64) as push:
+        feed_all(push, UPLOAD)
+        with pytest.raises(DigestMismatch):
+            push.finish()
+    wait_until(lambda: left_nothing(a.store) and left_nothing(b.store), what="nothing to be left")
+
+
+def test_an_empty_image_leaves_nothing(peers: Peers) -> None:
+    a, b = peers.serve(), peers.serve()
+    push = Push([a.holder, b.holder], context=peers.context)
+    with pytest.raises(EmptyImage):
+        push.finish()
+    wait_until(lambda: left_nothing(a.store) and left_nothing(b.store), what="nothing to be left")
+
+
+def test_an_aborted_push_leaves_nothing(peers: Peers) -> None:
+    a, b = peers.serve(), peers.serve()
+    with Push([a.holder, b.holder], context=peers.context) as push:
+        feed_all(push, UPLOAD)
+        assert a.store.pushes() == 1
+    push.abort()
+    wait_until(lambda: left_nothing(a.store) and left_nothing(b.store), what="nothing to be left")
+
+
+_UPLOADER = """
+import sys, threading, zmq
+from fabric.images.protocol import Holder
+from fabric.images.push import Push
+push = Push([Holder('a', 'r1', sys.argv[1]), Holder('b', 'r2', sys.argv[2])], context=zmq.Context())
+push.feed(bytes(1 << 20) + b'x' * (3 << 20))
+print('fed', flush=True)
+threading.Event().wait()
+"""
+
+
+def test_a_push_whose_sender_is_killed_leaves_nothing(peers: Peers) -> None:
+    a, b = peers.serve(push_idle_s=0.5), peers.serve(push_idle_s=0.5)
+    command = [sys.executable, "-c", _UPLOADER, a.holder.endpoint, b.holder.endpoint]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as sender:
+        try:
+            assert sender.stdout is not None
+            assert sender.stdout.readline() == "fed\n"
+            wait_until(lambda: a.store.used_bytes() > 0, what="a chunk at the holder")
+        finally:
+            sender.kill()
+    wait_until(lambda: left_nothing(a.store) and left_nothing(b.store), what="nothing to be left")
+
+
+def test_pushes_of_the_same_content_at_once(peers: Peers) -> None:
+    served = [peers.serve() for _ in range(3)]
+
+    def push_one(n: int) -> str:
+        holders = [served[(n + i) % 3].holder for i in range(3)]
+        push = Push(holders, context=peers.context)
+        feed_all(push, UPLOAD)
+        return push.finish().digest
+
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(push_one, range(4))) == {UPLOADED.digest}
+    for each in served:
+        assert read_image(each.store, UPLOADED.digest) == UPLOAD
+        assert each.store.drop(UPLOADED.digest)
+        assert left_nothing(each.store)
+
+
+# -- replicating -------------------------------------------------------------------------------------------------------
+
+
+def test_a_copy_takes_only_what_is_not_there(peers: Peers) -> None:
+    similar = image_of(IMAGE.data[: 30 * 65536] + b"another end", 65536)
+    a, b = peers.serve(IMAGE), peers.serve(similar)
+    report = replicate(b.store, IMAGE.digest, [a.holder], context=peers.context)
+    assert report.chunks == 11
+    assert read_image(b.store, IMAGE.digest) == IMAGE.data
+
+
+def test_a_copy_that_does_not_fit_leaves_nothing(peers: Peers) -> None:
+    a, small = peers.serve(IMAGE), peers.serve(max_bytes=100_000)
+    with pytest.raises(StoreFull):
+        replicate(small.store, IMAGE.digest, [a.holder], context=peers.context)
+    assert left_nothing(small.store)
