@@ -15,6 +15,7 @@ from starlette.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 from swagger_ui_bundle import swagger_ui_path
 
+from fabric.api.problems import INVALID, documented
 from fabric.api.schemas import FieldError, Problem
 
 ASSETS = "/docs/assets"
@@ -59,6 +60,10 @@ def describe(app: FastAPI) -> dict[str, Any]:
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
         schema.pop("$defs", None)
         schemas[model.__name__] = schema
+    for methods in document["paths"].values():
+        for operation in methods.values():  # the framework's own form of it is never sent
+            if "HTTPValidationError" in str(operation["responses"].get("422")):
+                operation["responses"]["422"] = documented(INVALID)[422]
     document["openapi"] = "3.0.3"
     older = as_3_0(document)
     assert isinstance(older, dict)

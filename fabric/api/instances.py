@@ -1,7 +1,7 @@
 """Instances, as their nodes see them: nobody else knows.
 
 A page costs calls to the nodes on it and to no others. Of one deployment, the plan says which ordinals are where: a
-page is the next `limit` ordinals and the nodes that have them. Of the whole fabric, nodes are asked in order of rack and
+page is the next `limit` ordinals and the nodes that have them. Of the whole fabric, nodes are asked by rack and
 name until the page is full; heartbeats say about how many it takes.
 """
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from fabric.ordinals import MAX_COUNT
 from fabric.records import LayerName, Policy, Restart, State
@@ -36,6 +37,13 @@ VariableValue = Annotated[str, StringConstraints(max_length=2048, pattern=r"^[^\
 
 class Model(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+def _rule(field: str, expected: str, found: str) -> PydanticCustomError:
+    """An error about a rule of our own, with the three parts that users are told."""
+    return PydanticCustomError(
+        "rule", "expected {expected}, found {found}", {"field": field, "expected": expected, "found": found}
+    )
 
 
 # --- what is asked ---------------------------------------------------------------------------------------------------
@@ -88,16 +96,17 @@ class DeploymentRequest(Model):
     def _bounded(cls, environment: dict[str, str]) -> dict[str, str]:
         size = sum(len(name.encode()) + len(value.encode()) for name, value in environment.items())
         if size > MAX_ENVIRONMENT_BYTES:
-            raise ValueError(f"at most {MAX_ENVIRONMENT_BYTES} bytes of names and values together, found {size}")
+            most = f"at most {MAX_ENVIRONMENT_BYTES} bytes of names and values together"
+            raise _rule("environment", most, f"{size} bytes")
         ours = sorted(name for name in environment if name.startswith(OUR_PREFIX))
         if ours:
-            raise ValueError(f"no name that begins with {OUR_PREFIX}, found {ours[0]}")
+            raise _rule("environment", f"no name that begins with {OUR_PREFIX}", f'"{ours[0]}"')
         return environment
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.min_count is not None and self.min_count > self.count:
-            raise ValueError(f"min_count: at most count, which is {self.count}, found {self.min_count}")
+            raise _rule("min_count", f"at most count, which is {self.count}", str(self.min_count))
         return self
 
 
