@@ -2,7 +2,8 @@
 
 Theory of operation. Standard library only, and little of it: start-up and memory count, there is one for each agent.
 `detach.py` starts it. One thread and one selector: the agent's connection, SIGCHLD, each instance's output, timers. The
-agent comes and goes; with neither agent nor instance for `linger_s`, the supervisor leaves by itself.
+agent comes and goes; with neither agent nor instance for `linger_s`, the supervisor leaves by itself. When its state
+directory is deleted, so that nobody could adopt what runs, it ends its instances and leaves.
 
     STARTING --exec happened--> RUNNING --main process died--> ENDING --nothing of it left--> ENDED --remove--> gone
         \\--exec failed--> forgotten (or the ended attempt before it stands again)
@@ -50,6 +51,7 @@ LAST_READS = 16  # for the last words: more than a pipe holds, but an orphan may
 KILL_WAIT_S = 5.0  # how long a killed process may take to vanish
 TERM_GRACE_S = 5.0  # for the instances, when the supervisor itself is told to stop
 MUTE_S = 0.1  # how long an orphan may show no environment at all, as it executes or dies
+HOME_CHECK_S = 2.0  # between looks whether the state directory is still there
 SWEEP_S = 0.02  # between looks for orphans of what is ending, should no SIGCHLD come
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -109,6 +111,7 @@ class Supervisor:
         self.agent.watch()
         if self.lifeline is not None:
             self.reactor.watch(self.lifeline, self._lifeline_ready)
+        self._check_home()
         while (wait_s := self._patience_s()) > 0:
             self.reactor.turn(wait_s)
         with contextlib.suppress(OSError):
@@ -135,6 +138,13 @@ class Supervisor:
         if not os.read(self.lifeline, 4096):
             self.reactor.unwatch(self.lifeline)
             self._leave(0.0)
+
+    def _check_home(self) -> None:
+        """Without the state directory no agent finds us again, and what we run is nobody's."""
+        if os.path.isdir(self.root):
+            self.reactor.later(HOME_CHECK_S, self._check_home)
+        else:
+            self._leave(TERM_GRACE_S)
 
     def _leave(self, grace_s: float) -> None:
         self.leaving = True

@@ -213,7 +213,7 @@ def test_a_suspended_instance_can_be_stopped(world: World) -> None:
 def test_descendants_end_with_their_instance_those_that_escaped_too(world: World) -> None:
     async def main() -> None:
         entry = world.script(
-            "sleep 1000 & echo $! >group\n"
+            "env -i sleep 1000 & echo $! >group\n"
             "setsid sh -c 'echo $$ >escaped; sleep 1000 & echo $! >child; wait' &\n"
             "env -i setsid sh -c 'echo $$ >wiped; exec sleep 1000' &\n"
             "while [ ! -e finish ]; do sleep 0.01; done"

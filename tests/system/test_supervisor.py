@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -94,6 +95,17 @@ def test_a_supervisor_with_nothing_to_do_leaves(world: World) -> None:
         [ended] = await driver.open()
         assert (ended.instance, world.supervisor != first) == ("d-1.0", True)
         await driver.close()
+
+    asyncio.run(main())
+
+
+def test_without_its_state_directory_it_ends_what_nobody_could_adopt(world: World) -> None:
+    async def main() -> None:
+        async with world.agent(lifeline_fd=None) as driver:
+            running = await driver.start(world.launch(world.script("exec sleep 1000")))
+            supervisor = world.supervisor
+        shutil.rmtree(world.state)
+        await until(lambda: gone(running.pid) and gone(supervisor), "both to end")
 
     asyncio.run(main())
 
