@@ -19,7 +19,7 @@ MIB, GIB, TIB = 1 << 20, 1 << 30, 1 << 40
 MONTH_S = 30 * 86400.0
 EXAMPLE_WIDTH = 100
 
-_FOREIGN = "API CONFIG LOCAL ZK_IMAGE DEPLOYMENT ORDINAL INSTANCE INSTANCE_DIR FLAVOR IMAGE IMAGE_ROOT"
+_FOREIGN = "API CONFIG LOCAL ZK_IMAGE TEST_ZK DEPLOYMENT ORDINAL INSTANCE INSTANCE_DIR FLAVOR IMAGE IMAGE_ROOT"
 FOREIGN_VARIABLES = frozenset("FABRIC_" + word for word in _FOREIGN.split())
 """Variables with our prefix that are no keys: the command line's, the set-up's, those of an instance."""
 
@@ -64,8 +64,8 @@ _COMMON = (
         "cluster_key_file",
         FilePath(),
         None,
-        "The key that seals the messages of this fabric: 64 hex digits, the same on every host, in a file that only "
-        "its owner may read (umask 077; openssl rand -hex 32 > cluster.key). Needed by who listens beyond this machine.",
+        "The key that seals the messages of this fabric: 64 hex digits, the same on every host, in a file that its "
+        "owner alone may read (umask 077; openssl rand -hex 32 > cluster.key). Needed to listen beyond this machine.",
         optional=True,
         example="/etc/fabric/cluster.key",
         shown=True,

@@ -14,7 +14,8 @@ from fabric.resources import Resources
 from fabric.roles.settings import Settings
 
 KEY = "0123456789abcdef" * 4
-LEAST = {"rack": "r1", "layer": "compute", "zk": "127.0.0.1:2181", "listen": "127.0.0.1:0", "data_listen": "127.0.0.1:0"}
+HERE = "127.0.0.1:0"
+LEAST = {"rack": "r1", "layer": "compute", "zk": "127.0.0.1:2181", "listen": HERE, "data_listen": HERE}
 
 
 def toml(folder: Path, text: str) -> Path:
@@ -97,12 +98,13 @@ def test_api_configuration(tmp_path: Path) -> None:
 
 
 def total(tmp_path: Path, text: str) -> Resources:
-    return config.agent_config(toml(tmp_path, text), None, {**LEAST, "state_dir": str(tmp_path / "not" / "there")}).total
+    flags = {**LEAST, "state_dir": str(tmp_path / "not" / "there")}
+    return config.agent_config(toml(tmp_path, text), None, flags).total
 
 
 def test_declared_capacity_is_offered_as_it_is(tmp_path: Path) -> None:
-    text = "[capacity]\nvcpus = 64\nmemory_mib = 1000\ndisk_mib = 5\n[host_reserve]\nvcpus = 63\n[overcommit]\nvcpus = 9\n"
-    assert total(tmp_path, text) == Resources(64, 1000, 5)
+    declared = "[capacity]\nvcpus = 64\nmemory_mib = 1000\ndisk_mib = 5\n"
+    assert total(tmp_path, declared + "[host_reserve]\nvcpus = 63\n[overcommit]\nvcpus = 9\n") == Resources(64, 1000, 5)
 
 
 def test_capacity_of_the_host_less_its_own_times_overcommit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +169,8 @@ def test_a_wrong_file(tmp_path: Path, text: str, expected: str) -> None:
 
 
 def test_a_file_that_is_not_there_or_no_text(tmp_path: Path) -> None:
-    assert f"file {tmp_path / 'no'}: expected a readable TOML file, found: No such file" in refused(file=tmp_path / "no")
+    missing = tmp_path / "no"
+    assert f"file {missing}: expected a readable TOML file, found: No such file" in refused(file=missing)
     assert "Is a directory" in refused(file=tmp_path)
     binary = tmp_path / "binary"
     binary.write_bytes(b"\xff\xfe")

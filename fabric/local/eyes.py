@@ -1,0 +1,142 @@
+"""The keeper's eyes: a process that looks into ZooKeeper and at the API for it, since the keeper may have no thread.
+
+One JSON line asks (`Look`), one answers (`Seen`). Registered is who has a member znode; for the nodes named in
+`check` the znode is read, to tell a new process from the ephemeral that its predecessor left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Sequence
+from typing import TypeVar
+
+import msgspec
+
+from fabric.records import BadRecord, LayerName, Leader, Member, decode
+from zk import paths
+from zk.client import TreeClient
+from zk.kazoo_tree import KazooTree
+from zk.tree import NoNode, TreeError
+
+LOOK_WAIT_S = 5.0
+API_WAIT_S = 2.0
+OPEN_WAIT_S = 60.0
+MAX_LINE_BYTES = 1 << 20
+SESSION_S = 30.0
+
+R = TypeVar("R", bound=msgspec.Struct)
+
+
+class Look(msgspec.Struct, frozen=True):
+    """`check`: nodes whose member znode shall be read. `sweep`: instead, remove every znode of this fabric."""
+
+    check: tuple[str, ...] = ()
+    sweep: bool = False
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """`members`: node names. `pids`: of the checked ones that are registered. `leaders`: rack -> node by layer.
+    `trouble`: why ZooKeeper could not be asked; then nothing else is said."""
+
+    members: tuple[str, ...] = ()
+    pids: dict[str, int] = {}
+    leaders: dict[LayerName, dict[str, str]] = {}
+    api: bool = False
+    trouble: str = ""
+
+
+async def watch(hosts: str, racks: Sequence[str], api: tuple[str, int], requests: int, answers: int) -> None:
+    """Answer each line of the descriptor `requests` with one at `answers`, until `requests` ends. `api`: host and
+    port."""
+    tree = KazooTree(hosts, session_timeout_s=SESSION_S)
+    lines = await _reader(requests)
+    try:
+        await tree.open(wait_s=OPEN_WAIT_S)
+        client = TreeClient(tree)
+        while line := await lines.readline():
+            look = msgspec.json.decode(line, type=Look)
+            try:
+                async with asyncio.timeout(LOOK_WAIT_S):
+                    if look.sweep:
+                        await _sweep(client)
+                        seen = Seen()
+                    else:
+                        seen = await _look(client, racks, look, api)
+            except (TreeError, BadRecord, TimeoutError) as error:
+                seen = Seen(trouble=str(error) or f"ZooKeeper did not answer within {LOOK_WAIT_S:g} s")
+            os.write(answers, msgspec.json.encode(seen) + b"\n")
+    finally:
+        await tree.close()
+
+
+async def _reader(fd: int) -> asyncio.StreamReader:
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(limit=MAX_LINE_BYTES)
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(fd, "rb", buffering=0))
+    return reader
+
+
+async def _look(client: TreeClient, racks: Sequence[str], look: Look, api: tuple[str, int]) -> Seen:
+    layered = [(layer, rack) for layer in paths.LAYERS for rack in racks]
+    *listed, ready = await asyncio.gather(
+        *(_children(client, paths.rack_members(layer, rack)) for layer, rack in layered), _api_ready(*api)
+    )
+    found: dict[str, tuple[LayerName, str]] = {}
+    for (layer, rack), names in zip(layered, listed, strict=True):
+        assert isinstance(names, tuple)
+        found.update((name, (layer, rack)) for name in names)
+    checked = [name for name in look.check if name in found]
+    members = await asyncio.gather(*(_record(client, paths.member(*found[name], name), Member) for name in checked))
+    standing = [(layer, rack) for layer in paths.LAYERS for rack in await _children(client, paths.leaders(layer))]
+    records = await asyncio.gather(*(_record(client, paths.leader(layer, rack), Leader) for layer, rack in standing))
+    leaders: dict[LayerName, dict[str, str]] = {layer: {} for layer in paths.LAYERS}
+    for (layer, rack), leader in zip(standing, records, strict=True):
+        if leader is not None:
+            leaders[layer][rack] = leader.node
+    pids = {name: member.pid for name, member in zip(checked, members, strict=True) if member is not None}
+    return Seen(tuple(found), pids, leaders, bool(ready))
+
+
+async def _children(client: TreeClient, path: str) -> tuple[str, ...]:
+    try:
+        return await client.children(path)
+    except NoNode:
+        return ()
+
+
+async def _record(client: TreeClient, path: str, kind: type[R]) -> R | None:
+    try:
+        return decode((await client.get(path)).data, kind, path)
+    except NoNode:
+        return None
+
+
+async def _api_ready(host: str, port: int) -> bool:
+    """Whether GET /readyz is answered with 200. The keeper's fork shall stay small, so there is no HTTP library
+    here."""
+    writer = None
+    try:
+        async with asyncio.timeout(API_WAIT_S):
+            reader, writer = await asyncio.open_connection(host, port)
+            writer.write(f"GET /readyz HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n".encode())
+            status = await reader.readline()
+            return status.split(b" ")[1:2] == [b"200"]
+    except (OSError, TimeoutError):
+        return False
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+async def _sweep(client: TreeClient) -> None:
+    """Remove every znode of this fabric, its chroot included: for an ensemble that is not ours."""
+
+    async def remove(path: str) -> None:
+        for name in await _children(client, path):
+            await remove(f"{path.rstrip('/')}/{name}")
+        with contextlib.suppress(NoNode):
+            await client.delete(path)
+
+    await remove("/")

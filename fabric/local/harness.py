@@ -1,0 +1,154 @@
+"""`LocalFabric`: a local fabric for tests and benchmarks, up in a temporary folder as long as its `with` block lasts.
+
+    with LocalFabric(racks=2, compute=3, storage=1) as fabric:
+        httpx.get(fabric.api_url + "/v1/nodes")
+        fabric.kill("r1c02")                   # -9; its instances run on
+        fabric.restart("r1c02")                # a new process, registered when this returns
+        with fabric.paused("r2c01"): ...       # SIGSTOP … SIGCONT
+
+Nothing of it outlives the block, nor the process that runs it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from fabric.local.front import Front
+from fabric.local.spec import make_spec
+from fabric.local.state import LocalState, NodeView, Process
+from fabric.local.takedown import strays
+
+WAIT_S = 30.0
+POLL_S = 0.02
+
+
+class LocalFabric:
+    """`options`: as `fabric.local.spec.make_spec` has them; `keeper_module`: see Front."""
+
+    def __init__(
+        self, *, keeper_module: str = "fabric.local.keeper", parent: Path | None = None, **options: Any
+    ) -> None:
+        self._parent = Path(tempfile.mkdtemp(prefix="fabric-", dir=parent))
+        self.front = Front(make_spec(folder=self._parent / "f", **options), keeper_module)
+        self.folder = self.front.folder
+        self._up: LocalState | None = None
+
+    def __enter__(self) -> Self:
+        """Raises UpFailed, FolderError."""
+        try:
+            self.front.start()
+            self._up = self.front.wait_up(lambda report: None)
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.front.stop()
+        finally:
+            shutil.rmtree(self._parent, ignore_errors=True)
+
+    # --- what it is ----------------------------------------------------------------------------------------------
+
+    def status(self) -> LocalState:
+        return self.front.control.status()
+
+    @property
+    def up(self) -> LocalState:
+        """As it was when it had just come up."""
+        assert self._up, "inside the `with` block"
+        return self._up
+
+    @property
+    def api_url(self) -> str:
+        return self.up.api.where
+
+    @property
+    def zk_hosts(self) -> str:
+        """The connect string, chroot included."""
+        return self.up.zookeeper.where
+
+    def node(self, name: str) -> NodeView:
+        return next(view for view in self.status().nodes if view.node.name == name)
+
+    def pid(self, who: str) -> int:
+        """Of a node's agent, "api" or "zookeeper", or "keeper". 0 when it is dead."""
+        state = self.status()
+        known = {"api": state.api.process, "zookeeper": state.zookeeper.process, "keeper": state.keeper}
+        found = known[who] if who in known else self.node(who).process
+        return found.pid if found and found.alive else 0
+
+    def logs(self, name: str) -> str:
+        """What the agent of a node (of its process's first node), "api", "eyes" or "keeper" wrote."""
+        return self.folder.log(name).read_text("utf-8", "replace")
+
+    def processes(self) -> set[Process]:
+        """Every process of the fabric now: agents, services, supervisors, instances."""
+        return everyone(self.status(), strays(self.folder, None))
+
+    # --- what can be done to it ----------------------------------------------------------------------------------
+
+    def kill(self, who: str, number: int = signal.SIGKILL) -> int:
+        """Send the signal to the process of `who`: a node, "api" or "zookeeper". After SIGKILL it is dead, and the
+        keeper has noted it. Returns the pid."""
+        pid = self.front.control.kill(who, number)
+        if number == signal.SIGKILL:
+            self.wait(lambda: self.ended(who), f"{who} to die")
+        return pid
+
+    def ended(self, who: str) -> bool:
+        """Whether the keeper has noted the end of a node's process, of "api" or "zookeeper"."""
+        state = self.status()
+        if who == "zookeeper":
+            return state.zookeeper.process is None
+        return bool(state.api.ended) if who == "api" else self.node(who).state == "dead"
+
+    def restart(self, who: str) -> int:
+        """End it in order if it runs, and start it again. Returns the new pid, of a node when it is registered."""
+        old = self.front.control.restart(who)
+        services = {"api": lambda state: state.api.ready, "zookeeper": lambda state: state.zookeeper.ready}
+
+        def back() -> bool:
+            pid = self.pid(who)
+            if pid in (0, old):
+                return False
+            return services[who](self.status()) if who in services else self.node(who).state == "registered"
+
+        self.wait(back, f"{who} to be back")
+        return self.pid(who)
+
+    @contextlib.contextmanager
+    def paused(self, who: str) -> Iterator[int]:
+        """SIGSTOP, and in the end SIGCONT."""
+        pid = self.front.control.kill(who, signal.SIGSTOP)
+        try:
+            yield pid
+        finally:
+            self.front.control.kill(who, signal.SIGCONT)
+
+    def wait(self, done: Callable[[], bool], what: str, timeout_s: float = WAIT_S) -> None:
+        """Raises TimeoutError."""
+        deadline = time.monotonic() + timeout_s
+        while not done():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"waited {timeout_s:g} s in vain for {what}")
+            time.sleep(POLL_S)
+
+
+def everyone(state: LocalState, ours: Callable[[int], bool]) -> set[Process]:
+    """The processes in `state`, and all that are `ours`."""
+    from fabric.drivers.procfs import all_pids
+    from fabric.local.state import process
+
+    return {each for each in (*state.processes(), *(process(pid) for pid in all_pids() if ours(pid))) if each.alive}
