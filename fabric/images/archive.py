@@ -89,11 +89,11 @@ class Checker:
         try:
             self._stream.finish()
         except NotTar as error:
-            raise self._neither(error) from None
+            raise _neither(self._head, error) from None
         check_entrypoint(self.layout)
 
     def _decide(self) -> bytes:
-        head, self._head, self._decided = self._head, self._head[:64], True
+        head, self._head, self._decided = self._head, self._head[:_HEAD_BYTES], True
         self._inflate = inflater(head)
         if is_program(head):
             self._stream = None
@@ -108,16 +108,17 @@ class Checker:
                 if self._stream.ended:
                     return  # what follows the end mark is padding
         except NotTar as error:
-            raise self._neither(error) from None
+            raise _neither(self._head, error) from None
 
-    def _neither(self, error: NotTar) -> BadImage:
-        if not isinstance(self._inflate, Plain):
-            return BadImage(f"expected compressed data of a tar archive, found something else in it ({error})")
-        found = next((name for head, name in _KNOWN_HEADS.items() if self._head.startswith(head)), None)
-        return BadImage(
-            "expected a tar archive (plain, gzip or xz) or one executable (an ELF binary, or a script that begins with "
-            f"'#!'), found {found or f'data that begins with {self._head[:16]!r}'}"
-        )
+
+def _neither(head: bytes, error: NotTar) -> BadImage:
+    if not isinstance(inflater(head), Plain):
+        return BadImage(f"expected compressed data of a tar archive, found something else in it ({error})")
+    found = next((name for known, name in _KNOWN_HEADS.items() if head.startswith(known)), None)
+    return BadImage(
+        "expected a tar archive (plain, gzip or xz) or one executable (an ELF binary, or a script that begins with "
+        f"'#!'), found {found or f'data that begins with {head!r}'}"
+    )
 
 
 def check_entrypoint(layout: Layout) -> None:
@@ -156,7 +157,7 @@ def unpack(
             else:
                 extractor = _Extractor(into, room or _any_room)
                 if isinstance(inflater(head), Plain):
-                    layout = _unpack_plain(source.fileno(), limits or Limits(), extractor)
+                    layout = _unpack_plain(source.fileno(), limits or Limits(), extractor, head)
                 else:
                     layout = _unpack_stream(source.fileno(), limits or Limits(), extractor)
                 extractor.seal(layout)
@@ -250,7 +251,7 @@ def _unpack_stream(source: int, limits: Limits, extractor: _Extractor) -> Layout
     return checker.layout
 
 
-def _unpack_plain(source: int, limits: Limits, extractor: _Extractor) -> Layout:
+def _unpack_plain(source: int, limits: Limits, extractor: _Extractor, head: bytes) -> Layout:
     layout = Layout(limits)
     walking = walk(limits, layout)
     at = 0
@@ -270,6 +271,8 @@ def _unpack_plain(source: int, limits: Limits, extractor: _Extractor) -> Layout:
     except StopIteration:
         check_entrypoint(layout)
         return layout
+    except NotTar as error:
+        raise _neither(head, error) from None
     finally:
         extractor.close()
 

@@ -43,7 +43,8 @@ class TarStream:
                     self._step(bytes(self._header))
 
     def finish(self) -> None:
-        if self._member is not None:
+        if self._content:
+            assert self._member is not None
             raise BadImage(
                 f"member {self._member.path!r}: expected {self._content} more bytes of its content, "
                 "found the end of the input: it was cut off"
