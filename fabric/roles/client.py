@@ -269,10 +269,15 @@ class Client:
         return self._complete[layer]
 
     def _end(self, now: float) -> list[Effect]:
+        effects = self._take()
         ready = [one for one in self._held if self._settled(one.layer) or now >= one.until]
         for held in ready:
             self._held.remove(held)
             held.go(now)
+        return [*effects, *self._take()]
+
+    def _take(self) -> list[Effect]:
+        """What is to be done, with the reads of leaders counted."""
         effects = self._out.take()
         for effect in effects:
             if isinstance(effect, CallTree):

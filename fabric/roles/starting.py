@@ -68,6 +68,7 @@ class Starting:
         self._poll_at: float | None = None
         self._deadline = 0.0
         self._asking = False
+        self._asked_at = 0.0
 
     def begin(self, now: float) -> None:
         self._deadline = now + self._charge.settings.start_deadline_s
@@ -82,6 +83,7 @@ class Starting:
         charge = self._charge
         record = charge.record
         self._asking = True
+        self._asked_at = now
         self._poll_at = now + charge.settings.poll_interval_s
         commands = [
             (
@@ -110,7 +112,9 @@ class Starting:
             if target is None:
                 continue
             if isinstance(answer, Progress):
-                self._learn(now, target, answer)
+                # A node's answer waits at its leader for the slowest of the rack; a report overtakes it, and is newer.
+                if target.progress is None or target.heard < self._asked_at:
+                    self._learn(now, target, answer)
                 target.refused = set(parse_ordinals(answer.refused)) & set(target.ordinals)
             elif isinstance(answer, Unable):
                 target.refused = set(target.ordinals)

@@ -326,4 +326,16 @@ def test_an_agent_told_to_leave_is_gone_at_once_and_its_instances_run_on():
     assert took < 0.1
     assert paths.member("compute", "r1", leader.identity.node) not in world.tree.nodes
     assert leader.running == before
-    world.run(lambda: world.leader("r1") is not leader, 1, "another leads the rack, without waiting for a time-out")
+    others = lambda: [one for one in world.leaders("r1") if one is not leader]  # noqa: E731
+    world.run(lambda: bool(others()), 1, "another leads the rack, without waiting for a time-out")
+
+
+def test_a_report_is_not_undone_by_an_older_answer_that_comes_late():
+    """Reports travel straight, answers wait for the slowest agent of the rack: news must not go backwards."""
+    world = settled(racks=1, compute=3)
+    deployment = world.create(6)
+    world.fetch_s["r1c03"] = 0.4  # the last to run
+    world.slow["r1c02"] = 0.2  # its answer keeps the whole rack's back until the others have reported
+    took = world.until_final(deployment)
+    exactly(world, deployment, 6)
+    assert took < 1.0, "it waited for the next poll to hear again what it had heard already"

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from fabric import effects as fx
-from fabric.messages import AnyMessage, Submit
+from fabric.messages import AnyMessage, NodeAnswer, Submit
 from fabric.records import Deployment, Spec, decode, encode
 from fabric.resources import Resources
 from fabric.roles.agent import Agent
@@ -29,6 +29,7 @@ LARGE = Resources(4, 8192, 40960)
 NODE = Resources(64, 262144, 4194304)
 DIGEST = "b3:" + "ab" * 32
 HOP_S = 0.001
+FETCH_S = 0.05
 
 
 @dataclass
@@ -172,9 +173,12 @@ class World:
         self.serial = itertools.count()
         self.sessions = itertools.count(1)
         self.cut: set[str] = set()
+        self.slow: dict[str, float] = {}
+        """Node -> by how much its answers to its leader are late, seconds."""
         self.delivered = 0
         self.peak: dict[str, int] = {}
-        self.fetch_s = 0.05
+        self.fetch_s: dict[str, float] = {}
+        """Node -> how long a fetch takes there, seconds; FETCH_S elsewhere."""
         self.start_hook: Callable[[Host, fx.StartInstance], fx.Input | None] = lambda host, effect: None
         self.total = total
         for rack in range(1, racks + 1):
@@ -299,7 +303,8 @@ class World:
             if effect.holders:
                 host.cached.add(effect.digest)
                 by = tuple((holder.node, 500) for holder in effect.holders)
-                self.give(host, fx.ImageReady(effect.digest, by, (), 1000, 50, 5, False), self.fetch_s)
+                took_s = self.fetch_s.get(node, FETCH_S)
+                self.give(host, fx.ImageReady(effect.digest, by, (), 1000, 50, 5, False), took_s)
             else:
                 self.give(host, fx.ImageFailed(effect.digest, "node", "no holder is left"))
         elif isinstance(effect, fx.StartInstance):
@@ -330,7 +335,8 @@ class World:
                 host.agent.handle(self.now, int(self.now * 1000), fx.Received(sender, self.codec.decode(frame)[1])),
             )
 
-        self.at(HOP_S, arrive)
+        late = self.slow.get(message.node, 0.0) if isinstance(message, NodeAnswer) else 0.0
+        self.at(HOP_S + late, arrive)
 
     def _watches(self) -> None:
         fired, self.tree.fired = self.tree.fired, []
@@ -383,12 +389,15 @@ class World:
 
     def leader(self, rack: str | None = None) -> Host:
         """A living compute leader: of `rack`, or any."""
-        return next(
+        return self.leaders(rack)[0]
+
+    def leaders(self, rack: str | None = None) -> list[Host]:
+        return [
             host
             for host in self.hosts.values()
             if host.agent.leads and host.alive and host.identity.layer == "compute"
             if rack in (None, host.identity.rack)
-        )
+        ]
 
     def record(self, deployment: str) -> Deployment:
         return decode(self.tree.nodes[paths.deployment(deployment)].data, Deployment, deployment)
