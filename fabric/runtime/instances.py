@@ -159,7 +159,7 @@ class Runner:
         if held is not None:
             held.append(exited)
         else:
-            self._loop.call_soon(self._news, _exit(exited))
+            self._news(_exit(exited))  # at once: a stop that is under way must not tell InstanceGone before it
 
     def _news(self, news: Input) -> None:
         if not self._closed:
