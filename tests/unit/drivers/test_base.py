@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fabric.drivers import LIFELINE_VARIABLE, inherited_lifeline, make_driver
+from fabric.drivers import make_driver
 from fabric.drivers.base import Launch, Limits, checked_launch, checked_name
 
 
@@ -65,18 +64,3 @@ def test_make_driver_knows_its_names(tmp_path: Path) -> None:
     assert [(driver.name, driver.real) for driver in made] == [("process", True), ("null", False)]
     with pytest.raises(ValueError, match="expected a driver of process, null, found 'docker'"):
         make_driver("docker", tmp_path, print)
-
-
-def test_the_inherited_lifeline_must_be_an_open_pipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv(LIFELINE_VARIABLE, raising=False)
-    assert inherited_lifeline() is None
-    reader, writer = os.pipe()
-    monkeypatch.setenv(LIFELINE_VARIABLE, str(reader))
-    assert inherited_lifeline() == reader
-    os.close(reader)
-    os.close(writer)
-    with (tmp_path / "file").open("w") as file:
-        for value in (str(reader), str(file.fileno()), "x", "", "-1", "9" * 30):
-            monkeypatch.setenv(LIFELINE_VARIABLE, value)
-            with pytest.raises(ValueError, match="expected the number of an open pipe"):
-                inherited_lifeline()
