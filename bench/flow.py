@@ -30,14 +30,13 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from fabric.cli import views
 from fabric.cli.client import Api
-from fabric.local.folder import Folder
+from fabric.local.harness import LocalFabric
 from fabric.roles.trace import STEPS, Run, Trace
 
 ROOT = Path(__file__).parents[1]
@@ -46,7 +45,6 @@ BEGIN, END = "<!-- flow: begin -->", "<!-- flow: end -->"
 FABRIC = (sys.executable, "-m", "fabric.cli.main")
 COUNT = 50
 IMAGE_BYTES = 64 * 2**20
-UP_WAIT_S = 120
 REQUEST_WAIT_S = 60
 ENTRYPOINT = b"#!/bin/sh\nexec sleep 1000000\n"
 
@@ -88,20 +86,6 @@ def image(path: Path) -> None:
             member = tarfile.TarInfo(name)
             member.size, member.mode = len(content), mode
             tar.addfile(member, io.BytesIO(content))
-
-
-@contextmanager
-def local_fabric(directory: Path) -> Iterator[tuple[Api, int]]:
-    """The fabric of the demo: its API, and the port of its ZooKeeper."""
-    subprocess.run((*FABRIC, "up", "--detach", "--dir", str(directory)), check=True, timeout=UP_WAIT_S)
-    try:
-        state = Folder(directory).read_state()
-        if state is None:
-            raise SystemExit(f"expected the state of a local fabric in {directory}, found none")
-        with Api(state.api.where) as api:
-            yield api, int(state.zookeeper.where.partition("/")[0].rpartition(":")[2])
-    finally:
-        subprocess.run((*FABRIC, "down", "--dir", str(directory)), check=True, timeout=UP_WAIT_S)
 
 
 def zxid(port: int) -> int:
@@ -149,29 +133,34 @@ def memory(api: Api) -> Iterator[Memory]:
 
 
 def measure(repeat: int) -> Figures:
-    with tempfile.TemporaryDirectory(prefix="fabric-bench-") as folder:
-        began = time.perf_counter()
-        pushes: list[float] = []
-        uncached: list[Request] = []
-        cached: list[Request] = []
-        with local_fabric(Path(folder) / "fabric") as (api, port):
-            up_s = time.perf_counter() - began
-            for number in range(repeat):
-                path, name = Path(folder) / "image.tar", f"bench-{number}"
-                image(path)
-                with path.open("rb") as source:
-                    pushed = time.perf_counter()
-                    api.upload(name, iter(lambda: source.read(1 << 20), b""), path.stat().st_size, None)
-                    pushes.append(time.perf_counter() - pushed)
-                uncached.append(request(api, port, name))
-                cached.append(request(api, port, name))
-                print(f"  {number + 1} of {repeat}: {uncached[-1].wall_s:.2f} s, cached {cached[-1].wall_s:.2f} s")
-            found = tuple(memory(api))
-            idle_from, idle_began = zxid(port), time.monotonic()
-            time.sleep(5)
-            idle = (zxid(port) - idle_from) / (time.monotonic() - idle_began)
-            down_began = time.perf_counter()
-        down_s = time.perf_counter() - down_began
+    """On the fabric of the demo: 3 racks, each 8 compute and 2 storage agents."""
+    pushes: list[float] = []
+    uncached: list[Request] = []
+    cached: list[Request] = []
+    began = time.perf_counter()
+    with (
+        tempfile.TemporaryDirectory(prefix="fabric-bench-") as folder,
+        LocalFabric(racks=3, compute=8, storage=2) as fabric,
+        Api(fabric.api_url) as api,
+    ):
+        up_s = time.perf_counter() - began
+        port = int(fabric.zk_hosts.partition("/")[0].rpartition(":")[2])
+        for number in range(repeat):
+            path, name = Path(folder) / "image.tar", f"bench-{number}"
+            image(path)
+            with path.open("rb") as source:
+                pushed = time.perf_counter()
+                api.upload(name, iter(lambda: source.read(1 << 20), b""), path.stat().st_size, None)
+                pushes.append(time.perf_counter() - pushed)
+            uncached.append(request(api, port, name))
+            cached.append(request(api, port, name))
+            print(f"  {number + 1} of {repeat}: {uncached[-1].wall_s:.2f} s, cached {cached[-1].wall_s:.2f} s")
+        found = tuple(memory(api))
+        idle_from, idle_began = zxid(port), time.monotonic()
+        time.sleep(5)
+        idle = (zxid(port) - idle_from) / (time.monotonic() - idle_began)
+        down_began = time.perf_counter()
+    down_s = time.perf_counter() - down_began
     return Figures(up_s, down_s, tuple(pushes), tuple(uncached), tuple(cached), found, idle)
 
 
