@@ -26,6 +26,7 @@ import errno
 import logging
 import os
 import threading
+import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,8 +95,11 @@ class ImageCache:
             os.close(self._lock_fd)
             self._lock_fd = -1
 
-    def get(self, digest: str) -> Prepared | None:
-        """The image, if it is here; it becomes the one used last. May unpack it anew: see the module."""
+    def get(self, digest: str, *, pin: str | None = None) -> Prepared | None:
+        """The image, if it is here; it becomes the one used last, and is pinned by the key `pin` if that is given.
+
+        May unpack it anew: see the module.
+        """
         with self._changed:
             self._wait_for(digest)
             entry = self._entries.get(digest)
@@ -106,6 +110,8 @@ class ImageCache:
                 log.warning("image %s was removed from %s by somebody else", digest, self._directory)
                 self._remove(digest)
                 return None
+            if pin is not None:
+                entry.pins.add(pin)
             if entry.boot == self._boot:
                 self._touch(digest)
                 return prepared
@@ -125,10 +131,10 @@ class ImageCache:
             self._make_room(digest, size)
         return self._incoming / digest_hex(digest)
 
-    def admit(self, digest: str, blob: Path) -> Prepared:
-        """Takes over the verified file `blob` (on the same file system) and unpacks it. One that is here already is
-        kept.
+    def admit(self, digest: str, blob: Path, *, pin: str | None = None) -> Prepared:
+        """Takes over the verified file `blob` (on the same file system) and unpacks it. What is here already is kept.
 
+        `pin`: a key that pins it at once, so that nothing can evict it before it is used.
         Raises `BadImage`, or `CacheFull`; then `blob` is removed and nothing is left.
         """
         with self._changed:
@@ -136,10 +142,12 @@ class ImageCache:
             if digest in self._entries:
                 blob.unlink(missing_ok=True)
                 self._touch(digest)
+                if pin is not None:
+                    self._entries[digest].pins.add(pin)
                 return self._prepared(digest)
             self._busy.add(digest)
         try:
-            return self._make(digest, blob)
+            return self._make(digest, blob, {pin} if pin is not None else set())
         finally:
             blob.unlink(missing_ok=True)
             self._free(digest)
@@ -181,7 +189,7 @@ class ImageCache:
 
     # -- making --------------------------------------------------------------------------------------------------------
 
-    def _make(self, digest: str, blob: Path) -> Prepared:
+    def _make(self, digest: str, blob: Path, pins: set[str]) -> Prepared:
         taken = 0
 
         def room(size: int) -> None:
@@ -199,9 +207,10 @@ class ImageCache:
             os.rename(blob, folder / "blob")
             unpack(folder / "blob", folder / "root", limits=Limits(unpacked_bytes=self.max_bytes), room=room)
             (folder / "complete").write_bytes(msgspec.msgpack.encode(_Marker(1, taken, self._boot)))
+            _stamp(folder)
             with self._changed:
                 os.rename(folder, self._path(digest))
-                self._entries[digest] = _Entry(taken, self._boot)
+                self._entries[digest] = _Entry(taken, self._boot, pins)
                 kept = True
             return self._prepared(digest)
         except UnpacksTooLarge as error:
@@ -225,28 +234,26 @@ class ImageCache:
         except (OSError, EmptyImage):
             sound = False
         with self._changed:
-            pins = entry.pins
             self._remove(digest)
         try:
             if not sound:
                 log.warning("image %s did not survive the restart of the machine: removed", digest)
                 return None
-            prepared = self._make(digest, blob)
+            return self._make(digest, blob, entry.pins)
         finally:
             blob.unlink(missing_ok=True)
-        with self._changed:
-            self._entries[digest].pins |= pins
-        return prepared
 
     def _make_room(self, digest: str, size: int) -> None:
-        while self._used + size > self.max_bytes:
-            victim = next((d for d, entry in self._entries.items() if not entry.pins and d not in self._busy), None)
-            if victim is None:
-                pinned = sum(entry.bytes for entry in self._entries.values() if entry.pins)
-                raise CacheFull(
-                    f"image {digest} does not fit: {size} bytes more are needed, {self._used} of {self.max_bytes} are "
-                    f"used, {pinned} of these by images that run: stop instances, or raise the limit of the cache"
-                )
+        unused = [d for d, entry in self._entries.items() if not entry.pins and d not in self._busy]
+        kept = self._used - sum(self._entries[each].bytes for each in unused)
+        if kept + size > self.max_bytes:
+            raise CacheFull(
+                f"image {digest} does not fit: {size} bytes more are needed, and {kept} of {self.max_bytes} are used "
+                "by images that run or are being made: stop instances, or raise the limit of the cache"
+            )
+        for victim in unused:
+            if self._used + size <= self.max_bytes:
+                return
             self._remove(victim)
 
     def _remove(self, digest: str) -> None:
@@ -272,7 +279,7 @@ class ImageCache:
 
     def _touch(self, digest: str) -> None:
         self._entries.move_to_end(digest)
-        os.utime(self._path(digest) / "complete")
+        _stamp(self._path(digest))
 
     def _wait_for(self, digest: str) -> None:
         """Until nobody makes this image. Whoever does is bounded by the size of the cache."""
@@ -290,12 +297,12 @@ class ImageCache:
                     remove_tree(leftover)
                 else:
                     leftover.unlink()
-        found: list[tuple[float, str, _Entry]] = []
+        found: list[tuple[int, str, _Entry]] = []
         for path in self._entry_dir.iterdir():
             try:
                 digest = f"b3:{path.name}"
                 digest_hex(digest)
-                used_at = (path / "complete").stat().st_mtime
+                used_at = (path / "complete").stat().st_mtime_ns
                 marker = msgspec.msgpack.decode((path / "complete").read_bytes(), type=_Marker)
                 found.append((used_at, digest, _Entry(marker.bytes, marker.boot)))
             except Exception as error:
@@ -306,6 +313,12 @@ class ImageCache:
             self._used += entry.bytes
         while self._used > self.max_bytes and self._entries:  # the limit was lowered
             self._remove(next(iter(self._entries)))
+
+
+def _stamp(folder: Path) -> None:
+    """Notes that an entry is used now. Finer than the kernel's own stamps, which are equal for some milliseconds."""
+    now = time.time_ns()
+    os.utime(folder / "complete", ns=(now, now))
 
 
 def _on_disk(size: int) -> int:

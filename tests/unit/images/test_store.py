@@ -321,7 +321,7 @@ def test_a_full_disk_leaves_nothing_half(tmp_path: Path) -> None:
         put_image(store, random_image(9000, seed=6))
         store.close()
     finally:
-        subprocess.run(["umount", str(disk)], check=True)
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 def test_one_directory_has_one_owner(store: ChunkStore, tmp_path: Path) -> None:
