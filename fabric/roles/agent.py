@@ -85,9 +85,12 @@ class Agent:
         self._rack = RackLeader(identity, settings, self._out)
         compute = identity.layer == "compute"
         self._compute = Compute(identity, settings, rng, self._out, journal) if compute else None
-        self._storage = None if compute else Storage(identity, self._out)
+        self._storage = None if compute else Storage(identity, settings, self._out)
         self._leading = Leading(identity, settings, rng, self._out) if compute else None
         self._storage_leading = None if compute else StorageLeading(identity, settings, self._out)
+        leftovers = self._storage.leftovers if self._storage else None
+        everybody = (self._compute, leftovers, self._leading, self._storage_leading)
+        self._timed = [role for role in everybody if role is not None]
         self._session = 0
         self._suspended_at: float | None = None
         self._was_present = False
@@ -147,9 +150,8 @@ class Agent:
         if self._cordon_at is not None and now >= self._cordon_at:
             self._cordon_at = None
             self._ask_cordon()
-        for role in (self._compute, self._leading, self._storage_leading):
-            if role is not None:
-                role.tick(now)
+        for role in self._timed:
+            role.tick(now)
         self._after(now)
         return self._out.take()
 
@@ -166,11 +168,7 @@ class Agent:
             self._beat_at,
             self._hint_at,
             self._cordon_at,
-            *(
-                role.next_deadline
-                for role in (self._compute, self._leading, self._storage_leading)
-                if role is not None
-            ),
+            *(role.next_deadline for role in self._timed),
         )
 
     def _route(self, now: float, event: Input) -> None:
@@ -199,7 +197,7 @@ class Agent:
         if self._leaving_at is not None and self._member.left and self._candidacy.resigned:
             self._quit()
         if self._member.present and not self._was_present:
-            self._registered()
+            self._registered(now)
         self._was_present = self._member.present
         epoch = self._candidacy.epoch
         if self._candidacy.leads and epoch is not None and self._suspended_at is None and self._leaving_at is None:
@@ -239,7 +237,7 @@ class Agent:
             self._submit(self._candidacy.on_session(event))
             self._drop_leadership("the session is lost")
 
-    def _registered(self) -> None:
+    def _registered(self, now: float) -> None:
         """Present in ZooKeeper: now stand for leader, and check what happened while we were away."""
         if not self._standing:
             self._standing = True
@@ -247,6 +245,8 @@ class Agent:
         if self._compute is not None:
             self._ask_cordon()
             self._compute.verify_all()
+        elif self._storage is not None:
+            self._storage.registered(now)
 
     def _on_tree(self, now: float, event: TreeDone) -> None:
         token, outcome = event.token, event.outcome
@@ -260,6 +260,8 @@ class Agent:
             return
         elif self._storage_leading is not None and self._storage_leading.directory.on_tree(now, token, outcome):
             self._storage_leading.calls.on_leaders_changed()
+        elif self._storage is not None and self._storage.leftovers.on_tree(now, token, outcome):
+            return
         elif self._compute is not None and not self._compute.instances.finder.on_tree(now, token, outcome):
             self._compute.on_tree(now, token, outcome)
 

@@ -60,6 +60,8 @@ class Settings:
     """Final (failed, deleted) deployment records kept, at most."""
     keep_final_s: float = 7 * 86400.0
     prune_interval_s: float = 60.0
+    leftovers_after_s: float = 60.0
+    """After its registration a storage agent frees what it holds for no image any more."""
     redundancy: int = 2
     """Holders of every image."""
     max_restart_backoff_s: float = 60.0

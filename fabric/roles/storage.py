@@ -32,6 +32,7 @@ from fabric.messages import (
 from fabric.resources import ZERO
 from fabric.roles.calls import Gathered, RackCalls
 from fabric.roles.leaders import LeaderDirectory
+from fabric.roles.leftovers import Leftovers
 from fabric.roles.outbox import Outbox, earliest
 from fabric.roles.settings import Identity, Settings
 
@@ -42,15 +43,23 @@ MAX_WAITING = 256
 class Storage:
     """A storage agent's answers to commands."""
 
-    def __init__(self, identity: Identity, out: Outbox) -> None:
+    def __init__(self, identity: Identity, settings: Settings, out: Outbox) -> None:
         self._identity = identity
         self._out = out
+        self.leftovers = Leftovers(settings, out)
+        self._registered = False
         self._held: frozenset[str] = frozenset()
         self._free_bytes = 0
         self._busy = 0
         self._drops: dict[str, tuple[str, str]] = {}
         self._copies: dict[str, str] = {}
         """Digest -> why the last copy failed; empty while it is under way."""
+
+    def registered(self, now: float) -> None:
+        """Present in ZooKeeper: the first time, what was held from before is compared with the image records."""
+        if not self._registered:
+            self._registered = True
+            self.leftovers.begin(now, self._held)
 
     def on_store(self, event: StoreChanged) -> None:
         self._held = frozenset(event.held)

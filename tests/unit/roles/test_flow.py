@@ -8,10 +8,11 @@ from dataclasses import replace
 import pytest
 
 from fabric import effects as fx
+from fabric.records import Image, encode
 from fabric.resources import Resources
 from fabric.roles.agent import Agent
 from fabric.roles.trace import unpack
-from tests.unit.roles.world import LARGE, Host, World
+from tests.unit.roles.world import DIGEST, LARGE, Host, World
 from zk import paths
 from zk import tree as zt
 
@@ -339,3 +340,16 @@ def test_a_report_is_not_undone_by_an_older_answer_that_comes_late():
     took = world.until_final(deployment)
     exactly(world, deployment, 6)
     assert took < 1.0, "it waited for the next poll to hear again what it had heard already"
+
+
+def test_a_holder_frees_what_no_image_refers_to_any_more_and_nothing_else():
+    other = "b3:" + "ee" * 32
+    world = World(racks=2, compute=1)
+    image = Image(name="web", digest=DIGEST, size=1, kind="tar", holders=(), pushed_ms=0)
+    world.tree.apply(0, zt.Create(paths.image("web"), encode(image)))
+    holder = world.hosts["r1s01"]
+    world.give(holder, fx.StoreChanged((DIGEST, other), 1, 0), 0)
+    world.settle()
+    assert world.dropped == []
+    world.pass_time(world.settings.leftovers_after_s + 1)
+    assert world.dropped == [("r1s01", other)]

@@ -172,6 +172,7 @@ class World:
         self.heap: list[tuple[float, int, Callable[[], None]]] = []
         self.serial = itertools.count()
         self.sessions = itertools.count(1)
+        self.dropped: list[tuple[str, str]] = []
         self.cut: set[str] = set()
         self.slow: dict[str, float] = {}
         """Node -> by how much its answers to its leader are late, seconds."""
@@ -288,6 +289,8 @@ class World:
             outcome = self.tree.apply(host.session, effect.op)
             self.give(host, fx.TreeDone(effect.token, outcome), 2 * HOP_S)
             self._watches()
+        elif isinstance(effect, fx.DropContent):
+            self.dropped.append((node, effect.digest))
         elif isinstance(effect, fx.Quit):
             host.quit, host.alive = effect.reason, False
         elif isinstance(effect, fx.Persist):
