@@ -307,3 +307,16 @@ def test_json_is_alone_on_standard_output(fabric: Command) -> None:
         assert ended.code == 0
         assert ended.json
         assert ended.err == ""
+
+
+def test_watching_outlives_a_restart_of_the_api(fabric: Command, local: LocalFabric) -> None:
+    trapper = fabric.image(b"#!/bin/sh\ntrap '' TERM\nwhile :; do sleep 1; done\n")
+    stubborn = fabric.deploy(trapper, 2)
+    watcher = fabric.start("delete", stubborn["id"], "--wait")
+    assert watcher.stderr
+    assert "delet" in watcher.stderr.readline()  # for the 5 s of grace that its instances take
+    local.kill("api")
+    local.restart("api")
+    _, said = watcher.communicate(timeout=30)
+    assert watcher.returncode == 0, said
+    assert "trying again" in said
