@@ -53,6 +53,7 @@ from fabric.messages import (
     Submit,
 )
 from fabric.records import Leader, encode
+from fabric.roles.beats import Beats
 from fabric.roles.compute import Compute
 from fabric.roles.leading import Leading
 from fabric.roles.member import Membership
@@ -65,8 +66,6 @@ from zk.election import TOKEN_PREFIX, Candidacy, Request
 from zk.tree import Existed, Exists, Outcome, SessionChanged, SessionState, WatchFired
 
 CORDON = "cordon:"
-BEAT_SOON_S = 0.2
-"""News in a heartbeat need not wait for its turn, but come at most this often."""
 LEAVE_WAIT_S = 3.0
 
 
@@ -81,6 +80,7 @@ class Agent:
         self._rng = rng
         self._out = Outbox()
         self._member = Membership(identity, settings, self._out)
+        self._beats = Beats(identity, rng, self._out)
         self._candidacy = Candidacy(identity.layer, identity.rack, identity.guid, self._leader_record(0))
         self._rack = RackLeader(identity, settings, self._out)
         compute = identity.layer == "compute"
@@ -94,11 +94,6 @@ class Agent:
         self._session = 0
         self._suspended_at: float | None = None
         self._was_present = False
-        self._leader: LeaderHello | None = None
-        self._beat_at: float | None = None
-        self._beat: Heartbeat | None = None
-        self._beat_to = ""
-        self._beat_sent = 0.0
         self._cordon_at: float | None = None
         self._hint_at: float | None = None
         self._hinted = 0
@@ -165,7 +160,7 @@ class Agent:
             self._member.next_deadline,
             self._candidacy.next_deadline,
             self._rack.next_deadline,
-            self._beat_at,
+            self._beats.next_deadline,
             self._hint_at,
             self._cordon_at,
             *(role.next_deadline for role in self._timed),
@@ -208,7 +203,10 @@ class Agent:
         if self._compute is not None:
             self._compute.instances.flush(now)
         self._hint_load(now)
-        self._heartbeat(now)
+        if self._compute is not None:
+            self._beats.beat(now, self._compute.heartbeat())
+        elif self._storage is not None:
+            self._beats.beat(now, self._storage.heartbeat())
 
     # --- ZooKeeper --------------------------------------------------------------------------------------------------
 
@@ -329,6 +327,7 @@ class Agent:
     def _leave(self, now: float) -> None:
         """Give up leadership and membership; after LEAVE_WAIT_S the end of the session has to do the rest."""
         self._leaving_at = now + LEAVE_WAIT_S
+        self._beats.stop()
         self._drop_leadership("leaving")
         self._submit(self._candidacy.resign())
         self._member.leave()
@@ -350,7 +349,7 @@ class Agent:
         elif isinstance(message, Heartbeat):
             self._rack.on_heartbeat(now, message)
         elif isinstance(message, LeaderHello):
-            self._on_hello(now, message)
+            self._beats.on_hello(now, message)
         elif isinstance(message, RackAnswer):
             leading = self._leading or self._storage_leading
             if leading is not None:
@@ -363,30 +362,6 @@ class Agent:
             self._compute.instances.finder.on_holders(now, message)
         elif self._storage_leading is not None and isinstance(message, FindHolders | PickStores):
             self._storage_leading.on_ask(now, sender, message)
-
-    def _on_hello(self, now: float, hello: LeaderHello) -> None:
-        """Our rack's leader, by the highest epoch, gets our heartbeats."""
-        one = self.identity
-        if hello.rack != one.rack or hello.layer != one.layer:
-            return
-        if self._leader is None or hello.epoch >= self._leader.epoch:
-            self._leader = hello
-            self._beat_at = now
-
-    def _heartbeat(self, now: float) -> None:
-        if self._leader is None or self._leaving_at is not None:
-            return
-        role = self._compute or self._storage
-        assert role is not None
-        beat = role.heartbeat()
-        if beat != self._beat and self._beat_to == self._leader.address:
-            soon = max(now, self._beat_sent + BEAT_SOON_S)
-            self._beat_at = soon if self._beat_at is None else min(self._beat_at, soon)
-        if self._beat_at is not None and now >= self._beat_at:
-            self._out.send(self._leader.address, beat)
-            self._beat, self._beat_to, self._beat_sent = beat, self._leader.address, now
-            pause_s = self._leader.interval_ms / 1000
-            self._beat_at = now + pause_s * (0.9 + 0.2 * self._rng.random())
 
     # --- the layer's own inputs -------------------------------------------------------------------------------------
 
