@@ -145,8 +145,10 @@ class Runner:
                     await self.driver.stop(effect.instance, effect.grace_s)
                     await self.driver.remove(effect.instance)
                 break
-            except (DriverError, OSError) as error:
+            except DriverError as error:
                 log.warning("instance %s is not gone: %s; again in %g s", effect.instance, error, pause_s)
+            except Exception:
+                log.exception("instance %s is not gone; again in %g s", effect.instance, pause_s)
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, STOP_PAUSE_MAX_S)
         self._known.discard(effect.instance)

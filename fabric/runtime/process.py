@@ -22,7 +22,6 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
-from contextlib import suppress
 
 from fabric.runtime.bus import SocketContext, new_context
 from fabric.runtime.host import AgentHost
@@ -30,7 +29,9 @@ from fabric.runtime.journal import Writer
 from fabric.runtime.settings import EXIT_FAILED, AgentConfig
 
 STOP_WAIT_S = 15.0
-"""From the signal to the end, at most: leaving, closing the session (3 s), the store and its transfers."""
+"""For leaving, closing the session (3 s), the store and its transfers; then what still runs is cut off."""
+EXIT_WAIT_S = 30.0
+"""From the signal to the end, whatever hangs."""
 FILES_FOR_PROCESS = 128
 FILES_PER_AGENT = 64
 """Two sockets, a session, journal, locks, and some peers; a rack leader needs one more for each agent of its rack."""
@@ -60,7 +61,7 @@ def run_agents(configs: Sequence[AgentConfig]) -> int:
 async def serve(configs: Sequence[AgentConfig]) -> int:
     """Host these agents until all have ended; the worst of their exit codes. Takes SIGTERM and SIGINT over."""
     loop = asyncio.get_running_loop()
-    context = new_context(max_sockets=64 + 16 * len(configs))
+    context = new_context(max_sockets=256 + 16 * len(configs))
     writer = Writer()
     hosts = [AgentHost(config, context, writer) for config in configs]
     runs = [loop.create_task(host.run(), name=f"agent {host.config.node}") for host in hosts]
@@ -103,6 +104,9 @@ class _Stopping:
         for host in self._hosts:
             host.leave()
         asyncio.get_running_loop().call_later(STOP_WAIT_S, self._cut)
+        last = threading.Timer(EXIT_WAIT_S, os._exit, (EXIT_FAILED,))
+        last.daemon = True
+        last.start()
 
     def _cut(self) -> None:
         for run in self._runs:
@@ -113,11 +117,9 @@ def _hold(loop: asyncio.AbstractEventLoop, fd: int) -> None:
     """End with the lifeline. Raises OSError for a descriptor that can't be one."""
 
     def readable() -> None:
-        with suppress(BlockingIOError):
-            if not os.read(fd, 1024):
-                os._exit(EXIT_LIFELINE)
+        if not os.read(fd, 1024):  # nobody writes to it, so this is its end; it stays blocking, for others read it too
+            os._exit(EXIT_LIFELINE)
 
-    os.set_blocking(fd, False)
     loop.add_reader(fd, readable)
 
 

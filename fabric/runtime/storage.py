@@ -167,8 +167,8 @@ class StorageWorld:
             before = self._store.used_bytes()
             try:
                 await asyncio.to_thread(self._store.drop, effect.digest)
-            except OSError as error:
-                log.error("image %s can't be removed from the disk: %s", effect.digest, error)
+            except Exception:
+                log.exception("image %s can't be removed from the disk", effect.digest)
             freed = max(0, before - self._store.used_bytes())
         if self._open:
             self._emit(ContentDropped(effect.token, freed))

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 import zmq
@@ -500,6 +500,36 @@ def test_a_connection_that_speaks_no_zeromq_is_replaced_when_an_agent_comes_up_t
             return "found" in one.calls()
 
         await until(reached, every_s=0.05, what="the agent that took the port")
+
+    run(body)
+
+
+def test_a_connection_that_speaks_another_pattern_is_given_up_and_made_anew() -> None:
+    """libzmq drops such a connection for good, with its name; the next send finds nobody there and connects again."""
+
+    async def body(make: Make) -> None:
+        one = make(ONE)
+        publisher = zmq.Context.instance().socket(zmq.PUB)
+        port = publisher.bind_to_random_port("tcp://127.0.0.1")
+        for number in range(20):
+            one.bus.send(f"tcp://127.0.0.1:{port}/{TWO}", call(f"{number}"))
+            await asyncio.sleep(0.01)
+        publisher.close(0)
+        two: list[Party] = []
+
+        def bound() -> bool:
+            with suppress(PortInUse):  # libzmq closes in its own time
+                two.append(make(TWO, f"tcp://127.0.0.1:{port}", answers=True))
+            return bool(two)
+
+        await until(bound)
+
+        def reached() -> bool:
+            one.bus.send(two[0].address, call("found"))
+            return "found" in one.calls()
+
+        await until(reached, every_s=0.05, what="the agent that took the port")
+        assert one.bus.counters.peers == 1
 
     run(body)
 

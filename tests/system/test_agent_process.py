@@ -149,6 +149,17 @@ def test_zookeeper_goes_away_and_comes_back(tmp_path: Path) -> None:
         assert agent.terminate() == EXIT_OK
 
 
+def test_it_leaves_in_time_though_zookeeper_is_gone(tmp_path: Path) -> None:
+    with agent_processes(tmp_path) as farm, zookeeper_server(tmp_path / "zk") as server:
+        agent = farm.start(farm.config(server.hosts, "n1"))
+        registered(server.hosts, "n1")
+        server.kill()
+        began = time.monotonic()
+        agent.process.send_signal(signal.SIGTERM)
+        agent.ends(EXIT_OK, timeout_s=12)
+        assert time.monotonic() - began < 10
+
+
 def test_strangers_on_the_port_change_nothing(tmp_path: Path, chroot: str) -> None:
     rng = random.Random(5)
     with agent_processes(tmp_path) as farm:
