@@ -9,13 +9,12 @@ exit code 64. Whether an image, a flavor or a name is right, the API decides, so
 from __future__ import annotations
 
 import argparse
-import contextlib
-import importlib
 import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from fabric.cli import local
 from fabric.cli.exits import Exit
 from fabric.ordinals import MAX_COUNT
 
@@ -38,8 +37,8 @@ examples:
 The API: --api, else $FABRIC_API, else that of the fabric started here by 'fabric up', else http://127.0.0.1:8420.
 Exit codes: 0 done; 1 error; 2 not placed, or placed short; 64 wrong usage; 130 interrupted."""
 
-PLACED_SHORT = "Exit code 2: not placed, or placed short of the count; the reasons are printed, per dimension and rack."
-WAITED_SHORT = f"With --wait: {PLACED_SHORT[0].lower()}{PLACED_SHORT[1:]}"
+PLACED_SHORT = "Exit code 2 says: not placed, or placed short of the count; the reasons are printed."
+WAITED_SHORT = f"With --wait, {PLACED_SHORT[0].lower()}{PLACED_SHORT[1:]}"
 
 
 class Parser(ArgumentParser):
@@ -67,8 +66,7 @@ def build() -> Parser:
     _instances(subparsers)
     _images(subparsers)
     _fabric(subparsers)
-    with contextlib.suppress(ImportError):
-        importlib.import_module("fabric.cli.local").register(subparsers)
+    local.register(subparsers)
     return parser
 
 
