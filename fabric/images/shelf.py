@@ -118,6 +118,11 @@ class Shelf:
         finally:
             os.close(fd)
 
+    def remove_chunk(self, chunk: bytes, size: int) -> None:
+        """Removes a chunk file, if it is there, and gives back the `size` bytes that were counted for it."""
+        self.count(-size)
+        self.chunk_path(chunk).unlink(missing_ok=True)
+
     def chunk_sizes(self) -> dict[bytes, int]:
         """Every chunk file and its size in bytes. Files that are not ours by their names are left alone."""
         with os.scandir(self.chunks) as files:

@@ -4,9 +4,8 @@ An image becomes held in one step: `commit` makes every chunk durable, then the 
 it. A crash before that step leaves chunks that no manifest names, and opening the store removes these; a crash after
 it leaves the image whole. So there is no journal and nothing to roll back.
 
-A chunk lives as long as something refers to it: the images that name it, the pushes that brought it, and a `put` that
-is writing it. The counts are kept in memory and made again from the manifests at opening. Two pushes that share
-chunks, or a push that brings a chunk of an image that is being dropped, therefore need no rule of their own.
+A chunk lives as long as something refers to it (`fabric.images.ledger`). The references are kept in memory and made
+again from the manifests at opening.
 
 What is read is hashed before it is handed out (blake3: 7 GB/s), so a chunk that has rotted is never served: it is
 removed, and the images that name it stop being held until some push brings the chunk again. For the same reason `put`
@@ -39,6 +38,7 @@ from fabric.images.errors import (
     StoreFull,
     UnknownPush,
 )
+from fabric.images.ledger import Ledger
 from fabric.images.manifest import CHUNK_BYTES, HASH_BYTES, Buffer, Manifest, chunk_hash, digest_hex, digest_of
 from fabric.images.shelf import Shelf, sync
 
@@ -63,25 +63,10 @@ class HeldImage:
 
 
 @dataclass(slots=True)
-class _Chunk:
-    size: int
-    refs: int = 0
-    sound: bool = False  # the file is there, and nothing is known against it
-    durable: bool = False
-
-
-@dataclass(slots=True)
 class _Push:
     touched: float
     hashes: set[bytes] = field(default_factory=set)
     committing: bool = False
-
-
-@dataclass(slots=True)
-class _Image:
-    manifest: Manifest
-    file_bytes: int
-    missing: set[bytes]  # of its chunks, those that are not sound
 
 
 class ChunkStore:
@@ -99,8 +84,7 @@ class ChunkStore:
         self._push_idle_s = push_idle_s
         self._clock = clock
         self._lock = RLock()
-        self._chunks: dict[bytes, _Chunk] = {}
-        self._images: dict[str, _Image] = {}
+        self._ledger = Ledger()
         self._pushes: dict[str, _Push] = {}
         self._shelf = Shelf(directory, max_bytes)
         self._recover()
@@ -117,20 +101,20 @@ class ChunkStore:
     def held(self) -> list[HeldImage]:
         """The images that are here whole, by digest."""
         with self._lock:
-            return [HeldImage(d, i.manifest.size) for d, i in sorted(self._images.items()) if not i.missing]
+            images = sorted(self._ledger.images.items())
+            return [HeldImage(digest, image.manifest.size) for digest, image in images if not image.missing]
 
     def has(self, digest: str) -> bool:
         with self._lock:
-            image = self._images.get(digest)
-            return image is not None and not image.missing
+            return self._ledger.whole(digest)
 
     def manifest_bytes(self, digest: str) -> bytes:
         """The encoded manifest of a held image. Raises `NotHeld`."""
         with self._lock:
-            image = self._images.get(digest)
-            if image is None or image.missing:
-                raise NotHeld(f"image {digest} is not held here" + ("" if image is None else " whole: it lost chunks"))
-            return image.manifest.encode()
+            if not self._ledger.whole(digest):
+                known = digest in self._ledger.images
+                raise NotHeld(f"image {digest} is not held here" + (" whole: it lost chunks" if known else ""))
+            return self._ledger.images[digest].manifest.encode()
 
     def used_bytes(self) -> int:
         """Bytes of all chunks and manifests, those of open pushes included."""
@@ -143,27 +127,24 @@ class ChunkStore:
     def read_chunk(self, chunk: bytes) -> bytes:
         """The bytes of a chunk, checked against its hash. Raises `NotHeld`, or `ChunkCorrupt` and forgets the chunk."""
         with self._lock:
-            entry = self._chunks.get(chunk)
-            if entry is None or not entry.sound:
+            if not self._ledger.is_sound(chunk):
                 raise NotHeld(f"chunk {chunk.hex()} is not here")
-            size = entry.size
+            size = self._ledger.chunks[chunk].size
         try:
             data, inode = self._shelf.read_chunk(chunk, size)
         except OSError as error:
             if error.errno not in _LOST:
                 raise  # such as too many open files: it says nothing about the chunk
-            if not self._is_sound(chunk):
-                raise NotHeld(f"chunk {chunk.hex()} was dropped meanwhile") from None
             with self._lock:
-                self._mark_lost(chunk)
+                if not self._ledger.is_sound(chunk):
+                    raise NotHeld(f"chunk {chunk.hex()} was dropped meanwhile") from None
+                self._lose(chunk)
             raise ChunkCorrupt(f"chunk {chunk.hex()} can't be read ({error.strerror}): repair its images") from None
         if data is not None:
             return data
-        path = self._shelf.chunk_path(chunk)
-        with self._lock, suppress(OSError):
-            if os.stat(path).st_ino == inode:  # else a put has replaced it meanwhile
-                os.unlink(path)
-                self._mark_lost(chunk)
+        with self._lock, suppress(FileNotFoundError):
+            if os.stat(self._shelf.chunk_path(chunk)).st_ino == inode:  # else a put has replaced it meanwhile
+                self._lose(chunk)
         raise ChunkCorrupt(f"chunk {chunk.hex()}: the stored bytes no longer have this hash: repair its images")
 
     # -- pushing -----------------------------------------------------------------------------------------------------
@@ -192,11 +173,10 @@ class ChunkStore:
             push = self._push(push_id)
             if chunk in push.hashes:
                 return
-            entry = self._chunks.setdefault(chunk, _Chunk(len(data)))
-            entry.refs += 1  # from here on nobody frees it
+            self._ledger.refer(chunk, len(data))  # from here on nobody frees it
         try:
             if not self._readable(chunk):
-                self._write_chunk(chunk, entry, data)
+                self._write_chunk(chunk, data)
         except BaseException as error:
             self._release([chunk])
             if isinstance(error, StoreFull):
@@ -208,10 +188,11 @@ class ChunkStore:
         """Adds a chunk to a push without its bytes, if it is here and still has its hash."""
         with self._lock:
             push = self._push(push_id)
-            entry = self._chunks.get(chunk)
-            if entry is None or chunk in push.hashes:
-                return entry is not None
-            entry.refs += 1
+            if chunk in push.hashes:
+                return True
+            if not self._ledger.is_sound(chunk):
+                return False
+            self._ledger.refer(chunk, self._ledger.chunks[chunk].size)
         try:
             readable = self._readable(chunk)
         except BaseException:
@@ -263,10 +244,12 @@ class ChunkStore:
         """Aborts the pushes that nobody touched for `push_idle_s`, and says which."""
         limit = self._clock() - self._push_idle_s
         with self._lock:
-            idle = [i for i, push in self._pushes.items() if push.touched < limit and not push.committing]
+            idle = {i: push for i, push in self._pushes.items() if push.touched < limit and not push.committing}
             for push_id in idle:
-                self.abort(push_id)
-        return idle
+                del self._pushes[push_id]
+        for push in idle.values():
+            self._release(push.hashes)
+        return list(idle)
 
     def pushes(self) -> int:
         """How many pushes are open."""
@@ -276,7 +259,7 @@ class ChunkStore:
     def drop(self, digest: str) -> bool:
         """Forgets an image, whole or not, and frees the chunks that nothing else refers to. False if it is not here."""
         with self._lock:
-            image = self._images.pop(digest, None)
+            image = self._ledger.images.pop(digest, None)
             if image is None:
                 return False
             (self._shelf.manifests / digest_hex(digest)).unlink(missing_ok=True)
@@ -294,11 +277,6 @@ class ChunkStore:
         push.touched = self._clock()
         return push
 
-    def _is_sound(self, chunk: bytes) -> bool:
-        with self._lock:
-            entry = self._chunks.get(chunk)
-            return entry is not None and entry.sound
-
     def _readable(self, chunk: bytes) -> bool:
         try:
             self.read_chunk(chunk)
@@ -306,16 +284,11 @@ class ChunkStore:
             return False
         return True
 
-    def _mark_lost(self, chunk: bytes) -> None:
-        entry = self._chunks.get(chunk)
-        if entry is None or not entry.sound:
-            return
-        log.warning("chunk %s is lost: its images are not held until a push brings it again", chunk.hex())
-        entry.sound = entry.durable = False
-        self._shelf.count(-entry.size)
-        for image in self._images.values():
-            if chunk in image.manifest.chunks:
-                image.missing.add(chunk)
+    def _lose(self, chunk: bytes) -> None:
+        """Removes a chunk whose file is no good, but not what refers to it."""
+        if self._ledger.lost(chunk):
+            log.warning("chunk %s is lost: its images are not held until a push brings it again", chunk.hex())
+            self._shelf.remove_chunk(chunk, self._ledger.chunks[chunk].size)
 
     def _adopt(self, push_id: str, push: _Push, chunk: bytes) -> None:
         """Hands the reference that the caller took over to the push, if that is still open."""
@@ -323,8 +296,9 @@ class ChunkStore:
             if self._pushes.get(push_id) is push and chunk not in push.hashes:
                 push.hashes.add(chunk)
                 return
+            gone = self._pushes.get(push_id) is not push
         self._release([chunk])
-        if self._pushes.get(push_id) is not push:
+        if gone:
             raise UnknownPush(f"push {push_id} was aborted meanwhile")
 
     def _release(self, chunks: Iterable[bytes]) -> None:
@@ -332,25 +306,19 @@ class ChunkStore:
         while some := list(itertools.islice(pending, _RELEASE_AT_ONCE)):
             with self._lock:
                 for chunk in some:
-                    entry = self._chunks[chunk]
-                    entry.refs -= 1
-                    if not entry.refs:
-                        del self._chunks[chunk]
-                        if entry.sound:
-                            self._shelf.count(-entry.size)
-                            self._shelf.chunk_path(chunk).unlink(missing_ok=True)
+                    freed = self._ledger.release(chunk)
+                    if freed is not None and freed.sound:
+                        self._shelf.remove_chunk(chunk, freed.size)
 
-    def _write_chunk(self, chunk: bytes, entry: _Chunk, data: Buffer) -> None:
+    def _write_chunk(self, chunk: bytes, data: Buffer) -> None:
         with self._shelf.room(len(data)) as kept:
             path = self._shelf.write(data, durable=False)
             with self._lock:
-                if entry.sound:  # another push was faster
+                if self._ledger.is_sound(chunk):  # another push was faster
                     path.unlink()
                     return
                 os.rename(path, self._shelf.chunk_path(chunk))
-                entry.sound, entry.durable = True, False
-                for image in self._images.values():
-                    image.missing.discard(chunk)
+                self._ledger.written(chunk)
                 kept.append(True)
 
     def _check_complete(self, push: _Push, manifest: Manifest) -> None:
@@ -361,42 +329,46 @@ class ChunkStore:
                     f"expected all {len(manifest.chunks)} chunks of the manifest, found {absent} missing"
                 )
             for index, chunk in enumerate(manifest.chunks):
-                if self._chunks[chunk].size != manifest.size_of(index):
+                if self._ledger.chunks[chunk].size != manifest.size_of(index):
                     raise ManifestError(
                         f"manifest: chunk {index} should have {manifest.size_of(index)} bytes, "
-                        f"found {self._chunks[chunk].size}"
+                        f"found {self._ledger.chunks[chunk].size}"
                     )
 
     def _make_durable(self, chunks: Iterable[bytes]) -> None:
-        with self._lock:
-            pending = [chunk for chunk in dict.fromkeys(chunks) if not self._chunks[chunk].durable]
-        for chunk in pending:
-            try:
-                sync(self._shelf.chunk_path(chunk))
-            except OSError as error:
-                with self._lock:  # what a failed fsync left on the disk is anybody's guess
-                    self._mark_lost(chunk)
-                raise self._shelf.refused(error) from error
-        sync(self._shelf.chunks)
-        with self._lock:
+        while pending := self._not_durable(chunks):
             for chunk in pending:
-                self._chunks[chunk].durable = self._chunks[chunk].sound
+                try:
+                    sync(self._shelf.chunk_path(chunk))
+                except OSError as error:
+                    with self._lock:  # what a failed fsync left on the disk is anybody's guess
+                        self._lose(chunk)
+                    raise self._shelf.refused(error) from error
+            sync(self._shelf.chunks)
+            with self._lock:
+                for chunk, writes in pending.items():
+                    entry = self._ledger.chunks[chunk]
+                    entry.durable = entry.sound and entry.writes == writes  # else it was lost, and brought again
+
+    def _not_durable(self, chunks: Iterable[bytes]) -> dict[bytes, int]:
+        """Those that are sound but not durable, and which write of each that is."""
+        with self._lock:
+            entries = {chunk: self._ledger.chunks[chunk] for chunk in chunks}
+            return {chunk: entry.writes for chunk, entry in entries.items() if entry.sound and not entry.durable}
 
     def _write_manifest(self, digest: str, manifest: Manifest, data: bytes) -> None:
         chunks = set(manifest.chunks)
         with self._shelf.room(len(data)) as kept:
             path = self._shelf.write(data, durable=True)
             with self._lock:
-                lost = sum(not self._chunks[chunk].sound for chunk in chunks)
-                if lost or digest in self._images:
+                lost = sum(not self._ledger.is_sound(chunk) for chunk in chunks)
+                if lost or digest in self._ledger.images:
                     path.unlink()
                     if lost:
                         raise PushIncomplete(f"{lost} chunks of {digest} were lost while it was committed")
                     return
                 os.rename(path, self._shelf.manifests / digest_hex(digest))
-                self._images[digest] = _Image(manifest, len(data), set())
-                for chunk in chunks:
-                    self._chunks[chunk].refs += 1
+                self._ledger.add_image(digest, manifest, len(data))
                 kept.append(True)
             sync(self._shelf.manifests)
 
@@ -405,31 +377,23 @@ class ChunkStore:
     def _recover(self) -> None:
         sizes = self._shelf.chunk_sizes()
         for path in self._shelf.manifest_paths():
-            self._recover_image(path, sizes)
-        for chunk in sizes:
-            if not self._is_sound(chunk):
-                self._shelf.chunk_path(chunk).unlink()
-
-    def _recover_image(self, path: Path, sizes: dict[bytes, int]) -> None:
-        data = path.read_bytes()
-        digest = digest_of(data)
-        if digest_hex(digest) != path.name:
-            log.warning("%s no longer has its digest: removed, and the chunks that only it named", path)
-            path.unlink()
-            return
-        manifest = Manifest.decode(data)
-        image = self._images[digest] = _Image(manifest, len(data), set())
-        self._shelf.count(len(data))
-        for index, chunk in enumerate(manifest.chunks):
-            entry = self._chunks.get(chunk)
-            if entry is None:
-                size = manifest.size_of(index)
-                sound = sizes.get(chunk) == size
-                entry = self._chunks[chunk] = _Chunk(size, 0, sound, sound)
-                self._shelf.count(size if sound else 0)
-            if not entry.sound:
-                image.missing.add(chunk)
-        for chunk in set(manifest.chunks):
-            self._chunks[chunk].refs += 1
-        if image.missing:
-            log.warning("image %s lacks %d of its chunks: not held", digest, len(image.missing))
+            data = path.read_bytes()
+            digest = digest_of(data)
+            if digest_hex(digest) != path.name:
+                log.warning("%s no longer has its digest: removed, and the chunks that only it named", path)
+                path.unlink()
+                continue
+            try:
+                manifest = Manifest.decode(data)
+            except ManifestError as error:  # whole, so of another version of this program: nothing to throw away
+                self._shelf.close()
+                raise ManifestError(f"{path}: {error}; open it with the version that wrote it, or remove it") from None
+            image = self._ledger.add_image(digest, manifest, len(data), sizes)
+            self._shelf.count(len(data))
+            if image.missing:
+                log.warning("image %s lacks %d of its chunks: not held", digest, len(image.missing))
+        for chunk, size in sizes.items():
+            if self._ledger.is_sound(chunk):
+                self._shelf.count(size)
+            else:
+                self._shelf.remove_chunk(chunk, 0)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from fabric.images.errors import (
@@ -23,7 +24,7 @@ from fabric.images.errors import (
     StoreFull,
     UnknownPush,
 )
-from fabric.images.manifest import Manifest
+from fabric.images.manifest import Manifest, digest_of
 from fabric.images.store import MAX_PUSHES, ChunkStore, HeldImage
 from tests.unit.images.content import Image, image_of, put_image, random_image, read_image
 
@@ -281,6 +282,16 @@ def test_a_rotten_manifest_is_removed_with_its_chunks(store: ChunkStore, tmp_pat
     again = reopened(store, tmp_path)
     assert (again.held(), chunk_files(tmp_path), manifest.exists()) == ([], set(), False)
     again.close()
+
+
+def test_a_manifest_of_another_version_is_not_thrown_away(store: ChunkStore, tmp_path: Path) -> None:
+    data = msgspec.msgpack.encode((2, "something new"))
+    manifest = tmp_path / "manifests" / digest_of(data)[3:]
+    manifest.write_bytes(data)
+    for _ in range(2):
+        with pytest.raises(ManifestError, match=f"{manifest.name}.*open it with the version that wrote it"):
+            reopened(store, tmp_path)
+    assert manifest.read_bytes() == data
 
 
 def test_what_the_limit_does_not_allow_is_refused_and_the_push_is_gone(tmp_path: Path) -> None:
