@@ -17,6 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 
 from fabric import __version__
 from fabric.api.control import ControlPlane
@@ -37,6 +38,7 @@ from fabric.api.services import Services
 from fabric.records import BadRecord
 from zk.tree import ConnectionLost, Overloaded, SessionExpired, TreeError
 
+ROUTERS = tuple(module.router for module in (deployments, instances, nodes, fabric, images, health))
 _log = logging.getLogger("fabric.api")
 
 
@@ -45,8 +47,8 @@ def create_app(control: ControlPlane) -> FastAPI:
     services = Services.over(control)
     app = FastAPI(title="Provisioning fabric", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
     app.state.services = services
-    for module in (deployments, instances, nodes, fabric, images, health):
-        app.include_router(module.router)
+    for router in ROUTERS:
+        app.include_router(router)
     add_docs(app)
     app.add_middleware(Gate, services=services)
     app.add_exception_handler(RequestValidationError, _on_validation)
@@ -81,15 +83,26 @@ async def _on_http(request: Request, error: Exception) -> Response:
         return respond(request, error)
     assert isinstance(error, HTTPException)
     detail = error.detail
+    headers = error.headers
     match error.status_code:
         case 404:
             detail = f"There is nothing at {request.url.path[:200]}; GET /docs shows what there is."
         case 405:
-            allowed = (error.headers or {}).get("Allow", "other methods")
-            detail = f"{request.url.path[:200]}: expected {allowed}, found {request.method}"
+            headers = {"Allow": ", ".join(_methods_at(request))}
+            detail = f"{request.url.path[:200]}: expected {headers['Allow']}, found {request.method}"
         case 400:
             detail = "body: expected JSON in UTF-8, found something that can't be read as such"
-    return respond(request, from_status(error.status_code, detail, error.headers))
+    return respond(request, from_status(error.status_code, detail, headers))
+
+
+def _methods_at(request: Request) -> list[str]:
+    """All that may be done at this path, over all of its routes."""
+    found: set[str] = set()
+    for router in ROUTERS:
+        for route in router.routes:
+            if route.matches(request.scope)[0] is not Match.NONE:
+                found |= getattr(route, "methods", None) or set()
+    return sorted(found or {"GET"})
 
 
 async def _on_tree(request: Request, error: Exception) -> Response:

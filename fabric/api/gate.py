@@ -59,8 +59,9 @@ class Gate:
             return
         announced = _content_length(scope)
         if announced > self._limits.body_bytes:
-            await _drain(receive, self._limits)
-            await self._refuse(_too_large(self._limits, announced), scope, send)
+            whole = await _drain(receive, self._limits)
+            error = _too_large(self._limits, announced)
+            await self._refuse(error if whole else error.closing(), scope, send)
             return
         await self._app(scope, _limited(receive, self._limits), send)
 
@@ -81,24 +82,24 @@ def _limited(receive: Receive, limits: ApiLimits) -> Receive:
         if message["type"] == "http.request":
             received += len(message.get("body", b""))
             if received > limits.body_bytes:
-                if message.get("more_body"):
-                    await _drain(receive, limits)
-                raise _too_large(limits, received)
+                whole = not message.get("more_body") or await _drain(receive, limits)
+                error = _too_large(limits, received)
+                raise error if whole else error.closing()
         return message
 
     return limited
 
 
-async def _drain(receive: Receive, limits: ApiLimits) -> None:
-    """So that a client that is still sending gets to read the answer."""
+async def _drain(receive: Receive, limits: ApiLimits) -> bool:
+    """So that a client that is still sending gets to read the answer. False when it goes on for too long."""
     try:
         async with asyncio.timeout(limits.upload_drain_s):
             while True:
                 message = await receive()
                 if message["type"] != "http.request" or not message.get("more_body"):
-                    return
+                    return bool(message["type"] == "http.request")
     except TimeoutError:
-        return
+        return False
 
 
 def _too_large(limits: ApiLimits, found: int) -> ProblemError:

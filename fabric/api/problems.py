@@ -38,6 +38,7 @@ NOT_JSON = Kind("not-json", 400, "The body is not JSON")
 BAD_HEADER = Kind("bad-header", 400, "A header has a wrong value")
 UNKNOWN = Kind("not-found", 404, "There is no such thing")
 METHOD = Kind("method-not-allowed", 405, "This method is not allowed here")
+STALLED = Kind("upload-stalled", 408, "The upload has come to a stop")
 CONFLICT = Kind("conflict", 409, "The request does not fit the present state")
 TOO_LARGE = Kind("too-large", 413, "The body is too large")
 MEDIA = Kind("unsupported-media-type", 415, "The body has a type that is not understood")
@@ -53,7 +54,7 @@ UNAVAILABLE = Kind("unavailable", 503, "The fabric cannot take this now")
 STORE_FULL = Kind("store-full", 507, "There is no room for the image")
 
 KINDS: tuple[Kind, ...] = (
-    NOT_JSON, BAD_HEADER, UNKNOWN, METHOD, CONFLICT, TOO_LARGE, MEDIA, INVALID, UNKNOWN_IMAGE, UNKNOWN_FLAVOR,
+    NOT_JSON, BAD_HEADER, UNKNOWN, METHOD, STALLED, CONFLICT, TOO_LARGE, MEDIA, INVALID, UNKNOWN_IMAGE, UNKNOWN_FLAVOR,
     IMPOSSIBLE, KEY_REUSED, BAD_IMAGE, DIGEST, BROKEN, UNAVAILABLE, STORE_FULL,
 )  # fmt: skip
 
@@ -75,6 +76,11 @@ class ProblemError(HTTPException):
         self.kind = kind
         self.errors = tuple(errors)
         self.reasons = tuple(reasons)
+
+    def closing(self) -> ProblemError:
+        """The same, at the end of the connection: what the client is still sending shall not be read."""
+        headers = {**(self.headers or {}), "Connection": "close"}
+        return ProblemError(self.kind, self.detail, errors=self.errors, reasons=self.reasons, headers=headers)
 
 
 def not_found(what: str, name: str, hint: str = "") -> ProblemError:

@@ -22,7 +22,7 @@ from starlette.requests import ClientDisconnect
 
 from fabric.api.contents import Contents
 from fabric.api.control import ControlPlane, wall_ms
-from fabric.api.problems import BAD_IMAGE, DIGEST, STORE_FULL, TOO_LARGE, ProblemError, invalid, unavailable
+from fabric.api.problems import BAD_IMAGE, DIGEST, STALLED, STORE_FULL, TOO_LARGE, ProblemError, invalid, unavailable
 from fabric.images.archive import Checker, is_program
 from fabric.images.errors import BadImage, DigestMismatch, EmptyImage, ImageError, ImageTooLarge, PushFailed
 from fabric.images.protocol import Holder
@@ -153,8 +153,8 @@ class _Upload:
                     break
                 except TimeoutError:
                     raise ProblemError(
-                        BAD_IMAGE, f"image {self._name}: nothing came for {limits.upload_idle_s:g} s; push it again"
-                    ) from None
+                        STALLED, f"image {self._name}: nothing came for {limits.upload_idle_s:g} s; push it again"
+                    ).closing() from None
                 received += len(data)
                 if received > limits.image_bytes:
                     raise ProblemError(
@@ -222,11 +222,13 @@ class _Upload:
                 return unavailable(text)
 
 
-async def drained(content: AsyncIterator[bytes], wait_s: float) -> None:
-    """Read on and throw away, so that a client that is still sending gets to read why it was refused."""
+async def drained(content: AsyncIterator[bytes], wait_s: float) -> bool:
+    """Read on and throw away, so that a client that is still sending gets to read why it was refused. False when it
+    goes on for too long: the connection is to be closed then."""
     try:
         async with asyncio.timeout(wait_s):
             async for _ in content:
                 pass
-    except (TimeoutError, ClientDisconnect, RuntimeError):
-        pass
+    except (TimeoutError, ClientDisconnect):
+        return False
+    return True

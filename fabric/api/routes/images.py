@@ -15,6 +15,7 @@ from fabric.api.problems import (
     CONFLICT,
     DIGEST,
     INVALID,
+    STALLED,
     STORE_FULL,
     TOO_LARGE,
     UNAVAILABLE,
@@ -43,7 +44,7 @@ Name = Annotated[str, Path(description="Lower-case letters, digits, '.', '_', '-
     response_model=ImageView,
     status_code=201,
     responses={
-        **documented(INVALID, BAD_IMAGE, DIGEST, TOO_LARGE, STORE_FULL, UNAVAILABLE),
+        **documented(STALLED, INVALID, BAD_IMAGE, DIGEST, TOO_LARGE, STORE_FULL, UNAVAILABLE),
         201: {"description": "Two holders in different racks have it whole."},
     },
     openapi_extra={
@@ -73,9 +74,10 @@ async def push(
     try:
         expected = expected_digest(content_digest, digest)
         image = await services.pushing.push(name, content_length, expected, content)
-    except ProblemError:
-        await drained(content, services.control.limits.upload_drain_s)
-        raise
+    except ProblemError as error:
+        if await drained(content, services.control.limits.upload_drain_s):
+            raise
+        raise error.closing() from error
     except ClientDisconnect:
         return Response(status_code=CLOSED)
     services.metrics.image_bytes.inc(image.size)
