@@ -7,7 +7,7 @@ predecessor**, so that a death wakes one candidate and not the herd. Ours has th
 1. *The name carries who made it.* A candidate is `{guid}.{session}-{sequence}`. When the reply to a create is lost, the
    candidate lists the children and finds its own name before it creates again; more than one of its own (a repeated
    create) are tidied away, all but the first. The session in the name keeps it from taking what an earlier session of
-   the same agent left behind, which is about to vanish, for its own.
+   the same agent left behind for its own; that is tidied away too.
 2. *The leader znode.* The first candidate creates the ephemeral `/leaders/{layer}/{rack}`, by which others find the
    leader. Holding this znode is leading: one name, so one leader. Its creation zxid is the leader's **epoch**, which
    ZooKeeper hands out and which only grows. If the znode is there already (the session of a leader that died is not
@@ -17,21 +17,24 @@ predecessor**, so that a death wakes one candidate and not the herd. Ours has th
 
 The flow, one operation in flight at any time:
 
-        CONNECTED ──> look (Children) ──none of mine──> stand (Create) ──┐
-                       ^  ^  │ │                                         │
-                       │  │  │ └─not first─> watch predecessor (Exists) ─┼─gone──> look
-                       │  └──┼───────────────────────────────────────────┘
-                       │     └─first──> take (Create leader) ──> LEADS ──> update (Set)
-                       │                  └─NodeExists─> whose (Exists, watch) ─mine─> LEADS
-                       └────── any watch fires, or anything went wrong ──────────────────┘
+        CONNECTED ──> sweep (Exists leader: mine? Delete)
+                        │
+                        v
+             ┌──────> look (Children) ──none of mine──> stand (Create) ───────> look
+             │          │ └─not first──> watch predecessor (Exists) ──gone────> look
+             │          └─first──> take (Create leader) ──> LEADS ──> update (Set)
+             │                       └─NodeExists──> whose (Exists, watch) ──mine──> LEADS
+             └─────── any watch fires, or anything goes wrong ────────────────────┘
 
 Whatever goes wrong (ConnectionLost, Overloaded, an error that nobody foresaw) the answer is the same: look again, at
 once when the session is CONNECTED again, else after a bounded back-off that `on_tick` drives. So a lost reply needs no
-case of its own: looking finds what happened.
+case of its own: looking finds what happened. A new session sweeps before it looks: what was asked for in the last one
+may have been submitted so late that it was done in this one; a leader znode that its owner does not know of would block
+the rack for as long as that session lives.
 
 How to embed it (methods take one input and return the operations to submit, in order; no I/O, no clock, no randomness):
 
-        candidacy = Candidacy("compute", "rack-1", guid=node_id, data=record)
+        candidacy = Candidacy("compute", "rack-1", guid=guid, data=record)
         requests = candidacy.on_session(event)            # every SessionChanged, the first CONNECTED included
         requests = candidacy.on_watch(path)               # every WatchFired: paths of others are ignored
         requests = candidacy.on_outcome(token, outcome)   # the outcome of a Request: foreign, old tokens are ignored
@@ -49,14 +52,18 @@ from dataclasses import dataclass
 from zk import paths
 from zk.paths import Layer
 from zk.tree import (
+    Check,
     Children,
     Create,
     Created,
     Delete,
     Deleted,
+    Done,
     Existed,
     Exists,
     Listed,
+    Multi,
+    MultiFailed,
     NodeExists,
     NoNode,
     Op,
@@ -64,7 +71,6 @@ from zk.tree import (
     SessionChanged,
     SessionState,
     Set,
-    Written,
 )
 
 RETRY_FIRST_S = 0.1
@@ -124,9 +130,8 @@ _Then = Callable[[Outcome], list[Request]]
 class Candidacy:
     """One agent's standing for leader of one rack of one layer. See the module's docstring for the flow.
 
-    `guid` names the agent (its node id will do); it must be unlike those of the other candidates of the rack. `data` is
-    what the leader znode shall hold. The znodes of zk.paths.ROOTS must exist; the rack's below them is made.
-    """
+    `guid` names the agent, and nobody else in the rack: candidates of this name are its own to delete. `data` is what
+    the leader znode shall hold. The znodes of zk.paths.ROOTS must exist; the rack's below them is made."""
 
     def __init__(self, layer: Layer, rack: str, guid: str, data: bytes) -> None:
         for what, word in (("rack", rack), ("guid", guid)):
@@ -142,20 +147,21 @@ class Candidacy:
         self._resigning = False
         self._session = 0
         self._connected = False
-        self._delay_s = RETRY_FIRST_S
-        self._retry_at: float | None = None
         self._forget()
 
     def _forget(self) -> None:
         """What is known of one session, and ends with it."""
         self._token: str | None = None
         self._then: _Then = self._looked
+        self._candidate = ""
         self._epoch: int | None = None
         self._written: bytes | None = None
         self._watched: str | None = None
         self._stale = False
+        self._swept = False
         self._withdrawn = False
         self._retrying = False
+        self._retry_at: float | None = None
         self._delay_s = RETRY_FIRST_S
 
     # --- what the embedding role reads ----------------------------------------------------------------------------
@@ -203,7 +209,6 @@ class Candidacy:
         if event.session_id != self._session:
             self._session = event.session_id
             self._forget()
-            self._withdrawn = self._resigning  # whatever an earlier session had is gone with it
             return self._proceed()
         if self._token is None and (self._retrying or self._stale):
             return self._proceed()
@@ -214,10 +219,7 @@ class Candidacy:
         if path != self._watched:
             return []
         self._watched = None
-        if self._token is not None or not self._connected:
-            self._stale = True
-            return []
-        return self._proceed()
+        return self._nudged()
 
     def on_outcome(self, token: str, outcome: Outcome) -> list[Request]:
         """The outcome of one of its requests. Those of an earlier session, and foreign tokens, are ignored."""
@@ -244,29 +246,32 @@ class Candidacy:
         """Let the leader znode hold `data` (a new load hint). Kept for later while it does not lead; of many updates
         during one write only the last is written."""
         self._data = data
-        if not self.leads or self._token is not None or self._retrying:
-            return []  # what is in flight, or tried again, ends in `_proceed`, which writes
-        if not self._connected:
-            self._stale = True
-            return []
-        return self._write()
+        return self._nudged() if self.leads and not self._retrying else []
 
     def resign(self) -> list[Request]:
         """Step down: not leader from this moment; leader znode and candidates are deleted. It does not stand again."""
         self._resigning = True
-        if self._connected and self._token is None and not self._withdrawn:
-            return self._proceed()
-        return []
+        self._swept = False
+        return self._nudged()
 
     # --- the flow: each step asks for one operation and names what follows -----------------------------------------
+
+    def _nudged(self) -> list[Request]:
+        """There is something to look at, or to do: now, or when what keeps from it is over."""
+        if self._token is not None or not self._connected:
+            self._stale = True
+            return []
+        return self._proceed()
 
     def _proceed(self) -> list[Request]:
         """Go on from what is known for certain: the one place that every event and every trouble leads back to."""
         self._stale = False
         self._retrying = False
         self._retry_at = None
-        if self._resigning:
-            return [] if self._withdrawn else self._withdraw()
+        if self._withdrawn:
+            return []
+        if not self._swept:
+            return self._ask(Exists(self._leader), self._leader_found)
         return self._look() if self._epoch is None else self._write()
 
     def _ask(self, op: Op, then: _Then) -> list[Request]:
@@ -275,38 +280,49 @@ class Candidacy:
         self._then = then
         return [Request(self._token, op)]
 
+    def _leader_found(self, outcome: Outcome) -> list[Request]:
+        """Before standing, and when resigning: no leader znode of mine may be there."""
+        if not isinstance(outcome, Existed):
+            return self._trouble()
+        if outcome.stat is not None and outcome.stat.owner == self._session:
+            return self._ask(Delete(self._leader), self._go_on(Deleted, NoNode))
+        self._epoch = None
+        self._swept = True
+        return self._proceed()
+
     def _look(self) -> list[Request]:
+        self._watched = None  # whom to watch is settled anew
         return self._ask(Children(self._directory), self._looked)
 
     def _looked(self, outcome: Outcome) -> list[Request]:
+        if isinstance(outcome, NoNode) and not self._resigning:
+            return self._ask(Create(self._directory), self._go_on(Created, NodeExists))
         if isinstance(outcome, NoNode):
-            return self._ask(Create(self._directory), self._directory_made)
+            outcome = Listed(())
         if not isinstance(outcome, Listed):
             return self._trouble()
-        if self._resigning:
+        if not self._swept:  # resigned meanwhile
             return self._proceed()
         place = standing(outcome.names, self._name)
-        if place.extras:
-            return self._ask(Delete(f"{self._directory}/{place.extras[0]}"), self._tidied)
+        unwanted = [*place.extras, *self._leftovers(outcome.names)]
+        if self._resigning and place.mine is not None:
+            unwanted.append(place.mine)
+        if unwanted:
+            return self._ask(Delete(f"{self._directory}/{unwanted[0]}"), self._go_on(Deleted, NoNode))
+        if self._resigning:
+            self._withdrawn = True
+            return self._settled()
         if place.mine is None:
             return self._stand()
+        self._candidate = f"{self._directory}/{place.mine}"
         if place.predecessor is None:
             return self._take()
         self._watched = f"{self._directory}/{place.predecessor}"
         return self._ask(Exists(self._watched, watch=True), self._predecessor_seen)
 
-    def _directory_made(self, outcome: Outcome) -> list[Request]:
-        return self._proceed() if isinstance(outcome, Created | NodeExists) else self._trouble()
-
-    def _tidied(self, outcome: Outcome) -> list[Request]:
-        return self._proceed() if isinstance(outcome, Deleted | NoNode) else self._trouble()
-
     def _stand(self) -> list[Request]:
         prefix = paths.candidate_prefix(self._layer, self._rack, self._name)
-        return self._ask(Create(prefix, ephemeral=True, sequence=True), self._stood)
-
-    def _stood(self, outcome: Outcome) -> list[Request]:
-        return self._proceed() if isinstance(outcome, Created) else self._trouble()
+        return self._ask(Create(prefix, ephemeral=True, sequence=True), self._go_on(Created))
 
     def _predecessor_seen(self, outcome: Outcome) -> list[Request]:
         if not isinstance(outcome, Existed):
@@ -347,44 +363,29 @@ class Candidacy:
         data = self._data
 
         def written(outcome: Outcome) -> list[Request]:
-            if isinstance(outcome, Written):
-                self._written = data
-                return self._proceed()
-            self._written = None
-            if isinstance(outcome, NoNode):  # someone deleted it by hand: what it stood for is gone, stand for it again
+            self._written = data if isinstance(outcome, Done) else None
+            if isinstance(outcome, MultiFailed):  # someone deleted one of them by hand: stand anew
                 self._epoch = None
-                return self._proceed()
-            return self._trouble()
+                self._swept = False
+            return self._proceed() if isinstance(outcome, Done | MultiFailed) else self._trouble()
 
-        return self._ask(Set(self._leader, data), written)
-
-    def _withdraw(self) -> list[Request]:
-        """Leader znode first, so that the successor, woken by the end of the candidate, finds its place free."""
-        return self._ask(Exists(self._leader), self._leader_to_drop)
-
-    def _leader_to_drop(self, outcome: Outcome) -> list[Request]:
-        if not isinstance(outcome, Existed):
-            return self._trouble()
-        if outcome.stat is not None and outcome.stat.owner == self._session:
-            return self._ask(Delete(self._leader), self._tidied)
-        self._epoch = None
-        return self._ask(Children(self._directory), self._candidates_to_drop)
-
-    def _candidates_to_drop(self, outcome: Outcome) -> list[Request]:
-        if isinstance(outcome, Listed):
-            mine = standing(outcome.names, self._name).mine
-            if mine is not None:
-                return self._ask(Delete(f"{self._directory}/{mine}"), self._tidied)
-        elif not isinstance(outcome, NoNode):
-            return self._trouble()
-        self._withdrawn = True
-        return self._settled()
+        # Only while my candidate is there, so never in another session, into the znode of another leader.
+        return self._ask(Multi((Check(self._candidate, 0), Set(self._leader, data))), written)
 
     # --- helpers --------------------------------------------------------------------------------------------------
 
     @property
     def _name(self) -> str:
         return f"{self._guid}.{self._session & 0xFFFF_FFFF_FFFF_FFFF:016x}"
+
+    def _leftovers(self, names: Iterable[str]) -> list[str]:
+        """Candidates of this agent's earlier sessions."""
+        made_by = {name: name[:-11] for name in names if _CANDIDATE.fullmatch(name)}
+        return [n for n, by in made_by.items() if by != self._name and by.rpartition(".")[0] == self._guid]
+
+    def _go_on(self, *after: type[Outcome]) -> _Then:
+        """Proceed after one of these outcomes; any other is trouble."""
+        return lambda outcome: self._proceed() if isinstance(outcome, after) else self._trouble()
 
     def _trouble(self) -> list[Request]:
         """No answer, or not one to go on from: try again when CONNECTED comes, or after the back-off."""
