@@ -315,13 +315,15 @@ class Coordinator:
     ) -> None:
         self._phase = None
         record = self._keeper.record
+        kept = record.count if count is None else count
         final = msgspec.structs.replace(
             record,
             state=state,
             settled=record.generation,
             plan=record.plan if plan is None else plan,
-            count=record.count if count is None else count,
-            had=(record.count if count is None else count) if state == "running" else 0,
+            count=kept,
+            min_count=min(record.min_count, kept),
+            had=kept if state == "running" else 0,
             reason=reasons[0][:500] if reasons else "",
             reasons=tuple(reason[:300] for reason in reasons[1:MAX_REASONS]),
             epoch=self._charge.epoch,

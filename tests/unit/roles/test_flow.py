@@ -99,10 +99,10 @@ def test_a_scale_that_finds_no_place_leaves_the_deployment_as_it_was():
     world = settled(racks=1, compute=1)
     deployment = world.create(10)
     world.until_final(deployment)
-    world.change(deployment, count=17)
+    world.change(deployment, count=17, min_count=17)
     world.until_final(deployment)
     record = world.record(deployment)
-    assert (record.state, record.count) == ("running", 10)
+    assert (record.state, record.count, record.min_count) == ("running", 10, 10)
     assert "scaling to 17 was not possible" in record.reason
     exactly(world, deployment, 10)
 
