@@ -51,6 +51,7 @@ async def watch(hosts: str, racks: Sequence[str], api: tuple[str, int], requests
     """Answer each line of the descriptor `requests` with one at `answers`, until `requests` ends. `api`: host and
     port."""
     tree = KazooTree(hosts, session_timeout_s=SESSION_S)
+    probe = _Probe(*api)
     lines = await _reader(requests)
     try:
         await tree.open(wait_s=OPEN_WAIT_S)
@@ -63,7 +64,7 @@ async def watch(hosts: str, racks: Sequence[str], api: tuple[str, int], requests
                         await _sweep(client)
                         seen = Seen()
                     else:
-                        seen = await _look(client, racks, look, api)
+                        seen = await _look(client, racks, look, probe)
             except (TreeError, BadRecord, TimeoutError) as error:
                 seen = Seen(trouble=str(error) or f"ZooKeeper did not answer within {LOOK_WAIT_S:g} s")
             os.write(answers, msgspec.json.encode(seen) + b"\n")
@@ -78,14 +79,12 @@ async def _reader(fd: int) -> asyncio.StreamReader:
     return reader
 
 
-async def _look(client: TreeClient, racks: Sequence[str], look: Look, api: tuple[str, int]) -> Seen:
+async def _look(client: TreeClient, racks: Sequence[str], look: Look, probe: _Probe) -> Seen:
+    probe.again()
     layered = [(layer, rack) for layer in paths.LAYERS for rack in racks]
-    *listed, ready = await asyncio.gather(
-        *(_children(client, paths.rack_members(layer, rack)) for layer, rack in layered), _api_ready(*api)
-    )
+    listed = await asyncio.gather(*(_children(client, paths.rack_members(layer, rack)) for layer, rack in layered))
     found: dict[str, tuple[LayerName, str]] = {}
     for (layer, rack), names in zip(layered, listed, strict=True):
-        assert isinstance(names, tuple)
         found.update((name, (layer, rack)) for name in names)
     checked = [name for name in look.check if name in found]
     members = await asyncio.gather(*(_record(client, paths.member(*found[name], name), Member) for name in checked))
@@ -96,7 +95,7 @@ async def _look(client: TreeClient, racks: Sequence[str], look: Look, api: tuple
         if leader is not None:
             leaders[layer][rack] = leader.node
     pids = {name: member.pid for name, member in zip(checked, members, strict=True) if member is not None}
-    return Seen(tuple(found), pids, leaders, bool(ready))
+    return Seen(tuple(found), pids, leaders, probe.ready)
 
 
 async def _children(client: TreeClient, path: str) -> tuple[str, ...]:
@@ -113,21 +112,33 @@ async def _record(client: TreeClient, path: str, kind: type[R]) -> R | None:
         return None
 
 
-async def _api_ready(host: str, port: int) -> bool:
-    """Whether GET /readyz is answered with 200. The keeper's fork shall stay small, so there is no HTTP library
-    here."""
-    writer = None
-    try:
-        async with asyncio.timeout(API_WAIT_S):
-            reader, writer = await asyncio.open_connection(host, port)
-            writer.write(f"GET /readyz HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n".encode())
-            status = await reader.readline()
-            return status.split(b" ")[1:2] == [b"200"]
-    except (OSError, TimeoutError):
-        return False
-    finally:
-        if writer is not None:
-            writer.close()
+class _Probe:
+    """Whether GET /readyz is answered with 200, as of the last time it was asked. It is not waited for: an API that
+    starts has its port long before it answers. There is no HTTP library here, so that the keeper's fork stays small."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.host, self.port = host, port
+        self.ready = False
+        self.task: asyncio.Task[None] | None = None
+
+    def again(self) -> None:
+        if self.task is None or self.task.done():
+            self.task = asyncio.create_task(self._ask())
+
+    async def _ask(self) -> None:
+        writer = None
+        try:
+            async with asyncio.timeout(API_WAIT_S):
+                reader, writer = await asyncio.open_connection(self.host, self.port)
+                host = f"[{self.host}]" if ":" in self.host else self.host
+                writer.write(f"GET /readyz HTTP/1.1\r\nHost: {host}:{self.port}\r\nConnection: close\r\n\r\n".encode())
+                status = await reader.readline()
+                self.ready = status.split(b" ")[1:2] == [b"200"]
+        except (OSError, TimeoutError):
+            self.ready = False
+        finally:
+            if writer is not None:
+                writer.close()
 
 
 async def _sweep(client: TreeClient) -> None:

@@ -93,6 +93,10 @@ class Front:
         for _ in self._reports(interrupts):
             pass
 
+    def ended_well(self) -> bool:
+        """Whether the keeper left because it was told to, with nothing left behind."""
+        return self.keeper is not None and self.keeper.wait(STOP_WAIT_S) == 0
+
     def why(self) -> str:
         """Why the keeper left."""
         if self.report and self.report.error:

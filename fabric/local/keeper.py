@@ -130,6 +130,7 @@ class Keeper:
         self.crew.warm()
         self.crew.await_zookeeper()
         self.marks["zookeeper_ready"] = now_ms()
+        self._report()
         nursery.freeze()
         self.jobs |= {job.name: job for job in map(self._agents, grouped(self.nodes, self.spec.agents_per_process))}
 

@@ -105,7 +105,7 @@ class Sight:
         now = time.monotonic()
         took_s = now - (self.asked_at or now)
         self.asked_at = None
-        self.look_at = now + max(LOOK_FAST_S, 2 * took_s)
+        self.look_at = now + min(LOOK_EVERY_S, max(LOOK_FAST_S, 2 * took_s))
         self.on_seen(self.seen)
 
     def rest(self) -> None:
