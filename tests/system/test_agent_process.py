@@ -64,6 +64,17 @@ def test_many_agents_in_one_process(tmp_path: Path, chroot: str) -> None:
         assert members(chroot) == {}
 
 
+def test_of_many_agents_in_one_process_one_may_fail(tmp_path: Path, chroot: str) -> None:
+    with agent_processes(tmp_path) as farm:
+        good, bad = farm.config(chroot, "n1"), farm.config(chroot, "n2", state_dir=tmp_path / "file")
+        (tmp_path / "file").write_text("in the way")
+        process = farm.start(good, bad)
+        registered(chroot, "n1")
+        assert str(tmp_path / "file") in process.said("ERROR")
+        assert process.terminate() == EXIT_FAILED
+        assert members(chroot) == {}
+
+
 def test_a_killed_agent_that_starts_again_takes_its_place_at_once(tmp_path: Path, chroot: str) -> None:
     with agent_processes(tmp_path) as farm:
         config = farm.config(chroot, "n1")

@@ -144,11 +144,11 @@ def environment_of(pid: int) -> list[bytes]:
     return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
 
 
-def three(farm: AgentFarm, chroot: str) -> tuple[Member, list[Member]]:
-    """A compute agent n1, storage agents s1 and s2 in different racks."""
+def three(farm: AgentFarm, chroot: str, **changes: object) -> tuple[Member, list[Member]]:
+    """A compute agent n1 (with `changes` of its configuration), storage agents s1 and s2 in different racks."""
     farm.start(farm.config(chroot, "s1", layer="storage"))
     farm.start(farm.config(chroot, "s2", "r2", layer="storage"))
-    farm.start(farm.config(chroot, "n1"))
+    farm.start(farm.config(chroot, "n1", **changes))
     first = registered(chroot, "s1", layer="storage")["s1"]
     farm.started[1].said("leads rack")
     second = asyncio.run(read_members(chroot, "storage", "r2"))["s2"]
@@ -297,3 +297,22 @@ def test_an_image_without_an_entry_point_is_the_images_fault(tmp_path: Path, chr
             assert talker.reports[-1].progress.failed[0].blame == "image"
 
         talk(body)
+
+
+def test_an_image_larger_than_the_cache_fails_with_the_reason_and_leaves_nothing(tmp_path: Path, chroot: str) -> None:
+    with agent_processes(tmp_path) as farm:
+        node, stores = three(farm, chroot, cache_bytes=1_000_000)
+        digest = push(an_image(), stores)
+
+        async def body(talker: Talker) -> None:
+            await talker.ask(node.address, Reserve(WEB, 1, 1, 1, SMALL, "0", 10_000))
+            await talker.ask(node.address, Confirm(WEB, 1, 1, spec(digest), "0", talker.bus.address))
+            await until(
+                lambda: talker.reports and talker.reports[-1].progress.failed, timeout_s=20, what="the failure"
+            )
+            failure = talker.reports[-1].progress.failed[0]
+            assert failure.blame == "node"
+            assert "does not fit" in failure.reason
+
+        talk(body)
+        assert not [path for path in (tmp_path / "n1" / "cache").rglob("*") if path.is_file() and path.name != "lock"]
