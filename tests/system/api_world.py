@@ -119,9 +119,12 @@ def world(
     driver: str = "null",
     settings: Settings = QUICK,
     limits: ApiLimits | None = None,
+    api_zookeeper: str = "",
 ) -> Iterator[World]:
-    """`compute` and `storage` agents in each of `racks`, all in one process; waits until all are seen."""
-    hosts = f"{zookeeper}/test-{uuid.uuid4().hex}"
+    """`compute` and `storage` agents in each of `racks`, all in one process; waits until all are seen. `api_zookeeper`:
+    the servers as the API is to reach them, if it is not as the agents do."""
+    chroot = f"test-{uuid.uuid4().hex}"
+    hosts = f"{zookeeper}/{chroot}"
     with agent_processes(folder) as farm:
         configs = [
             farm.config(hosts, f"r{rack}c{number}", f"r{rack}", driver=driver, settings=settings, log_level="info")
@@ -134,7 +137,7 @@ def world(
             for number in range(1, storage + 1)
         ]
         agents = farm.start(*configs)
-        api = start_api(folder, hosts, settings=settings, limits=limits or ApiLimits())
+        api = start_api(folder, f"{api_zookeeper or zookeeper}/{chroot}", settings=settings, limits=limits or ApiLimits())
         try:
             with httpx.Client(base_url=api.url, timeout=30, trust_env=False) as http:
                 wait_until(lambda: _complete(http, len(configs)), 30, f"all agents to be seen:\n{agents.log()[-3000:]}")
