@@ -27,6 +27,8 @@ from zk import paths
 from zk.tree import Existed, Exists, Outcome, SessionChanged, SessionState
 
 PREFIX = "charge:"
+FIRST_LOOK_S = 0.3
+"""After a leader took it: most requests are at rest by then, and one look tells so."""
 
 
 @dataclass(slots=True)
@@ -143,12 +145,14 @@ class Charges:
             load = max(0, attempt.leader.leader.load)
             return Submit(attempt.call, one.deployment, one.accepted_ms, attempt.considered, load)
 
-        def done(_at: float, answered: Answered) -> None:
+        def done(at: float, answered: Answered) -> None:
             one.ask = ""
             one.taken = answered.answer is not None
-            if not one.taken:
+            if one.taken:
+                self._look_later(at, one, FIRST_LOOK_S)
+            else:
                 self._out.note("warning", f"deployment {one.deployment}: nobody took it in charge: {answered.reason}")
-            self._look(one)
+                self._look(one)
 
         one.ask = self._asks.ask(now, "compute", None, max(0.0, one.until - now), question, done)
         self._look_later(now, one, self._settings.submit_wait_s)

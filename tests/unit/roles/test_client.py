@@ -126,6 +126,11 @@ class Bench:
         [send] = self.new_sends()
         return send
 
+    def take_charge(self) -> None:
+        """A leader takes the deployment, and the first look at its owner is under way."""
+        self.answer(submitted(self.submit(), True))
+        self.wait(0.5)
+
     def answer(self, message: Any) -> None:
         self.take(Received("route:aa", message))
 
@@ -212,7 +217,7 @@ def test_refusals_are_not_met_with_a_storm() -> None:
 def test_a_deployment_with_an_owner_is_left_to_it_until_the_watch_fires() -> None:
     bench = Bench()
     bench.connect()
-    bench.answer(submitted(bench.submit(), True))
+    bench.take_charge()
     bench.outcome(OWNER, HERE)
     bench.wait(60)
     assert bench.new_sends() == []
@@ -226,7 +231,7 @@ def test_a_deployment_with_an_owner_is_left_to_it_until_the_watch_fires() -> Non
 def test_it_is_submitted_again_when_its_owner_vanishes_before_the_end() -> None:
     bench = Bench()
     bench.connect()
-    bench.answer(submitted(bench.submit(), True))
+    bench.take_charge()
     bench.outcome(OWNER, HERE)
     bench.take(WatchFired(OWNER))
     bench.outcome(OWNER, GONE)
@@ -238,7 +243,7 @@ def test_it_is_submitted_again_when_its_owner_vanishes_before_the_end() -> None:
 def test_a_leader_that_took_it_gets_time_to_become_the_owner() -> None:
     bench = Bench()
     bench.connect()
-    bench.answer(submitted(bench.submit(), True))
+    bench.take_charge()
     bench.outcome(OWNER, GONE)
     bench.outcome(f"/open/{ID}", HERE)
     bench.wait(0.7)
@@ -290,7 +295,7 @@ def test_nothing_is_submitted_during_an_outage() -> None:
 def test_a_read_that_failed_is_repeated_with_a_pause() -> None:
     bench = Bench()
     bench.connect()
-    bench.answer(submitted(bench.submit(), True))
+    bench.take_charge()
     bench.outcome(OWNER, ConnectionLost(OWNER))
     assert bench.new_asks() == []
     bench.wait(0.2)
