@@ -20,7 +20,7 @@ def deploy(args: Namespace) -> int:
         seen = watch.read(api.deploy(_request(args), args.key))
         if not args.wait:
             return _accepted(args, seen)
-        return _ended(args, watch.follow(api, seen, args.timeout))
+        return _ended(api, args, watch.follow(api, seen, args.timeout), args.count)
 
 
 def plan(args: Namespace) -> int:
@@ -77,8 +77,8 @@ def show(args: Namespace) -> int:
         seen = watch.look(api, args.id)
         if args.wait:
             seen = watch.follow(api, seen, args.timeout)
-    _show(args, seen)
-    return watch.verdict(seen.deployment) if args.wait else Exit.DONE
+        _show(args, seen)
+        return watch.verdict(api, seen.deployment) if args.wait else Exit.DONE
 
 
 def scale(args: Namespace) -> int:
@@ -86,7 +86,7 @@ def scale(args: Namespace) -> int:
         seen = watch.read(api.patch(f"/v1/deployments/{segment(args.id)}", {"count": args.count}))
         if not args.wait:
             return _accepted(args, seen)
-        return _ended(args, watch.follow(api, seen, args.timeout))
+        return _ended(api, args, watch.follow(api, seen, args.timeout), args.count)
 
 
 def delete(args: Namespace) -> int:
@@ -94,7 +94,7 @@ def delete(args: Namespace) -> int:
         seen = watch.read(api.delete(f"/v1/deployments/{segment(args.id)}"))
         if not args.wait:
             return _accepted(args, seen)
-        return _ended(args, watch.follow(api, seen, args.timeout))
+        return _ended(api, args, watch.follow(api, seen, args.timeout))
 
 
 def instances(args: Namespace) -> int:
@@ -176,12 +176,12 @@ def _accepted(args: Namespace, seen: watch.Seen) -> int:
     return Exit.DONE
 
 
-def _ended(args: Namespace, seen: watch.Seen) -> int:
+def _ended(api: Api, args: Namespace, seen: watch.Seen, wanted: int | None = None) -> int:
+    one = seen.deployment
     if output.wants_json(args):
         output.emit(seen.answer)
-        return watch.verdict(seen.deployment)
-    one = seen.deployment
-    output.line(watch.sentence(one, one.placed), output.STATES.get(one.state, ""))
+        return watch.verdict(api, one, wanted)
+    output.line(watch.sentence(one, watch.Count()), output.STATES.get(one.state, ""))
     _reasons("" if one.state == "failed" else one.reason, one.reasons)
     if one.state == "running":
         racks: dict[str, list[views.Share]] = {}
@@ -191,8 +191,9 @@ def _ended(args: Namespace, seen: watch.Seen) -> int:
             ("RACK", ">NODES", ">INSTANCES"),
             [(rack, len(shares), sum(share.count for share in shares)) for rack, shares in sorted(racks.items())],
         )
+    if one.state != "deleted":
         output.remark(f"how it went: fabric trace {one.id}")
-    return watch.verdict(one)
+    return watch.verdict(api, one, wanted)
 
 
 def _show(args: Namespace, seen: watch.Seen) -> None:

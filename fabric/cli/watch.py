@@ -14,10 +14,11 @@ from fabric.cli import views
 from fabric.cli.client import PAGE, Answer, Api, NoAnswer, segment
 from fabric.cli.exits import Exit, Failure
 from fabric.cli.output import Progress, remark
+from fabric.roles.trace import Trace
 
-POLL_S = 10
+POLL_S = 10.0
 """One long-poll, while nothing but the record tells of progress."""
-STARTING_POLL_S = 1
+STARTING_POLL_S = 1.0
 API_AWAY_S = 20.0
 RETRY_S = 0.5
 
@@ -34,6 +35,14 @@ def read(answer: Answer) -> Seen:
     return Seen(answer.read(views.Deployment), answer)
 
 
+@dataclass(frozen=True, slots=True)
+class Count:
+    """Of its instances, as the nodes said last: how many run, and how many wait for the image."""
+
+    running: int = 0
+    fetching: int = 0
+
+
 def look(api: Api, deployment_id: str) -> Seen:
     return read(api.get(f"/v1/deployments/{segment(deployment_id)}"))
 
@@ -41,16 +50,15 @@ def look(api: Api, deployment_id: str) -> Seen:
 def follow(api: Api, seen: Seen, timeout_s: float) -> Seen:
     """Show progress until the deployment is at rest. Raises Failure after `timeout_s`; Ctrl-C goes through."""
     deadline = time.monotonic() + timeout_s
-    running = 0
+    count = Count()
     identity = seen.deployment.id
     try:
         with Progress() as progress:
             while True:
                 deployment = seen.deployment
-                running = deployment.placed if deployment.state == "running" else running
                 if deployment.final:
                     return seen
-                progress.show(sentence(deployment, running), running, deployment.count)
+                progress.show(sentence(deployment, count), count.running, deployment.count)
                 left_s = deadline - time.monotonic()
                 if left_s <= 0:
                     raise Failure(
@@ -58,45 +66,56 @@ def follow(api: Api, seen: Seen, timeout_s: float) -> Seen:
                         f"it goes on: fabric show {identity} --wait"
                     )
                 starting = deployment.state in ("starting", "running")
-                wait_s = max(1, min(STARTING_POLL_S if starting else POLL_S, int(left_s)))
+                wait_s = min(STARTING_POLL_S if starting else POLL_S, left_s)
                 seen = _change(api, seen, wait_s, deadline)
                 if seen.deployment.state == "starting" and seen.deployment.count <= PAGE:
-                    running = _running(api, identity, running)
+                    count = _count(api, identity, count)
     except KeyboardInterrupt:
         remark(f"stopped watching; {identity} goes on: fabric show {identity} --wait")
         raise
 
 
-def verdict(deployment: views.Deployment) -> Exit:
-    """The exit code that a deployment at rest stands for."""
+def verdict(api: Api, deployment: views.Deployment, wanted: int | None = None) -> Exit:
+    """The exit code that a deployment at rest stands for. `wanted`: the count that this command asked for; a change
+    that could not be made leaves the deployment as it was, running with its old count."""
     if deployment.state == "deleted":
-        return Exit.DONE
-    if deployment.placed < deployment.count:
-        return Exit.NOT_PLACED
-    return Exit.DONE if deployment.state == "running" else Exit.ERROR
+        return Exit.DONE if wanted is None else Exit.ERROR
+    if deployment.state == "failed":
+        return Exit.ERROR if _started(api, deployment.id) else Exit.NOT_PLACED
+    return Exit.NOT_PLACED if deployment.placed < (wanted or deployment.count) else Exit.DONE
 
 
-def sentence(deployment: views.Deployment, running: int) -> str:
+def _started(api: Api, deployment_id: str) -> bool:
+    """Whether a failed deployment had been placed, and it was its instances that could not be brought to run."""
+    try:
+        runs = api.get(f"/v1/deployments/{segment(deployment_id)}/trace").read(Trace).runs
+    except Failure:
+        return False
+    return bool(runs) and any(node.failed for node in runs[-1].nodes)
+
+
+def sentence(deployment: views.Deployment, count: Count) -> str:
     about = f"{deployment.id} {deployment.state}"
     if deployment.gone and deployment.state not in ("deleting", "deleted"):
         return f"{deployment.id} is to be deleted"
     match deployment.state:
         case "starting":
-            return f"{about}: {running} of {deployment.placed} run, on {len(deployment.plan)} nodes"
+            fetching = f", {count.fetching} wait for the image" if count.fetching else ""
+            return f"{about}: {count.running} of {deployment.placed} run{fetching}, on {len(deployment.plan)} nodes"
         case "running":
             return f"{about}: {deployment.placed} of {deployment.count}, on {len(deployment.plan)} nodes"
         case _:
             return f"{about}: {deployment.reason}" if deployment.reason else about
 
 
-def _change(api: Api, seen: Seen, wait_s: int, deadline: float) -> Seen:
+def _change(api: Api, seen: Seen, wait_s: float, deadline: float) -> Seen:
     """The record when it has changed, or after `wait_s`."""
     away_until = min(deadline, time.monotonic() + API_AWAY_S)
     told = False
     while True:
         try:
             path = f"/v1/deployments/{segment(seen.deployment.id)}"
-            return read(api.get(path, {"wait": f"{wait_s}s", "index": seen.deployment.index}))
+            return read(api.get(path, {"wait": f"{int(wait_s * 1000)}ms", "index": seen.deployment.index}))
         except NoAnswer as failure:
             if time.monotonic() + RETRY_S > away_until:
                 raise
@@ -106,10 +125,11 @@ def _change(api: Api, seen: Seen, wait_s: int, deadline: float) -> Seen:
             time.sleep(RETRY_S)
 
 
-def _running(api: Api, deployment_id: str, before: int) -> int:
-    """How many of its instances run now. Only for show: an API that cannot tell now keeps what was seen before."""
+def _count(api: Api, deployment_id: str, before: Count) -> Count:
+    """Only for show: an API that cannot tell now keeps what was seen before."""
     try:
         page = api.get("/v1/instances", {"deployment": deployment_id, "limit": PAGE}).read(views.Page[views.Instance])
     except Failure:
         return before
-    return sum(instance.state == "running" for instance in page.items)
+    states = [instance.state for instance in page.items]
+    return Count(states.count("running"), states.count("fetching"))

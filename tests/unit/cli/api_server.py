@@ -18,6 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 from pydantic import BaseModel
 
 from fabric.api.schemas import DeploymentView, FieldError, Problem, ResourcesView, ShareView
+from fabric.roles.trace import Run
 
 LARGE = ResourcesView(vcpus=4, memory_mib=8192, disk_mib=20480)
 
@@ -160,6 +161,32 @@ def deployment(**changes: Any) -> DeploymentView:
         "index": 7,
     }
     return DeploymentView(**{**values, **changes})
+
+
+def run(**changes: Any) -> Run:
+    values: dict[str, Any] = {
+        "generation": 1,
+        "coordinator": "r2c01",
+        "rack": "r2",
+        "epoch": 57,
+        "at_ms": 1767323045678,
+        "took_ms": 1234,
+        "considered": 3,
+        "load": 0,
+        "outcome": "running",
+        "reasons": (),
+        "spans": (),
+        "racks": (),
+        "offers": (),
+        "offers_omitted": 0,
+        "rounds": (),
+        "nodes": (),
+        "nodes_omitted": 0,
+        "messages": 184,
+        "zookeeper_writes": 4,
+        "zookeeper_reads": 12,
+    }
+    return Run(**{**values, **changes})
 
 
 RUNNING = deployment(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from fabric.api.schemas import (
     DeploymentList,
+    DeploymentView,
     DryRunView,
     FieldError,
     InstanceItem,
@@ -16,7 +18,8 @@ from fabric.api.schemas import (
     RackOffer,
     ShareView,
 )
-from tests.unit.cli.api_server import FAILED, RUNNING, ApiServer, Reply, deployment, problem
+from fabric.roles.trace import NodeSeen, Trace
+from tests.unit.cli.api_server import FAILED, RUNNING, ApiServer, Reply, deployment, problem, run
 from tests.unit.cli.conftest import Fabric
 
 ID = "d-1r2k0q9x4ab"
@@ -87,14 +90,15 @@ def test_deploy_gives_up_when_every_answer_is_lost(api: ApiServer, fabric: Fabri
 def test_wait_follows_the_record_by_its_index_and_tells_of_each_state(api: ApiServer, fabric: Fabric) -> None:
     starting = deployment(state="starting", placed=50, plan=RUNNING.plan, index=9)
     api.on("POST", "/v1/deployments", Reply(deployment(index=7), 202))
-    api.on("GET", ONE, starting, RUNNING)
-    api.on("GET", "/v1/instances", InstanceList(items=[instance(0), instance(1, "starting")], next=None, silent=[]))
+    api.on("GET", ONE, starting, starting.model_copy(update={"index": 10}), RUNNING)
+    instances = [instance(0), instance(1, "starting"), instance(2, "fetching")]
+    api.on("GET", "/v1/instances", InstanceList(items=instances, next=None, silent=[]))
     ended = fabric(*DEPLOY, "--wait")
     assert ended.code == 0
-    assert "starting: 0 of 50 run" in ended.err or "starting: 1 of 50 run" in ended.err
+    assert "starting: 1 of 50 run, 1 wait for the image, on 2 nodes" in ended.err
     assert "running: 50 of 50, on 2 nodes" in ended.out
     polls = [request.query for request in api.requests if request.path == ONE]
-    assert [poll["index"] for poll in polls] == ["7", "9"]
+    assert [poll["index"] for poll in polls] == ["7", "9", "10"]
     assert all(poll["wait"].endswith("s") for poll in polls)
 
 
@@ -104,15 +108,38 @@ def test_wait_follows_the_record_by_its_index_and_tells_of_each_state(api: ApiSe
         (RUNNING, 0),
         (FAILED, 2),
         (RUNNING.model_copy(update={"placed": 41, "min_count": 40}), 2),
-        (RUNNING.model_copy(update={"state": "failed", "reason": "entrypoint exits at once"}), 1),
         (deployment(state="deleted", final=True), 0),
     ],
 )
-def test_the_exit_code_says_how_it_ended(api: ApiServer, fabric: Fabric, end: object, code: int) -> None:
-    api.on("GET", ONE, Reply(end))  # type: ignore[arg-type]
+def test_the_exit_code_says_how_it_ended(api: ApiServer, fabric: Fabric, end: DeploymentView, code: int) -> None:
+    api.on("GET", ONE, end)
     assert fabric("show", ID, "--wait").code == code
     assert fabric("show", ID, "--wait", "--format", "json").code == code
     assert fabric("show", ID).code == 0
+
+
+def test_what_was_placed_and_could_not_run_is_an_error(api: ApiServer, fabric: Fabric) -> None:
+    node = NodeSeen("r1c01", "r1", "0-2", -1, 0, 0, None, "image: no interpreter /no/such/shell")
+    api.on("GET", ONE, FAILED)
+    api.on("GET", f"{ONE}/trace", Reply(msgspec.json.encode(Trace((run(nodes=(node,)),)))))
+    assert fabric("show", ID, "--wait").code == 1
+    api.on("GET", f"{ONE}/trace", Reply(msgspec.json.encode(Trace((run(nodes=()),)))))
+    assert fabric("show", ID, "--wait").code == 2
+
+
+def test_a_change_that_could_not_be_made_is_not_placed(api: ApiServer, fabric: Fabric) -> None:
+    """The deployment runs on with its old count: that is not what was asked for."""
+    api.on("PATCH", ONE, Reply(RUNNING.model_copy(update={"final": False, "count": 60}), 202))
+    api.on("GET", ONE, RUNNING.model_copy(update={"reason": "scaling to 60 was not possible, still 50"}))
+    ended = fabric("scale", ID, "60", "--wait")
+    assert ended.code == 2
+    assert "still 50" in ended.out
+
+
+def test_a_deployment_that_somebody_deletes_meanwhile_is_an_error(api: ApiServer, fabric: Fabric) -> None:
+    api.on("POST", "/v1/deployments", Reply(deployment(), 202))
+    api.on("GET", ONE, deployment(state="deleted", final=True, gone=True))
+    assert fabric(*DEPLOY, "--wait").code == 1
 
 
 def test_a_failed_deployment_says_every_reason(api: ApiServer, fabric: Fabric) -> None:

@@ -27,8 +27,8 @@ from fabric.api.schemas import (
     RackView,
 )
 from fabric.messages import FetchNote
-from fabric.roles.trace import NodeSeen, OfferSeen, RackSeen, RoundSeen, Run, Span, Trace
-from tests.unit.cli.api_server import LARGE, ApiServer, Reply, problem
+from fabric.roles.trace import NodeSeen, OfferSeen, RackSeen, RoundSeen, Span, Trace
+from tests.unit.cli.api_server import LARGE, ApiServer, Reply, problem, run
 from tests.unit.cli.conftest import Fabric
 
 IMAGE = ImageView(
@@ -193,17 +193,7 @@ def test_the_trace_tells_the_nine_steps_winners_losers_and_holders(api: ApiServe
     fetch = FetchNote(
         "r2s01", ("r1s01", "r2s01", "r3s02"), ("r1s01", "r3s02"), {"r1s01": 3 << 20}, ("r3s02",), 4, 80, False
     )
-    run = Run(
-        generation=1,
-        coordinator="r2c01",
-        rack="r2",
-        epoch=57,
-        at_ms=1767323045678,
-        took_ms=1234,
-        considered=3,
-        load=0,
-        outcome="running",
-        reasons=(),
+    told_of = run(
         spans=spans,
         racks=(RackSeen("r1", "r1c01", 12, 8, 48, ("r1c07",)), RackSeen("r3", "r3c01", -1, 0, 0)),
         offers=(
@@ -217,12 +207,8 @@ def test_the_trace_tells_the_nine_steps_winners_losers_and_holders(api: ApiServe
             NodeSeen("r1c01", "r1", "0-2", 900, 30, 12, fetch),
             NodeSeen("r1c02", "r1", "3", -1, 0, 0, None, "boom"),
         ),
-        nodes_omitted=0,
-        messages=184,
-        zookeeper_writes=4,
-        zookeeper_reads=12,
     )
-    api.on("GET", "/v1/deployments/d-1/trace", Reply(msgspec.json.encode(Trace((run,)))))
+    api.on("GET", "/v1/deployments/d-1/trace", Reply(msgspec.json.encode(Trace((told_of,)))))
     told = fabric("trace", "d-1").out
     for step in range(1, 10):
         assert f"detail [{step}]" in told
