@@ -78,6 +78,7 @@ class Coordinator:
         self._exclude: set[str] = set()
         self._moves = 0
         self._short_because: tuple[str, ...] = ()
+        self._moved_because: tuple[str, ...] = ()
         self._unplanned: set[Place] = set()
         self._ended = False
 
@@ -173,6 +174,7 @@ class Coordinator:
 
     def _reserved(self, now: float, got: Reservations) -> None:
         record = self._keeper.record
+        got = Reservations(got.places, (*self._moved_because, *got.reasons) if got.reasons else ())
         self._short_because = got.reasons
         where = _placed(record.plan)
         if not got.places and self._scaling:
@@ -229,6 +231,7 @@ class Coordinator:
         if self._moves > MAX_MOVES:
             self._give_up(now, f"placed elsewhere {MAX_MOVES} times in vain", reasons)
             return
+        self._moved_because = (*self._moved_because, *reasons)[:MAX_REASONS]
         where = _placed(record.plan)
         self._exclude |= {where[ordinal][0] for ordinal in result.moves}
         why = "; ".join(reasons)[:300]

@@ -139,7 +139,8 @@ class Reserving:
             return False
         reasons = explain(self._wish(), list(self._offers.values()), self._silent)
         self._give_back(now)
-        self._finish(now, reasons or ("no compute agent answered",))
+        nobody_left = "no compute agent is left to ask" if self._exclude else "no compute agent answered"
+        self._finish(now, reasons or (nobody_left,))
         return False
 
     def _reserve(self, now: float, placement: Placement) -> None:

@@ -353,3 +353,13 @@ def test_a_holder_frees_what_no_image_refers_to_any_more_and_nothing_else():
     assert world.dropped == []
     world.pass_time(world.settings.leftovers_after_s + 1)
     assert world.dropped == [("r1s01", other)]
+
+
+def test_when_no_node_could_start_anything_the_reasons_of_the_nodes_are_told():
+    world = settled()
+    world.start_hook = lambda host, effect: fx.InstanceFailed(effect.instance, effect.attempt, "node", "disk full")
+    deployment = world.create(24)
+    world.until_final(deployment)
+    record = world.record(deployment)
+    assert record.state == "failed"
+    assert any("node r1c01: disk full" in reason for reason in record.reasons), record.reasons
