@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fabric.images.errors import BadImage
+from fabric.images.hollow import MIN_MOVED_BYTES, PIECE_BYTES, Moved, can_punch, punch
 from fabric.images.inflate import Gzip, Plain, Xz, inflater
 from fabric.images.manifest import Buffer
 from fabric.images.tarstream import Receiver, TarStream
@@ -141,21 +142,25 @@ def unpack(
     *,
     limits: Limits | None = None,
     room: Callable[[int], None] | None = None,
+    moved: list[Moved] | None = None,
 ) -> Prepared:
     """Unpacks the image in the file `blob` to the new folder `into`, in constant memory.
 
-    `room(bytes)` is told before each file what it will take, and may raise to stop. A single executable becomes a
-    hard link of the blob, or a copy where that can't be. On any error `into` is removed. Raises `BadImage`, or
+    `room(bytes)` is told before each file what it will take, and may raise to stop. With a list `moved`, large files
+    of a plain archive are moved out of the blob and noted there: see `fabric.images.hollow`. A single executable
+    becomes a hard link of the blob, or a copy where that can't be. On any error `into` is removed. Raises `BadImage`,
     `OSError`.
     """
     into.mkdir()
     try:
-        with open(blob, "rb", buffering=0) as source:
+        with open(blob, "rb" if moved is None else "r+b", buffering=0) as source:
             head = os.pread(source.fileno(), _HEAD_BYTES, 0)
             if is_program(head):
                 _place_program(blob, into / ENTRYPOINT, room or _any_room)
             else:
-                extractor = _Extractor(into, room or _any_room)
+                if moved is not None and not (isinstance(inflater(head), Plain) and can_punch(source.fileno())):
+                    moved = None
+                extractor = _Extractor(into, room or _any_room, moved)
                 if isinstance(inflater(head), Plain):
                     layout = _unpack_plain(source.fileno(), limits or Limits(), extractor, head)
                 else:
@@ -193,14 +198,16 @@ def _place_program(blob: Path, entrypoint: Path, room: Callable[[int], None]) ->
 class _Extractor(Receiver):
     """Writes members below `root`. The layout has made sure that every parent is a real folder in it."""
 
-    def __init__(self, root: Path, room: Callable[[int], None]) -> None:
+    def __init__(self, root: Path, room: Callable[[int], None], moved: list[Moved] | None) -> None:
         self.fd = -1  # of the file being written
+        self.moved = moved
         self._root = str(root)
         self._room = room
 
     def begin(self, body: Body) -> None:
         member = body.member
-        self._room(_BLOCK_BYTES * (1 + len(body.parents) + member.size // _BLOCK_BYTES))
+        taken = 0 if self.moves(member) else member.size
+        self._room(_BLOCK_BYTES * (1 + len(body.parents) + taken // _BLOCK_BYTES))
         for parent in body.parents:
             os.mkdir(self._at(parent), 0o755)
         path = self._at(member.path)
@@ -214,6 +221,9 @@ class _Extractor(Receiver):
         else:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             self.fd = os.open(path, flags, 0o600)
+
+    def moves(self, member: Member) -> bool:
+        return self.moved is not None and member.size >= MIN_MOVED_BYTES
 
     def data(self, data: memoryview) -> None:
         while data:
@@ -264,7 +274,9 @@ def _unpack_plain(source: int, limits: Limits, extractor: _Extractor, head: byte
                 at += len(answer)
                 continue
             extractor.begin(wanted)
-            _copy(source, at, extractor.fd, wanted.member)
+            _copy(source, at, extractor.fd, wanted.member, extractor.moves(wanted.member))
+            if extractor.moved is not None and extractor.moves(wanted.member):
+                extractor.moved.append(Moved(at, wanted.member.size, wanted.member.path))
             extractor.end(wanted.member)
             at += wanted.padded_bytes
             answer = b""
@@ -277,13 +289,13 @@ def _unpack_plain(source: int, limits: Limits, extractor: _Extractor, head: byte
         extractor.close()
 
 
-def _copy(source: int, at: int, into: int, member: Member) -> None:
-    """Copies the content of a member inside the kernel; on a file system that shares blocks it takes none."""
-    left = member.size
+def _copy(source: int, at: int, into: int, member: Member, move: bool) -> None:
+    """Copies the content of a member inside the kernel, or moves it there piece by piece."""
     copy = _copy_range
-    while left:
+    end = at + member.size
+    while at < end:
         try:
-            copied = copy(source, into, left, at)
+            copied = copy(source, into, min(end - at, PIECE_BYTES if move else _COPY_BYTES), at)
         except OSError as error:
             if error.errno not in _NO_KERNEL_COPY or copy is _send_file:
                 raise
@@ -291,15 +303,17 @@ def _copy(source: int, at: int, into: int, member: Member) -> None:
             continue
         if not copied:
             raise BadImage(
-                f"member {member.path!r}: expected {left} more bytes of its content, found the end of the input: "
+                f"member {member.path!r}: expected {end - at} more bytes of its content, found the end of the input: "
                 "it was cut off"
             )
-        left, at = left - copied, at + copied
+        if move:
+            punch(source, at, at + copied)
+        at += copied
 
 
 def _copy_range(source: int, into: int, size: int, at: int) -> int:
-    return os.copy_file_range(source, into, min(size, _COPY_BYTES), at)
+    return os.copy_file_range(source, into, size, at)
 
 
 def _send_file(source: int, into: int, size: int, at: int) -> int:
-    return os.sendfile(into, source, at, min(size, _COPY_BYTES))
+    return os.sendfile(into, source, at, size)

@@ -5,9 +5,9 @@
       incoming/         images being fetched; emptied at opening
       making/           entries being made or removed; emptied at opening
       entries/<hex>/    one image each
-        blob              the image as fetched: what other nodes of the rack can be given
-        root/             the same, unpacked; `root/entrypoint` is what instances run
-        complete          the marker, written last: bytes taken, and the boot it was written in
+        root/             the image, unpacked; `root/entrypoint` is what instances run
+        blob              the image as fetched, to be given to other nodes, but for large files that were moved to
+        root/ complete          the marker, written last: bytes taken, the boot it was written in, and what was moved
 
 An entry is made in `making/` and renamed into place when it is whole, so what is in `entries/` is complete. It is not
 made durable: that would cost each node as much again as the fetch, for something that can be fetched again. A machine
@@ -28,6 +28,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -36,11 +37,11 @@ import msgspec
 
 from fabric.images.archive import ENTRYPOINT, Prepared, remove_tree, unpack
 from fabric.images.errors import CacheFull, EmptyImage, NotCached, UnpacksTooLarge
+from fabric.images.hollow import Moved, read_blob
 from fabric.images.manifest import Chunker, digest_hex
 from fabric.images.shelf import lock_directory
 from fabric.images.tarwalk import Limits
 
-_READ_BYTES = 1 << 20
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -60,6 +61,7 @@ class _Marker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     v: Literal[1]
     bytes: int
     boot: str
+    moved: tuple[Moved, ...]
 
 
 @dataclass(slots=True)
@@ -105,16 +107,16 @@ class ImageCache:
             entry = self._entries.get(digest)
             if entry is None:
                 return None
-            prepared = self._prepared(digest)
-            if not prepared.entrypoint.is_file():
-                log.warning("image %s was removed from %s by somebody else", digest, self._directory)
-                self._remove(digest)
-                return None
             if pin is not None:
                 entry.pins.add(pin)
             if entry.boot == self._boot:
-                self._touch(digest)
-                return prepared
+                prepared = self._prepared(digest)
+                if prepared.entrypoint.is_file():
+                    self._touch(digest)
+                    return prepared
+                log.warning("image %s was removed from %s by somebody else", digest, self._directory)
+                self._remove(digest)
+                return None
             self._busy.add(digest)
         try:
             return self._revive(digest, entry)
@@ -152,12 +154,17 @@ class ImageCache:
             blob.unlink(missing_ok=True)
             self._free(digest)
 
-    def blob(self, digest: str) -> Path:
-        """The image as it was fetched. Raises `NotCached`."""
-        with self._changed:
-            if digest not in self._entries:
-                raise NotCached(f"image {digest} is not in the cache")
-            return self._path(digest) / "blob"
+    def read(self, digest: str) -> Iterator[bytes]:
+        """The image as it was fetched, in pieces, for another node. Not checked: who reads it has the manifest.
+
+        Raises `NotCached`, at once or when the image is evicted meanwhile.
+        """
+        folder = self._path(digest)
+        try:
+            marker = _read_marker(folder)
+            yield from read_blob(folder / "blob", folder / "root", marker.moved)
+        except (OSError, EOFError, msgspec.MsgspecError) as error:
+            raise NotCached(f"image {digest} is not in the cache, or not any more ({error})") from None
 
     def pin(self, digest: str, key: str) -> None:
         """Keeps an image from being evicted until each key that pinned it has unpinned it. Raises `NotCached`.
@@ -205,8 +212,11 @@ class ImageCache:
             room(_on_disk(blob.stat().st_size))
             folder.mkdir()
             os.rename(blob, folder / "blob")
-            unpack(folder / "blob", folder / "root", limits=Limits(unpacked_bytes=self.max_bytes), room=room)
-            (folder / "complete").write_bytes(msgspec.msgpack.encode(_Marker(1, taken, self._boot)))
+            moved: list[Moved] = []
+            limits = Limits(unpacked_bytes=self.max_bytes)
+            unpack(folder / "blob", folder / "root", limits=limits, room=room, moved=moved)
+            marker = _Marker(1, taken, self._boot, tuple(moved))
+            (folder / "complete").write_bytes(msgspec.msgpack.encode(marker))
             _stamp(folder)
             with self._changed:
                 os.rename(folder, self._path(digest))
@@ -228,10 +238,15 @@ class ImageCache:
     def _revive(self, digest: str, entry: _Entry) -> Prepared | None:
         """An entry of an earlier boot, made again from its blob, if that still has the digest."""
         blob = self._incoming / f"{digest_hex(digest)}.revived"
+        chunker = Chunker()
         try:
-            os.rename(self._path(digest) / "blob", blob)
-            sound = _digest_of_file(blob) == digest
-        except (OSError, EmptyImage):
+            with open(blob, "xb") as file:
+                for data in self.read(digest):
+                    file.write(data)
+                    for _ in chunker.feed(data):
+                        pass
+            sound = chunker.finish()[1].digest == digest
+        except (OSError, EmptyImage, NotCached):
             sound = False
         with self._changed:
             self._remove(digest)
@@ -303,7 +318,7 @@ class ImageCache:
                 digest = f"b3:{path.name}"
                 digest_hex(digest)
                 used_at = (path / "complete").stat().st_mtime_ns
-                marker = msgspec.msgpack.decode((path / "complete").read_bytes(), type=_Marker)
+                marker = _read_marker(path)
                 found.append((used_at, digest, _Entry(marker.bytes, marker.boot)))
             except Exception as error:
                 log.warning("%s has no valid marker (%s): removed", path, error)
@@ -325,10 +340,5 @@ def _on_disk(size: int) -> int:
     return -(-size // 4096) * 4096
 
 
-def _digest_of_file(path: Path) -> str:
-    chunker = Chunker()
-    with open(path, "rb", buffering=0) as file:
-        while data := file.read(_READ_BYTES):
-            for _ in chunker.feed(data):
-                pass
-    return chunker.finish()[1].digest
+def _read_marker(folder: Path) -> _Marker:
+    return msgspec.msgpack.decode((folder / "complete").read_bytes(), type=_Marker)
