@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import select
 import shutil
 import stat
 import tempfile
@@ -30,6 +31,7 @@ from fabric.local.state import LocalState
 
 STATE, CONTROL, KEY, LOGS, NODES, ZOOKEEPER = "state.json", "control.sock", "cluster.key", "logs", "nodes", "zookeeper"
 LOCK_TRIES = 20
+TAKEN_TRIES, TAKEN_WAIT_S = 3, 0.05
 
 
 class FolderError(Exception):
@@ -66,21 +68,27 @@ class Folder:
     def lock(self) -> int:
         """Make the folder if it is missing, and take it. Returns the file descriptor that holds the lock (inherited
         copies hold it as well). Raises Taken, or FolderError if it is not ours or no folder of a local fabric."""
-        if self.path.parent == default_path().parent:
-            _make_private(self.path.parent)
+        refused = 0
         for _ in range(LOCK_TRIES):
-            _make_private(self.path)
             try:
+                if self.path.parent == default_path().parent:
+                    _make_private(self.path.parent)
+                _make_private(self.path)
                 handle = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
             except FileNotFoundError:
-                continue
+                if self.path.parent == default_path().parent:
+                    continue  # removed in between, by a fabric that was taken down
+                raise FolderError(f"expected {self.path.parent} to be there, found nothing") from None
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 os.close(handle)
-                raise Taken(
-                    f"a local fabric lives in {self.path} already: see `fabric status`, `fabric down`"
-                ) from None
+                refused += 1
+                if refused > TAKEN_TRIES:  # not just somebody who looked whether it is taken
+                    known = f"a local fabric lives in {self.path} already"
+                    raise Taken(f"{known}: see `fabric status`, `fabric down`") from None
+                select.select((), (), (), TAKEN_WAIT_S)
+                continue
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(handle), os.stat(self.path)):
                     return handle
@@ -129,18 +137,16 @@ class Folder:
 
 
 def _make_private(path: Path) -> None:
+    """Raises FileNotFoundError when there is nothing to make it in, or it vanishes; FolderError."""
     try:
         path.mkdir(mode=0o700)
     except FileExistsError:
         pass
     except FileNotFoundError:
-        raise FolderError(f"expected {path.parent} to be there, to make {path.name} in it; found nothing") from None
+        raise
     except OSError as error:
         raise FolderError(f"{path} can't be made: {error.strerror}") from None
-    try:
-        found = os.lstat(path)
-    except FileNotFoundError:
-        return
+    found = os.lstat(path)
     if not stat.S_ISDIR(found.st_mode):
         raise FolderError(f"expected a folder at {path}, found something else")
     if found.st_uid != os.getuid():

@@ -1,10 +1,10 @@
 """The front: starts a keeper, follows how it comes up, and has it take everything down. `fabric up`, the demo and the
 tests all stand on this.
 
-Theory of operation. The folder's lock is taken first, so two fronts never share one; what a killed fabric left there is
-cleaned up. The keeper inherits the lock and one end of the leash. It says over the leash how far it is; when the
-front's end closes, for whatever reason, it takes everything down. `stop` closes it on purpose and waits; and if the
-keeper was killed in between, ends and removes what is left.
+Theory of operation. The front makes no file: it starts the keeper with one end of the leash, and the keeper takes the
+folder. So a front that is killed at any moment leaves a keeper that sees the leash end, or nothing at all. The keeper
+says over the leash how far it is; when the front's end closes, for whatever reason, it takes everything down. `stop`
+closes it on purpose and waits; and if the keeper was killed, ends and removes what is left.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ import msgspec
 
 import fabric
 from fabric.local.control import ControlClient, ControlError
-from fabric.local.folder import LOGS, NODES, Folder, FolderError, Taken
+from fabric.local.folder import Folder, FolderError, Taken
 from fabric.local.interrupts import Interrupts
 from fabric.local.logs import tail
 from fabric.local.state import LocalSpec, LocalState, Report
 from fabric.local.takedown import MARK, NotEnded, clean_up
 
 STOP_WAIT_S = 60.0
+LEAVE_WAIT_S = 5.0
 POLL_S = 0.05
 LOCK_WAIT_S = 10.0
 DETACH = b"detach\n"
@@ -50,15 +51,11 @@ class Front:
         self.control = ControlClient(self.folder)
         self.keeper: subprocess.Popen[bytes] | None = None
         self.leash: socket.socket | None = None
-        self.lock = -1
         self.heard = bytearray()
         self.report: Report | None = None
 
     def start(self) -> None:
-        """Raises Taken, FolderError, NotEnded."""
-        self.lock = claim(self.folder)
-        for name in (LOGS, NODES):
-            (self.folder.path / name).mkdir(mode=0o700)
+        """Start the keeper; `wait_up` tells what became of it."""
         root = str(Path(fabric.__file__).parents[1])
         inherited = os.environ.get("PYTHONPATH")
         environment = os.environ | {
@@ -66,13 +63,12 @@ class Front:
             "PYTHONPATH": f"{root}{os.pathsep}{inherited}" if inherited else root,
         }
         self.leash, theirs = socket.socketpair()
-        with theirs, self.folder.log("keeper").open("ab") as log:
+        with theirs:
             self.keeper = subprocess.Popen(
-                [sys.executable, "-m", self.keeper_module, str(theirs.fileno()), str(self.lock)],
+                [sys.executable, "-m", self.keeper_module, str(theirs.fileno())],
                 stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                pass_fds=(theirs.fileno(), self.lock),
+                stdout=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
                 start_new_session=True,
                 env=environment,
             )
@@ -117,33 +113,25 @@ class Front:
 
     def stop(self, on_report: OnReport = lambda report: None) -> None:
         """Take everything down; fine when it is down. Raises NotEnded, FolderError when something is left."""
-        if self.keeper is None:
-            self._close()
+        if self.keeper is None or self.leash is None:
             return
-        if self.leash:
-            with contextlib.suppress(OSError):
-                self.leash.shutdown(socket.SHUT_WR)
-            deadline = time.monotonic() + STOP_WAIT_S
-            for report in self._reports(None, deadline):
-                on_report(report)
+        with contextlib.suppress(OSError):
+            self.leash.shutdown(socket.SHUT_WR)
+        for report in self._reports(None, time.monotonic() + STOP_WAIT_S):
+            on_report(report)
         try:
-            self.keeper.wait(1.0 if self.leash else STOP_WAIT_S)
+            self.keeper.wait(LEAVE_WAIT_S)
         except subprocess.TimeoutExpired:
             self.keeper.kill()
             self.keeper.wait()
-        try:
-            if self.folder.path.exists() and self.lock >= 0:
-                clean_up(self.folder)
-        finally:
-            self._close()
+        self._close()
+        if self.keeper.returncode != 0:
+            sweep_up(self.folder)  # killed, most likely: it could not do it itself
 
     def _close(self) -> None:
         if self.leash:
             self.leash.close()
             self.leash = None
-        if self.lock >= 0:
-            os.close(self.lock)
-            self.lock = -1
 
     def _reports(self, interrupts: Interrupts | None, deadline: float | None = None) -> Iterator[Report]:
         """What the keeper says, until it leaves or the deadline passes."""
@@ -170,23 +158,6 @@ class Front:
                 yield self.report
 
 
-def claim(folder: Folder) -> int:
-    """Lock the folder; what a killed fabric left in it is ended and removed. Raises Taken, FolderError, NotEnded."""
-    for _ in range(3):
-        lock = folder.lock()
-        try:
-            if not os.listdir(folder.path):
-                return lock
-            if name := folder.foreign():
-                raise FolderError(f"expected {folder.path} empty or missing, found {name!r} in it; take another --dir")
-            clean_up(folder)
-        except BaseException:
-            os.close(lock)
-            raise
-        os.close(lock)
-    raise FolderError(f"{folder.path} fills again and again")
-
-
 def take_down(folder: Folder, timeout_s: float = STOP_WAIT_S) -> bool:
     """`fabric down`: end the fabric in `folder`, whoever started it. False when there was none. Raises NotEnded,
     FolderError, ControlError."""
@@ -210,15 +181,23 @@ def take_down(folder: Folder, timeout_s: float = STOP_WAIT_S) -> bool:
         return told
     if name := folder.foreign():
         raise FolderError(f"expected a local fabric in {folder.path}, found {name!r} in it; nothing was touched")
+    sweep_up(folder)
+    return True
+
+
+def sweep_up(folder: Folder) -> None:
+    """End and remove what a killed keeper left; nothing if the folder is another fabric's, or no fabric's, by now.
+    Raises NotEnded, FolderError."""
+    if not folder.path.exists() or folder.taken() or folder.foreign():
+        return
     try:
         lock = folder.lock()
     except Taken:
-        raise NotEnded(f"another fabric came up in {folder.path} meanwhile") from None
+        return  # another fabric came up meanwhile, and has cleaned up
     try:
         clean_up(folder)
     finally:
         os.close(lock)
-    return True
 
 
 def leftovers(folder: Folder) -> bool:

@@ -12,32 +12,35 @@ Nothing of it outlives the block, nor the process that runs it.
 from __future__ import annotations
 
 import contextlib
-import shutil
+import itertools
+import os
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from fabric.drivers.procfs import all_pids
+from fabric.local.folder import default_path
 from fabric.local.front import Front
 from fabric.local.spec import make_spec
-from fabric.local.state import LocalState, NodeView, Process
+from fabric.local.state import LocalState, NodeView, Process, process
 from fabric.local.takedown import strays
 
 WAIT_S = 30.0
+_numbers = itertools.count(1)
 POLL_S = 0.02
 
 
 class LocalFabric:
-    """`options`: as `fabric.local.spec.make_spec` has them; `keeper_module`: see Front."""
+    """`options`: as `fabric.local.spec.make_spec` has them; `parent`: of its folder; `keeper_module`: see Front."""
 
     def __init__(
         self, *, keeper_module: str = "fabric.local.keeper", parent: Path | None = None, **options: Any
     ) -> None:
-        self._parent = Path(tempfile.mkdtemp(prefix="fabric-", dir=parent))
-        self.front = Front(make_spec(folder=self._parent / "f", **options), keeper_module)
+        folder = (parent or default_path().parent) / f"with-{os.getpid()}-{next(_numbers)}"
+        self.front = Front(make_spec(folder=folder, **options), keeper_module)
         self.folder = self.front.folder
         self._up: LocalState | None = None
 
@@ -54,10 +57,7 @@ class LocalFabric:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            self.front.stop()
-        finally:
-            shutil.rmtree(self._parent, ignore_errors=True)
+        self.front.stop()
 
     # --- what it is ----------------------------------------------------------------------------------------------
 
@@ -148,7 +148,4 @@ class LocalFabric:
 
 def everyone(state: LocalState, ours: Callable[[int], bool]) -> set[Process]:
     """The processes in `state`, and all that are `ours`."""
-    from fabric.drivers.procfs import all_pids
-    from fabric.local.state import process
-
     return {each for each in (*state.processes(), *(process(pid) for pid in all_pids() if ours(pid))) if each.alive}

@@ -11,7 +11,7 @@ Coming up fails when any process ends before all is up, or the deadline passes; 
 reason, with the last lines of that process's log, goes to the front. Once up, a dead process is only noted (or
 restarted, `--restart`).
 
-Started as `python -m fabric.local.keeper LEASH LOCK`, two descriptors, and the LocalSpec as JSON on standard input.
+Started as `python -m fabric.local.keeper LEASH`, a descriptor, with the LocalSpec as JSON on standard input.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from fabric.local import logs, nursery
 from fabric.local.control import ControlError, ControlServer, Request
 from fabric.local.crew import Crew, CrewError, Place, RealCrew
 from fabric.local.eyes import Seen
-from fabric.local.folder import Folder, FolderError
+from fabric.local.folder import LOGS, NODES, Folder, FolderError
 from fabric.local.jobs import Job, how_it_ended
 from fabric.local.logs import say, tail
 from fabric.local.sight import Sight
 from fabric.local.state import LocalSpec, LocalState, Node, Phase, Report, Service, grouped, nodes_of, process
-from fabric.local.takedown import NotEnded, end_children, leave_in_order
+from fabric.local.takedown import NotEnded, claim, end_children, leave_in_order
 from zk.server import ServerFailed
 
 PARALLEL = 64
@@ -55,8 +55,9 @@ class Failed(Exception):
 
 
 class Keeper:
-    def __init__(self, spec: LocalSpec, crew: Crew, leash: socket.socket, lock: int) -> None:
-        self.spec, self.crew, self.lock = spec, crew, lock
+    def __init__(self, spec: LocalSpec, crew: Crew, leash: socket.socket) -> None:
+        self.spec, self.crew = spec, crew
+        self.lock = -1
         self.leash: socket.socket | None = leash
         self.folder = Folder(Path(spec.folder))
         self.nodes = nodes_of(spec)
@@ -80,15 +81,17 @@ class Keeper:
     def run(self) -> int:
         """Until told to stop, or it could not come up. Returns the exit code; nothing is left then."""
         try:
+            self._take_folder()
             self._prepare()
             while self.phase != "leaving":
                 self._turn()
-        except (Failed, CrewError, ServerFailed, OSError) as error:
+        except (Failed, FolderError, NotEnded, CrewError, ServerFailed, OSError) as error:
             self.error = str(error)
         self.phase = "leaving"
         self._report()
         try:
-            self._take_down()
+            if self.lock >= 0:
+                self._take_down()
         except (NotEnded, FolderError, OSError) as error:
             self.error = self.error or str(error)
         self._report()
@@ -105,8 +108,18 @@ class Keeper:
         os.chdir("/")
         self.folder.remove()
 
-    def _prepare(self) -> None:
+    def _take_folder(self) -> None:
+        """Everything that is written from here on is in it, and goes with it."""
+        self.lock = claim(self.folder)
+        for name in (LOGS, NODES):
+            (self.folder.path / name).mkdir(mode=0o700)
+        log = os.open(self.folder.log("keeper"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        for standard in (1, 2):
+            os.dup2(log, standard)
+        os.close(log)
         os.chdir(self.folder.path)
+
+    def _prepare(self) -> None:
         nursery.become_subreaper()
         nursery.name_process("fabric-keeper")
         reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -398,11 +411,10 @@ def now_ms() -> int:
 
 
 def main(crew: Callable[[LocalSpec], Crew] = RealCrew) -> int:
-    leash, lock = (int(word) for word in sys.argv[1:3])
+    leash = int(sys.argv[1])
     spec = msgspec.json.decode(sys.stdin.buffer.read(), type=LocalSpec)
-    for fd in (leash, lock):
-        os.set_inheritable(fd, False)
-    return Keeper(spec, crew(spec), socket.socket(fileno=leash), lock).run()
+    os.set_inheritable(leash, False)
+    return Keeper(spec, crew(spec), socket.socket(fileno=leash)).run()
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Collection, Iterable
 
 from fabric.drivers.procfs import children, kill_others, marked_directory, process_stat
-from fabric.local.folder import Folder
+from fabric.local.folder import Folder, FolderError
 from fabric.local.state import LocalState, Process
 
 MARK = "FABRIC_LOCAL"
@@ -113,6 +113,23 @@ def clean_up(folder: Folder, keeper: Process | None = None) -> None:
     if not kill_others(ours, KILL_WAIT_S):
         raise NotEnded(f"processes of the fabric in {folder.path} are still there {KILL_WAIT_S:g} s after KILL")
     folder.remove()
+
+
+def claim(folder: Folder) -> int:
+    """Lock the folder; what a killed fabric left in it is ended and removed. Raises Taken, FolderError, NotEnded."""
+    for _ in range(3):
+        lock = folder.lock()
+        try:
+            if not os.listdir(folder.path):
+                return lock
+            if name := folder.foreign():
+                raise FolderError(f"expected {folder.path} empty or missing, found {name!r} in it; take another --dir")
+            clean_up(folder)
+        except BaseException:
+            os.close(lock)
+            raise
+        os.close(lock)
+    raise FolderError(f"{folder.path} fills again and again")
 
 
 def environment_of(pid: int, name: str) -> str:
