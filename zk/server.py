@@ -90,8 +90,8 @@ class Peer:
 def find_zookeeper(environ: Mapping[str, str] = os.environ, debian_jars: Path = DEBIAN_JARS) -> Installation | None:
     """ZOOKEEPER_HOME (lib/zookeeper-*.jar below it), else Debian's package, with the `java` of JAVA_HOME or PATH. None
     when there is none; ValueError when ZOOKEEPER_HOME is set, and no ZooKeeper is there."""
-    java = shutil.which("java", path=os.path.join(environ["JAVA_HOME"], "bin") if environ.get("JAVA_HOME") else None)
-    java = java or shutil.which("java", path=environ.get("PATH"))
+    java_home, path = environ.get("JAVA_HOME"), environ.get("PATH", os.defpath)
+    java = (java_home and shutil.which("java", path=os.path.join(java_home, "bin"))) or shutil.which("java", path=path)
     home = environ.get("ZOOKEEPER_HOME")
     if home:
         if not list(Path(home).glob("lib/zookeeper-*.jar")):
