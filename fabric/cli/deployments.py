@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from argparse import Namespace
 from collections import Counter
@@ -131,6 +132,9 @@ def instances(args: Namespace) -> int:
 def logs(args: Namespace) -> int:
     with Api.of(args) as api:
         content = api.text(f"/v1/instances/{segment(args.instance)}/log", {"bytes": args.bytes})
+    if output.wants_json(args):
+        print(json.dumps({"instance": args.instance, "log": content.decode("utf-8", "replace")}))
+        return Exit.DONE
     sys.stdout.flush()
     sys.stdout.buffer.write(content)
     return Exit.DONE

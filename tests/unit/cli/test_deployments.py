@@ -263,3 +263,5 @@ def test_logs_are_passed_on_byte_by_byte(api: ApiServer, capfdbinary: pytest.Cap
     assert main(["--api", api.url, "logs", f"{ID}.17", "--bytes", "100"]) == 0
     assert capfdbinary.readouterr().out == content
     assert api.requests[0].query["bytes"] == "100"
+    assert main(["--api", api.url, "logs", f"{ID}.17", "--format", "json"]) == 0
+    assert json.loads(capfdbinary.readouterr().out)["log"].endswith("[red]no markup[/]")
