@@ -42,6 +42,9 @@ class Gate:
         self._metrics.in_flight.inc()
         try:
             await self._pass(scope, receive, counted_send)
+        except Exception:
+            status = 500  # what is around this gate answers it
+            raise
         finally:
             self._serving -= 1
             self._metrics.in_flight.dec()

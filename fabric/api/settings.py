@@ -68,7 +68,7 @@ class ApiConfig:
     host: str = "127.0.0.1"
     port: int = 8080
     session_timeout_s: float = 10.0
-    cluster_key: bytes | None = None
+    cluster_key: bytes | None = field(default=None, repr=False)
     flavors: Mapping[str, Flavor] = field(default_factory=load_flavors)
     settings: Settings = field(default_factory=Settings)
     limits: ApiLimits = field(default_factory=ApiLimits)

@@ -91,15 +91,15 @@ class World:
     def settled(self, deployment: str, timeout_s: float = 30.0) -> dict[str, Any]:
         """Waits, by long-polls, until it is at rest."""
 
-        def probe() -> dict[str, Any] | None:
+        def probe() -> dict[str, Any]:
             found = self.http.get(f"/v1/deployments/{deployment}")
             assert found.status_code == 200, found.text
             if found.json()["final"]:
                 return dict(found.json())
             self.http.get(f"/v1/deployments/{deployment}", params={"index": found.headers["X-Index"], "wait": "2s"})
-            return None
+            return {}
 
-        return wait_until(probe, timeout_s, f"{deployment} to be at rest")  # type: ignore[return-value]
+        return wait_until(probe, timeout_s, f"{deployment} to be at rest")
 
     def push(self, name: str, content: bytes, **headers: str) -> httpx.Response:
         return self.http.put(f"/v1/images/{name}", content=content, headers=headers)
@@ -137,7 +137,8 @@ def world(
             for number in range(1, storage + 1)
         ]
         agents = farm.start(*configs)
-        api = start_api(folder, f"{api_zookeeper or zookeeper}/{chroot}", settings=settings, limits=limits or ApiLimits())
+        api_hosts = f"{api_zookeeper or zookeeper}/{chroot}"
+        api = start_api(folder, api_hosts, settings=settings, limits=limits or ApiLimits())
         try:
             with httpx.Client(base_url=api.url, timeout=30, trust_env=False) as http:
                 wait_until(lambda: _complete(http, len(configs)), 30, f"all agents to be seen:\n{agents.log()[-3000:]}")
