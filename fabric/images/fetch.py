@@ -19,7 +19,7 @@ import errno
 import os
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -38,6 +38,8 @@ from fabric.images.transfer import STALL_S, WINDOW, Dropped, Transfer
 DEADLINE_S = 600.0
 MAX_STRIKES = 2
 """A node that was dropped so often is not taken again; one that lied, not once more."""
+MAX_AT_ONCE = 4
+"""Holders asked at a time, which bounds the memory; the others are kept for when one of these is dropped."""
 MORE_PAUSE_S = 0.2
 """Between two questions for more holders, so that a node that comes back has a moment to do so."""
 _MANIFEST_ID = MAX_CHUNKS
@@ -145,7 +147,8 @@ class Fetching:
         self._window, self._stall_s, self._progress = window, stall_s, progress
         self._links = Links(context)
         self._transfer: Transfer | None = None
-        self._live: dict[str, float] = {}  # node -> when it was asked for the manifest
+        self._live: dict[str, float] = {}  # node -> since when it is asked
+        self._spare: deque[Holder] = deque()
         self._dropped: list[Dropped] = []
         self._strikes: Counter[str] = Counter()
 
@@ -160,6 +163,7 @@ class Fetching:
                     raise FetchCancelled(f"image {self._digest}: cancelled")
                 if now >= deadline:
                     raise self._failed(f"was not here after {deadline_s:g} s")
+                self._add(())
                 if not self._live:
                     self._starved(cancelled, deadline - now)
                 self._turn(min(deadline, now + _LOOK_S))
@@ -173,24 +177,28 @@ class Fetching:
             transfer.wasted_bytes,
         )
 
-    def _add(self, holders: Sequence[Holder]) -> int:
-        """Opens links to those that may be asked; how many that is."""
+    def _add(self, holders: Sequence[Holder]) -> None:
+        """Opens links to those that may be asked, at most `MAX_AT_ONCE` in all."""
         now = time.monotonic()
-        taken = [holder for holder in holders if self._strikes[holder.node] < MAX_STRIKES]
-        for holder in taken:
+        self._spare += holders
+        while self._spare and len(self._live) < MAX_AT_ONCE:
+            holder = self._spare.popleft()
+            if holder.node in self._live or self._strikes[holder.node] >= MAX_STRIKES:
+                continue
             self._links.open(holder)
             self._live[holder.node] = now
             if self._transfer is None:
                 self._links.send(holder.node, GetManifest(id=_MANIFEST_ID, digest=self._digest))
             else:
                 self._transfer.add(now, holder.node)
-        return len(taken)
 
     def _starved(self, cancelled: threading.Event, left_s: float) -> None:
         if self._dropped:
             cancelled.wait(min(MORE_PAUSE_S, left_s))
-        excluded = frozenset(node for node, strikes in self._strikes.items() if strikes >= MAX_STRIKES)
-        if not cancelled.is_set() and not self._add(self._more(excluded)):
+        if cancelled.is_set():
+            return
+        self._add(self._more(frozenset(node for node, strikes in self._strikes.items() if strikes >= MAX_STRIKES)))
+        if not self._live:
             raise self._failed("has no holder left to fetch it from")
 
     def _turn(self, until: float) -> None:

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,16 +25,16 @@ from fabric.images.errors import (
     PushFailed,
     StoreFull,
 )
-from fabric.images.fetch import FetchReport, fetch
+from fabric.images.fetch import MAX_AT_ONCE, FetchReport, fetch
 from fabric.images.links import Arrived, Links
-from fabric.images.manifest import CHUNK_BYTES
+from fabric.images.manifest import CHUNK_BYTES, Buffer
 from fabric.images.protocol import MAX_DATA_BYTES, Done, GetChunk, GetManifest, Holder, Put, Refused, Request, encode
 from fabric.images.push import Push
 from fabric.images.replicate import replicate
 from fabric.images.server import ChunkServer
 from fabric.images.store import ChunkStore
 from tests.unit.images.content import Image, image_of, random_image, read_image
-from tests.unit.images.peers import Peers, answering, peers_in
+from tests.unit.images.peers import Peers, Served, answering, peers_in
 from tests.waiting import wait_until
 
 IMAGE = random_image(40 * 65536 + 99, chunk_bytes=65536)
@@ -233,6 +234,14 @@ def test_without_a_holder_it_fails_with_the_reason_of_each(peers: Peers, tmp_pat
     with pytest.raises(FetchFailed, match="no holder was given"):
         fetch(IMAGE.digest, [], tmp_path / "image", context=peers.context)
     assert not (tmp_path / "image").exists()
+
+
+def test_of_many_holders_some_are_asked_and_the_others_follow(peers: Peers, tmp_path: Path) -> None:
+    lying = [peers.misbehave(answering(IMAGE, lambda n, data: b"x" + data[1:])) for _ in range(MAX_AT_ONCE + 1)]
+    living = peers.serve(IMAGE)
+    report = fetched(peers, tmp_path / "out", *lying, lying[0], living.holder)
+    assert sorted(drop.node for drop in report.dropped if drop.lied) == [holder.node for holder in lying]
+    assert report.bytes_by_holder == {living.holder.node: IMAGE.manifest.size}
 
 
 def test_many_fetches_at_once(peers: Peers, tmp_path: Path) -> None:
@@ -473,6 +482,42 @@ def test_a_push_whose_sender_is_killed_leaves_nothing(peers: Peers) -> None:
         finally:
             sender.kill()
     wait_until(lambda: left_nothing(a.store) and left_nothing(b.store), what="nothing to be left")
+
+
+class SlowDisk(ChunkStore):
+    """Takes its time to make an image durable."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.go_on = threading.Event()
+
+    def commit(self, push_id: str, manifest_bytes: Buffer) -> str:
+        assert self.go_on.wait(10)
+        return super().commit(push_id, manifest_bytes)
+
+
+def test_a_slow_commit_is_waited_for_and_delays_no_one_else(
+    peers: Peers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fabric.images.push.ASK_AGAIN_S", 0.05)
+    store = SlowDisk(tmp_path / "slow")
+    slow, quick = Served("slow", "r-slow", store, peers.context), peers.serve()
+    push = Push([slow.holder, quick.holder], context=peers.context, stall_s=0.3)
+    feed_all(push, UPLOAD)
+    with ThreadPoolExecutor(1) as pool:
+        finishing = pool.submit(push.finish)
+        wait_until(lambda: slow.server.counters().jobs == 1, what="the commit to be under way")
+        with Links(peers.context) as links:
+            links.open(slow.holder)
+            links.send("slow", GetChunk(id=1, hash=UPLOADED.chunks[0].hash))
+            wait_until(lambda: links.poll(0.5), what="a chunk while the commit runs")
+        begun = time.monotonic()
+        wait_until(lambda: time.monotonic() - begun > 3 * 0.3, what="three times the stall to pass")
+        assert not finishing.done()
+        store.go_on.set()
+        assert nodes(finishing.result(10).holders) == ["slow", "s1"]
+    slow.server.stop()
+    store.close()
 
 
 def test_pushes_of_the_same_content_at_once(peers: Peers) -> None:
