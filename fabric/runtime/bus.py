@@ -18,7 +18,7 @@ port, and that successor drops it here by the guid ("stale").
 Names of outgoing connections are random and never used twice: libzmq *aborts the process* when a name is in use
 already, so a stranger must not be able to guess one and announce it as its own id.
 
-This is the only file of the runtime that touches a ZeroMQ socket.
+What a socket is made with is in sockets.py.
 """
 
 from __future__ import annotations
@@ -35,10 +35,21 @@ from dataclasses import dataclass, field
 import zmq
 
 from fabric.messages import AnyMessage
-from fabric.wire import MAX_FRAME_BYTES, BadFrame, Codec
+from fabric.runtime.sockets import (
+    BindFailed,
+    BusLimits,
+    Disconnects,
+    PortInUse,
+    SocketContext,
+    bind_to,
+    new_context,
+    router,
+)
+from fabric.wire import BadFrame, Codec
+
+__all__ = ["BindFailed", "Bus", "BusCounters", "BusLimits", "PortInUse", "SocketContext", "new_context"]
 
 _ADDRESS = re.compile(r"(tcp://(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5})/([0-9a-f]{8,32})")
-_BIND = re.compile(r"tcp://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+|\*):([0-9]{1,5})")
 _ROUTE = "route:"
 _OWN_ROUTE = "route:self"
 _NAME_BYTES = 16
@@ -47,41 +58,14 @@ _NOBLOCK_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 _RCVMORE = zmq.RCVMORE
 
 OnMessage = Callable[[str, AnyMessage], None]
-SocketContext = zmq.Context[zmq.Socket[bytes]]
-
-
-class BindFailed(Exception):
-    """The bus could not listen where it was told to: where, why, and what to do."""
-
-
-class PortInUse(BindFailed):
-    """Somebody else listens at this address."""
-
-
-@dataclass(frozen=True, slots=True)
-class BusLimits:
-    max_peers: int = 6_000
-    """Outgoing connections (28 KiB each); over it, the one unused for longest is closed. A rack has at most 5,000."""
-    idle_s: float = 120.0
-    """An outgoing connection unused for so long is closed. Longer than any call waits for its answer."""
-    queue_messages: int = 1_000
-    """Per connection and direction; what does not fit is dropped."""
-    drain_messages: int = 64
-    """Received in a row before the loop gets its turn."""
-    heartbeat_ms: int = 10_000
-    """A connection that carries nothing for so long is probed, and closed when the probe is not answered in as long."""
-    reconnect_min_ms: int = 100
-    reconnect_max_ms: int = 3_200
-    connect_timeout_ms: int = 5_000
-    handshake_ms: int = 5_000
-    """A stranger that connects and does not speak ZMTP is closed after this."""
 
 
 @dataclass(slots=True)
 class BusCounters:
     """Since the start. `sent` and `received` by kind of message; `bad` by cause (size, seal, msgpack, version, type,
     parts, empty); `dropped` sends by cause: full (the peer does not keep up), gone (nobody is at that route any more),
-    large, address (malformed). `stale`: meant for an earlier incarnation. `peers`: outgoing connections now."""
+    large, address (malformed). `stale`: meant for an earlier incarnation. `evicted`, `lost`: outgoing connections that
+    had to make room, or broke; `peers`: those there are now."""
 
     sent: Counter[str] = field(default_factory=Counter)
     received: Counter[str] = field(default_factory=Counter)
@@ -89,6 +73,7 @@ class BusCounters:
     dropped: Counter[str] = field(default_factory=Counter)
     stale: int = 0
     evicted: int = 0
+    lost: int = 0
     bytes_sent: int = 0
     bytes_received: int = 0
     peers: int = 0
@@ -131,15 +116,18 @@ class Bus:
         self._to_self: deque[bytes] = deque()
         self._drain_due = False
         self._closed = False
-        self._socket = _router(context, self._limits, ipv6="[" in bind)
+        self._socket = router(context, self._limits, ipv6="[" in bind)
         try:
-            self._endpoint = _bind(self._socket, bind, advertise_host)
+            self._endpoint = bind_to(self._socket, bind, advertise_host)
         except BaseException:
             self._socket.close(0)
             raise
         self.address = f"{self._endpoint}/{guid}"
         self._fd: int = self._socket.FD
         self._loop.add_reader(self._fd, self._drain)
+        self._disconnects = Disconnects(context, self._socket)
+        self._loop.add_reader(self._disconnects.fd, self._drop_lost)
+        self._loop.call_soon(self._drop_lost)  # an FD wakes only after a first drain; this drains both
         self._sweep_timer = self._loop.call_later(self._limits.idle_s / 4, self._sweep)
 
     def send(self, to: str, message: AnyMessage) -> None:
@@ -181,6 +169,8 @@ class Bus:
         self._closed = True
         self._sweep_timer.cancel()
         self._loop.remove_reader(self._fd)
+        self._loop.remove_reader(self._disconnects.fd)
+        self._disconnects.close()
         self._peers.clear()
         self._by_name.clear()
         self._to_self.clear()
@@ -251,6 +241,18 @@ class Bus:
             if error.errno != errno.ENOENT:  # ENOENT: libzmq gave it up before us
                 raise
 
+    def _drop_lost(self) -> None:
+        """Connections that broke. libzmq would connect again by itself, but not always: a session that ended over the
+        handshake never does, and its name may swallow what is sent to it for ever. So each connection is used once; the
+        next send makes a new one."""
+        if self._closed:
+            return
+        for endpoint in self._disconnects.take():
+            if endpoint in self._peers:
+                self.counters.lost += 1
+                self._disconnect(endpoint)
+        self._schedule_drain()
+
     def _sweep(self) -> None:
         oldest_kept = time.monotonic() - self._limits.idle_s
         while self._peers:
@@ -311,60 +313,8 @@ class Bus:
         self._on_message(sender, message)
 
 
-def new_context(max_sockets: int = 4_096) -> SocketContext:
-    """One a process; `max_sockets`: two for each agent, and some for transfers."""
-    context: SocketContext = zmq.Context()
-    context.set(zmq.MAX_SOCKETS, max_sockets)
-    return context
-
-
 def _route_name(to: str) -> bytes:
     try:
         return bytes.fromhex(to[len(_ROUTE) :])
     except ValueError:
         return b""  # nobody has the empty name: "gone"
-
-
-def _router(context: SocketContext, limits: BusLimits, ipv6: bool) -> zmq.Socket[bytes]:
-    socket = context.socket(zmq.ROUTER)
-    for option, value in (
-        (zmq.LINGER, 0),
-        (zmq.ROUTER_MANDATORY, 1),
-        (zmq.MAXMSGSIZE, MAX_FRAME_BYTES),
-        (zmq.SNDHWM, limits.queue_messages),
-        (zmq.RCVHWM, limits.queue_messages),
-        (zmq.HEARTBEAT_IVL, limits.heartbeat_ms),
-        (zmq.HEARTBEAT_TIMEOUT, limits.heartbeat_ms),
-        (zmq.HEARTBEAT_TTL, 2 * limits.heartbeat_ms),
-        (zmq.RECONNECT_IVL, limits.reconnect_min_ms),
-        (zmq.RECONNECT_IVL_MAX, limits.reconnect_max_ms),
-        (zmq.CONNECT_TIMEOUT, limits.connect_timeout_ms),
-        (zmq.HANDSHAKE_IVL, limits.handshake_ms),
-        (zmq.BACKLOG, 1_024),
-        (zmq.IPV6, int(ipv6)),
-    ):
-        socket.setsockopt(option, value)
-    return socket
-
-
-def _bind(socket: zmq.Socket[bytes], bind: str, advertise_host: str | None) -> str:
-    """Bind, and return the endpoint that others connect to."""
-    match = _BIND.fullmatch(bind)
-    if match is None or int(match[2]) > 65_535:
-        raise BindFailed(f"listen address: expected tcp://host:port, found {bind!r}")
-    host = advertise_host or match[1]
-    if host in ("*", "0.0.0.0", "[::]"):
-        raise BindFailed(f"listen address {bind}: others can't connect to a wildcard; say which host to advertise")
-    try:
-        socket.bind(bind)
-    except zmq.ZMQError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise PortInUse(
-                f"{bind} is in use: another process listens there ('ss -ltnp' names it); stop it or listen on another "
-                "port (0: any free one)"
-            ) from None
-        raise BindFailed(f"can't listen on {bind}: {error.strerror}; give an address of this host") from None
-    bound = socket.getsockopt(zmq.LAST_ENDPOINT)
-    assert isinstance(bound, bytes)
-    port = bound.rstrip(b"\0").decode().rpartition(":")[2]
-    return f"tcp://{host}:{port}"

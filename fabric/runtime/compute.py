@@ -113,29 +113,32 @@ class ComputeWorld:
 
     def _obtain(self, digest: str, holders: Sequence[Holder], talk: Talk) -> Obtained:
         """On a fetch's thread."""
-        report = None
         began = time.monotonic()
-        prepared = self._cache.get(digest)
-        if prepared is None:
+        prepared = self._cache.get(digest, pin=PIN)
+        if prepared is not None:
+            self._prepared[digest] = prepared
+            taken = next((image.bytes for image in self._cache.images() if image.digest == digest), 0)
+            return Obtained(taken, None, _ms_since(began))
 
-            def progress(done: int, total: int) -> None:
-                if not done:
-                    self._cache.incoming(digest, total)  # now that the size is known: make room, or give up
-                talk.progress(done, total)
+        def progress(done: int, total: int) -> None:
+            if not done:
+                self._cache.incoming(digest, total)  # now that the size is known: make room, or give up
+            talk.progress(done, total)
 
-            blob = self._cache.incoming(digest, 0)
-            report = fetch(
-                digest,
-                holders,
-                blob,
-                context=self._context,
-                more=talk.more,
-                cancelled=talk.cancelled,
-                progress=progress,
-            )
-            began = time.monotonic()
-            prepared = self._cache.admit(digest, blob)
-        self._cache.pin(digest, PIN)
-        self._prepared[digest] = prepared
-        size = self._cache.blob(digest).stat().st_size
-        return Obtained(size, report, int((time.monotonic() - began) * 1000))
+        blob = self._cache.incoming(digest, 0)
+        report = fetch(
+            digest,
+            holders,
+            blob,
+            context=self._context,
+            more=talk.more,
+            cancelled=talk.cancelled,
+            progress=progress,
+        )
+        began = time.monotonic()
+        self._prepared[digest] = self._cache.admit(digest, blob, pin=PIN)
+        return Obtained(report.manifest.size, report, _ms_since(began))
+
+
+def _ms_since(began: float) -> int:
+    return int((time.monotonic() - began) * 1000)

@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Obtained:
-    """`report` is None when the image was here already."""
+    """`size`: bytes of the image, or of what it takes here when it was here already; `report` is None then."""
 
     size: int
     report: FetchReport | None
