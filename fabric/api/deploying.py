@@ -180,11 +180,14 @@ class Deploying:
     async def _why_impossible(
         self, flavor: str, need: Resources, least: int, max_per_node: int, max_per_rack: int
     ) -> tuple[str, ...]:
-        for fresh in (False, True):  # nobody is refused by old news: a node may have come since
+        """Empty also when too little is known: nobody is refused by old news, or while a rack has no leader."""
+        for fresh in (False, True):
             found = await self._inventory.statuses("compute", fresh)
             lines = why_impossible(flavor, need, least, max_per_node, max_per_rack, found)
             if not lines:
-                break
+                return ()
+        if await self._store.racks_with_members("compute", [status.rack for status in found.racks]):
+            return ()
         return lines
 
     def _record(self, request: DeploymentRequest, flavor: Flavor, image: Image, key: str) -> Deployment:

@@ -21,30 +21,28 @@ from fabric.roles.client import Statuses
 class Inventory:
     def __init__(self, control: ControlPlane) -> None:
         self._control = control
-        self._asking: dict[LayerName, asyncio.Task[Statuses]] = {}
+        self._asking: dict[LayerName, asyncio.Task[None]] = {}
         self._known: dict[LayerName, tuple[float, Statuses]] = {}
 
     async def statuses(self, layer: LayerName, fresh: bool = False) -> Statuses:
         """Of all racks of a layer. `fresh`: asked for after this call began."""
         loop = asyncio.get_running_loop()
-        known = self._known.get(layer)
-        if not fresh and known is not None and loop.time() - known[0] <= self._control.limits.status_age_s:
-            return known[1]
-        task = self._asking.get(layer)
-        if task is None or fresh:
-            task = loop.create_task(self._ask(layer))
-            self._asking[layer] = task
-        return await asyncio.shield(task)  # others may wait for it too
+        oldest = loop.time() - (0.0 if fresh else self._control.limits.status_age_s)
+        while True:
+            known = self._known.get(layer)
+            if known is not None and known[0] >= oldest:
+                return known[1]
+            task = self._asking.get(layer)
+            if task is None:
+                task = self._asking[layer] = loop.create_task(self._ask(layer))
+            await asyncio.shield(task)  # others wait for it too; one that began too early is waited for, then another
 
-    async def _ask(self, layer: LayerName) -> Statuses:
+    async def _ask(self, layer: LayerName) -> None:
         began = asyncio.get_running_loop().time()
         try:
-            found = await self._control.rack_status(layer)
-            self._known[layer] = (began, found)
-            return found
+            self._known[layer] = (began, await self._control.rack_status(layer))
         finally:
-            if self._asking.get(layer) is asyncio.current_task():
-                del self._asking[layer]
+            del self._asking[layer]
 
     async def find_node(self, node: str, fresh: bool = False) -> NodeStatus | None:
         """By its id, in either layer."""

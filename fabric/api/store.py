@@ -21,7 +21,7 @@ import msgspec
 
 from fabric.api.problems import conflict, not_found, unavailable
 from fabric.api.settings import ApiLimits
-from fabric.records import BadRecord, Deployment, Image, Key, decode, encode
+from fabric.records import BadRecord, Deployment, Image, Key, LayerName, decode, encode
 from zk import paths
 from zk.client import TreeClient
 from zk.tree import (
@@ -261,6 +261,16 @@ class Store:
 
     async def lower_fence(self, path: str) -> None:
         await self._bounded(self._client.delete(path))
+
+    # --- members -------------------------------------------------------------------------------------------------
+
+    async def racks_with_members(self, layer: LayerName, besides: Iterable[str]) -> list[str]:
+        """Racks, other than `besides`, in which an agent of the layer is registered."""
+        names = await self._names(f"{paths.MEMBERS}/{layer}")
+        others = sorted(set(names) - set(besides))
+        reads = (self._bounded(self._client.children(paths.rack_members(layer, one))) for one in others)
+        members = await asyncio.gather(*reads)
+        return [rack for rack, nodes in zip(others, members, strict=True) if nodes]
 
     # --- cordons -------------------------------------------------------------------------------------------------
 
