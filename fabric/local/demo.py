@@ -24,7 +24,7 @@ import msgspec
 from fabric.local import demo_image
 from fabric.local.demo_check import Instance, verify
 from fabric.local.display import Stages, say
-from fabric.local.folder import default_path
+from fabric.local.folder import passing_path
 from fabric.local.front import Front, UpFailed
 from fabric.local.harness import everyone
 from fabric.local.interrupts import Interrupted, Interrupts
@@ -45,6 +45,8 @@ REQUEST_WAIT_S = 60.0
 TRACE_WAIT_S = 5.0
 POLL_S = 0.05
 PIECE_BYTES = 1 << 20
+ROOM_BYTES = (RACKS * COMPUTE + 4) * (80 << 20)
+"""What the demo's folder takes: the image on every compute node and two holders, and a fetch under way."""
 GONE_WAIT_S = 5.0
 ERROR, NOT_PLACED = 1, 2
 
@@ -94,9 +96,8 @@ def run(zk: str, as_json: bool) -> int:
     """Raises UpFailed, FolderError, NotEnded."""
     from fabric.local import demo_report
 
-    spec = make_spec(
-        folder=default_path().with_name(f"demo-{os.getpid()}"), racks=RACKS, compute=COMPUTE, storage=STORAGE, zk=zk
-    )
+    folder = passing_path(f"demo-{os.getpid()}", ROOM_BYTES)
+    spec = make_spec(folder=folder, racks=RACKS, compute=COMPUTE, storage=STORAGE, zk=zk)
     front = Front(spec)
     with Interrupts() as interrupts:
         demo = _Demo(front, interrupts)

@@ -30,6 +30,8 @@ import msgspec
 from fabric.local.state import LocalState
 
 STATE, CONTROL, KEY, LOGS, NODES, ZOOKEEPER = "state.json", "control.sock", "cluster.key", "logs", "nodes", "zookeeper"
+MEMORY = Path("/dev/shm")
+_OURS = f"fabric-{os.getuid()}"
 LOCK_TRIES = 20
 TAKEN_TRIES, TAKEN_WAIT_S = 3, 0.05
 
@@ -44,7 +46,29 @@ class Taken(FolderError):
 
 def default_path() -> Path:
     """Not below XDG_RUNTIME_DIR: that is memory, and each node keeps unpacked images here."""
-    return Path(tempfile.gettempdir()) / f"fabric-{os.getuid()}" / "default"
+    return Path(tempfile.gettempdir()) / _OURS / "default"
+
+
+def passing_path(name: str, room_bytes: int) -> Path:
+    """For a fabric that is there for a minute: in memory (tmpfs) where that has twice `room_bytes` to spare, as all of
+    its nodes share what is one disk here and would wait for it (measured: bench/RESULTS.md); else where
+    `default_path` is."""
+    try:
+        found = os.statvfs(MEMORY)
+        roomy = found.f_bavail * found.f_frsize >= 2 * room_bytes and _available_bytes() >= 2 * room_bytes
+        if os.path.ismount(MEMORY) and os.access(MEMORY, os.W_OK) and roomy:
+            return MEMORY / _OURS / name
+    except OSError:
+        pass
+    return default_path().with_name(name)
+
+
+def _available_bytes() -> int:
+    with open("/proc/meminfo", encoding="ascii") as lines:
+        for line in lines:
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +95,12 @@ class Folder:
         refused = 0
         for _ in range(LOCK_TRIES):
             try:
-                if self.path.parent == default_path().parent:
+                if self.path.parent.name == _OURS:
                     _make_private(self.path.parent)
                 _make_private(self.path)
                 handle = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
             except FileNotFoundError:
-                if self.path.parent == default_path().parent:
+                if self.path.parent.name == _OURS:
                     continue  # removed in between, by a fabric that was taken down
                 raise FolderError(f"expected {self.path.parent} to be there, found nothing") from None
             try:
@@ -131,7 +155,7 @@ class Folder:
         shutil.rmtree(self.path, ignore_errors=True)
         if self.path.exists():
             raise FolderError(f"{self.path} could not be removed: {_first_left(self.path)} is left")
-        if self.path.parent == default_path().parent:
+        if self.path.parent.name == _OURS:
             with contextlib.suppress(OSError):
                 self.path.parent.rmdir()
 

@@ -22,13 +22,15 @@ from types import TracebackType
 from typing import Any, Self
 
 from fabric.drivers.procfs import all_pids
-from fabric.local.folder import default_path
+from fabric.local.folder import passing_path
 from fabric.local.front import Front
 from fabric.local.spec import make_spec
 from fabric.local.state import LocalState, NodeView, Process, process
 from fabric.local.takedown import strays
 
 WAIT_S = 30.0
+ROOM_BYTES = 2 << 30
+"""A test's or benchmark's fabric takes less in its folder."""
 _numbers = itertools.count(1)
 POLL_S = 0.02
 
@@ -39,7 +41,8 @@ class LocalFabric:
     def __init__(
         self, *, keeper_module: str = "fabric.local.keeper", parent: Path | None = None, **options: Any
     ) -> None:
-        folder = (parent or default_path().parent) / f"with-{os.getpid()}-{next(_numbers)}"
+        name = f"with-{os.getpid()}-{next(_numbers)}"
+        folder = parent / name if parent else passing_path(name, ROOM_BYTES)
         self.front = Front(make_spec(folder=folder, **options), keeper_module)
         self.folder = self.front.folder
         self._up: LocalState | None = None
