@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import pickle
 import signal
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import tarfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from fabric.api.settings import ApiConfig, ApiLimits
 from fabric.roles.settings import Settings
 from tests.system.agents import QUICK, AgentFarm, agent_processes
 from tests.waiting import wait_until
+from zk.client import TreeClient
+from zk.kazoo_tree import KazooTree
 
 MAIN = """
 import pickle, sys
@@ -176,3 +179,17 @@ def problem(answer: httpx.Response, status: int, slug: str) -> dict[str, Any]:
     assert found["detail"]
     assert found["instance"].startswith("/")
     return found
+
+
+def in_tree(hosts: str, work: Callable[[TreeClient], Coroutine[Any, Any, None]]) -> None:
+    """Do something in ZooKeeper by hand."""
+
+    async def run() -> None:
+        tree = KazooTree(hosts)
+        await tree.open(10)
+        try:
+            await work(TreeClient(tree))
+        finally:
+            await tree.close()
+
+    asyncio.run(run())

@@ -8,13 +8,16 @@ import hashlib
 import os
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
 from blake3 import blake3
 
-from tests.system.api_world import SCRIPT, World, archive, problem, world
+from fabric.api.contents import fence_of
+from tests.system.api_world import SCRIPT, World, archive, in_tree, problem, world
 from tests.waiting import wait_until
+from zk.client import TreeClient
 
 pytestmark = pytest.mark.system
 MIB = 1 << 20
@@ -168,6 +171,39 @@ def test_content_is_shared_between_names_and_freed_with_the_last(fabric: World) 
     assert len(fabric.http.get("/v1/images/two").json()["holders"]) >= 2
     assert fabric.http.delete("/v1/images/two").json()["freed_bytes"] >= 2 * len(content)
     empty(fabric)
+
+
+def test_a_push_waits_while_the_same_content_is_being_dropped(fabric: World) -> None:
+    digest = fabric.push("one", SCRIPT).json()["digest"]
+    fence = fence_of(digest)
+
+    async def raise_it(client: TreeClient) -> None:
+        await client.create(fence)
+
+    async def lower_it(client: TreeClient) -> None:
+        await client.delete(fence)
+
+    in_tree(fabric.hosts, raise_it)
+    with ThreadPoolExecutor(1) as pool:
+        url = f"{fabric.http.base_url}/v1/images/two"
+        push = pool.submit(httpx.put, url, content=SCRIPT, trust_env=False, timeout=30)
+        before = _multis(fabric)
+        wait_until(lambda: _multis(fabric) > before + 1, what="it to try to write its record more than once")
+        assert not push.done()
+        problem(fabric.http.get("/v1/images/two"), 404, "not-found")
+        in_tree(fabric.hosts, lower_it)
+        assert push.result(10).status_code == 201
+    fabric.http.delete("/v1/images/one")
+    assert fabric.http.delete("/v1/images/two").json()["freed_bytes"] > 0
+    empty(fabric)
+
+
+def _multis(fabric: World) -> float:
+    """Transactions that the API has sent."""
+    text = fabric.http.get("/metrics").text
+    return max(
+        (float(line.split()[-1]) for line in text.splitlines() if 'operations_total{kind="multi"}' in line), default=0.0
+    )
 
 
 def test_replaced_content_is_dropped(fabric: World) -> None:

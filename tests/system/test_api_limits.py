@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 import threading
-from collections.abc import Coroutine, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import httpx
 import pytest
 
 from fabric.api.settings import ApiLimits
-from tests.system.api_world import SCRIPT, World, problem, world
+from tests.system.api_world import SCRIPT, World, in_tree, problem, world
 from tests.waiting import wait_until
 from zk import paths
 from zk.client import TreeClient
-from zk.kazoo_tree import KazooTree
 
 pytestmark = pytest.mark.system
 MIB = 1 << 20
@@ -140,14 +137,21 @@ def test_a_znode_that_is_no_record_is_told_by_its_path_and_hides_no_other(fabric
     fabric.delete(made["id"])
 
 
-def in_tree(hosts: str, work: Any) -> None:
-    async def run() -> None:
-        tree = KazooTree(hosts)
-        await tree.open(10)
-        try:
-            doing: Coroutine[Any, Any, None] = work(TreeClient(tree))
-            await doing
-        finally:
-            await tree.close()
+def test_nobody_is_refused_for_good_while_a_rack_has_members_and_no_leader(fabric: World) -> None:
+    body = {"image": "web", "flavor": "XLarge", "count": 50}
+    problem(fabric.http.post("/v1/deployments", json=body), 422, "does-not-fit")
+    rack, member = paths.rack_members("compute", "r9"), paths.member("compute", "r9", "r9c1")
 
-    asyncio.run(run())
+    async def come(client: TreeClient) -> None:
+        await client.ensure(rack)
+        await client.create(member)
+
+    async def go(client: TreeClient) -> None:
+        await client.delete(member)
+
+    in_tree(fabric.hosts, come)
+    made = fabric.http.post("/v1/deployments", json=body)
+    assert made.status_code == 202
+    assert fabric.settled(made.json()["id"])["state"] == "failed"
+    in_tree(fabric.hosts, go)
+    problem(fabric.http.post("/v1/deployments", json=body), 422, "does-not-fit")
