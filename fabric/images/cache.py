@@ -17,7 +17,9 @@ only after its blob has been hashed and unpacked anew, when it is first asked fo
 What is used least recently goes first when there is no room; what is pinned (an instance runs from it) stays. Both
 the blob and what is unpacked count; a single executable is one file under two names and counts once.
 
-Threads: every method may be called from any thread. Images are unpacked outside of the lock, each once.
+Threads: every method may be called from any thread. Images are unpacked and removed outside of the lock, each once;
+only `get` and `admit` take long, and wait for another thread that makes the same image. The others may be called from
+a loop.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -89,6 +92,7 @@ class ImageCache:
         self._busy: set[str] = set()  # digests being made
         self._used = 0
         self._serial = 0
+        self._trash: list[Path] = []
         self._recover()
 
     def close(self) -> None:
@@ -102,26 +106,10 @@ class ImageCache:
 
         May unpack it anew: see the module.
         """
-        with self._changed:
-            self._wait_for(digest)
-            entry = self._entries.get(digest)
-            if entry is None:
-                return None
-            if pin is not None:
-                entry.pins.add(pin)
-            if entry.boot == self._boot:
-                prepared = self._prepared(digest)
-                if prepared.entrypoint.is_file():
-                    self._touch(digest)
-                    return prepared
-                log.warning("image %s was removed from %s by somebody else", digest, self._directory)
-                self._remove(digest)
-                return None
-            self._busy.add(digest)
         try:
-            return self._revive(digest, entry)
+            return self._get(digest, pin)
         finally:
-            self._free(digest)
+            self._empty_trash()
 
     def incoming(self, digest: str, size: int) -> Path:
         """Where to fetch an image of `size` bytes to, to be admitted from there. Makes room for it, or raises
@@ -131,6 +119,7 @@ class ImageCache:
         """
         with self._changed:
             self._make_room(digest, size)
+        self._empty_trash()
         return self._incoming / digest_hex(digest)
 
     def admit(self, digest: str, blob: Path, *, pin: str | None = None) -> Prepared:
@@ -196,6 +185,28 @@ class ImageCache:
 
     # -- making --------------------------------------------------------------------------------------------------------
 
+    def _get(self, digest: str, pin: str | None) -> Prepared | None:
+        with self._changed:
+            self._wait_for(digest)
+            entry = self._entries.get(digest)
+            if entry is None:
+                return None
+            if pin is not None:
+                entry.pins.add(pin)
+            if entry.boot == self._boot:
+                prepared = self._prepared(digest)
+                if prepared.entrypoint.is_file():
+                    self._touch(digest)
+                    return prepared
+                log.warning("image %s was removed from %s by somebody else", digest, self._directory)
+                self._remove(digest)
+                return None
+            self._busy.add(digest)
+        try:
+            return self._revive(digest, entry)
+        finally:
+            self._free(digest)
+
     def _make(self, digest: str, blob: Path, pins: set[str]) -> Prepared:
         taken = 0
 
@@ -205,6 +216,7 @@ class ImageCache:
                 self._make_room(digest, size)
                 self._used += size
                 taken += size
+            self._empty_trash()
 
         folder = self._new_folder()
         kept = False
@@ -275,8 +287,15 @@ class ImageCache:
         entry = self._entries.pop(digest)
         self._used -= entry.bytes
         folder = self._new_folder()
-        os.rename(self._path(digest), folder)  # gone at once, whatever happens to the rest
-        remove_tree(folder)
+        with suppress(FileNotFoundError):  # somebody else was faster
+            os.rename(self._path(digest), folder)  # gone at once, whatever happens to the rest
+            self._trash.append(folder)
+
+    def _empty_trash(self) -> None:
+        """Removes what was evicted. Without the lock: a tree of many files takes its time."""
+        while self._trash:
+            with suppress(IndexError):  # another thread took the last one
+                remove_tree(self._trash.pop())
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
@@ -328,6 +347,7 @@ class ImageCache:
             self._used += entry.bytes
         while self._used > self.max_bytes and self._entries:  # the limit was lowered
             self._remove(next(iter(self._entries)))
+        self._empty_trash()
 
 
 def _stamp(folder: Path) -> None:

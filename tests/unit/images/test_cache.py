@@ -256,12 +256,16 @@ def test_an_entry_of_an_earlier_boot_without_its_bytes_is_removed(
     again.close()
 
 
-def test_an_entry_removed_by_somebody_else_is_not_given(cache: ImageCache) -> None:
-    prepared = admit(cache, SMALL)
-    prepared.root.chmod(0o700)
-    shutil.rmtree(prepared.root)
+@pytest.mark.parametrize("what", ["root", "all"])
+def test_an_entry_removed_by_somebody_else_is_not_given(cache: ImageCache, tmp_path: Path, what: str) -> None:
+    root = admit(cache, SMALL).root
+    root.chmod(0o700)
+    shutil.rmtree(root if what == "root" else root.parent)
     assert cache.get(SMALL.digest) is None
-    assert cache.used_bytes() == 0
+    assert (cache.used_bytes(), is_tidy(tmp_path)) == (0, True)
+    with pytest.raises(NotCached):
+        list(cache.read(SMALL.digest))
+    assert admit(cache, SMALL).entrypoint.is_file()
 
 
 def test_many_at_once(tmp_path: Path) -> None:
