@@ -166,8 +166,9 @@ def explain(wish: Wish, offers: Sequence[NodeOffer], silent: Iterable[str] = ())
                 lacking["cordoned"] += 1
             elif wish.max_per_node and offer.count > 0 and _room(wish, offer) < offer.count:
                 lacking[f"at max_per_node {wish.max_per_node}"] += 1
-            elif offer.count == 0:
-                lacking[f"out of {offer.short}" + (" (reserved by other requests)" if offer.held else "")] += 1
+            else:
+                then = "then " if offer.count else ""
+                lacking[f"{then}out of {offer.short}" + (" (reserved by other requests)" if offer.held else "")] += 1
         if wish.max_per_rack and racks[name].room < fits:
             fits = max(0, racks[name].room)
             lacking[f"the rack at max_per_rack {wish.max_per_rack}"] += 1

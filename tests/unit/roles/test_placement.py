@@ -93,11 +93,13 @@ def test_explain_names_dimension_cordon_and_limits_per_rack():
         NodeOffer("b", "r1", 0, cordoned=True),
         NodeOffer("c", "r2", 8, used=2),
         NodeOffer("d", "r2", 0, short="vcpus", held=3),
+        NodeOffer("e", "r3", 2, short="disk_mib"),
     ]
     lines = explain(Wish(9, max_per_node=3), offers, ["node x"])
     assert lines == (
         "rack r1: 0 more fit on 2 nodes (1 cordoned, 1 out of memory_mib)",
         "rack r2: 1 more fit on 2 nodes (1 at max_per_node 3, 1 out of vcpus (reserved by other requests))",
+        "rack r3: 2 more fit on 1 nodes (1 then out of disk_mib)",
         "node x did not answer",
     )
 
