@@ -17,11 +17,15 @@ from fabric.roles.outbox import Outbox
 from fabric.roles.recorder import Recorder
 from fabric.roles.recordkeeper import RecordKeeper
 from fabric.roles.settings import Identity, Settings
+from zk import paths
+from zk.tree import Children
 
 Place = tuple[str, str]
 """(node, rack)."""
 
 MAX_HELD = 256
+MEMBERS = "members:"
+"""Part of the token of a question to ZooKeeper for the members of a rack."""
 
 
 @dataclass(slots=True)
@@ -74,6 +78,11 @@ class Charge:
             self._kept(done),
             commands={rack: tuple(entries) for rack, entries in by_rack.items()},
         )
+
+    def ask_members(self, racks: Iterable[str]) -> None:
+        """Racks that did not answer may have nobody left to say so: ZooKeeper is asked who is there (`on_members`)."""
+        for rack in sorted(racks):
+            self.out.tree(f"{self.keeper.prefix}{MEMBERS}{rack}", Children(paths.rack_members("compute", rack)))
 
     def results(self, now: float, gathered: Gathered) -> list[tuple[Place, Answer]] | None:
         """All answers; None when one of them says that a later epoch has taken over, and this charge is at its end."""

@@ -31,7 +31,7 @@ from fabric.messages import Progress, Submit
 from fabric.ordinals import format_ordinals
 from fabric.records import Deployment, Share, State
 from fabric.roles.calls import RackCalls
-from fabric.roles.charge import Charge, Place
+from fabric.roles.charge import MEMBERS, Charge, Place
 from fabric.roles.outbox import Outbox, earliest
 from fabric.roles.recorder import Recorder
 from fabric.roles.recordkeeper import RecordKeeper
@@ -41,7 +41,7 @@ from fabric.roles.starting import Starting, StartResult
 from fabric.roles.stopping import Stopping
 from fabric.roles.trace import BadTrace, Run, Trace, pack, unpack
 from zk import paths
-from zk.tree import Get, Got, Outcome
+from zk.tree import Get, Got, Listed, NoNode, Outcome
 
 MAX_MOVES = 3
 """How often ordinals of one deployment are placed elsewhere before it counts as failed."""
@@ -100,6 +100,11 @@ class Coordinator:
                     self._earlier = unpack(outcome.data).runs
                 except BadTrace as error:
                     self._out.note("warning", f"{self.deployment}: {error}; earlier runs are left out")
+        elif token.startswith(f"{self.prefix}{MEMBERS}"):
+            rack = token[len(self.prefix) + len(MEMBERS) :]
+            if isinstance(self._phase, Starting | Stopping) and isinstance(outcome, Listed | NoNode):
+                present = frozenset(outcome.names if isinstance(outcome, Listed) else ())
+                self._phase.on_members(now, rack, present)
         else:
             self._keeper.on_tree(now, token, outcome)
 

@@ -25,6 +25,7 @@ from fabric.roles.settings import Identity
 from zk import paths
 from zk.tree import (
     BadVersion,
+    Check,
     Create,
     Delete,
     Done,
@@ -123,7 +124,11 @@ class RecordKeeper:
             if not self._take_in(now, outcome):
                 return
             if self.record.final:
-                self._ask(Delete(paths.open_marker(self.deployment)), lambda at, _: self._lost(at, "it is settled"))
+                # With the version: a change that a user makes meanwhile must not lose its marker.
+                unmark = Multi(
+                    (Check(self._path, outcome.stat.version), Delete(paths.open_marker(self.deployment)))
+                )
+                self._ask(unmark, lambda at, _: self._lost(at, "it is settled"))
                 return
             state: State = "deleting" if self.record.gone else "placing"
             self._record = msgspec.structs.replace(self.record, state=state, updated_ms=self._out.wall_ms)

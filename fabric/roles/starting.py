@@ -122,7 +122,16 @@ class Starting:
             for node in reply.absent:
                 if node in self._targets:
                     self._targets[node].absent = True
+        self._charge.ask_members(gathered.silent_racks)
         self._judge(now)
+
+    def on_members(self, now: float, rack: str, present: frozenset[str]) -> None:
+        """Who is there in a rack whose leader did not answer."""
+        for node, target in self._targets.items():
+            if target.where[1] == rack and node not in present:
+                target.absent = True
+        if not self._charge.held:
+            self._judge(now)
 
     def on_report(self, now: float, node: str, progress: Progress) -> None:
         target = self._targets.get(node)

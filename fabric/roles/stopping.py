@@ -62,10 +62,17 @@ class Stopping:
         for reply in gathered.replies:
             for node in reply.absent:
                 self._targets.pop((node, reply.rack), None)
+        self._charge.ask_members(gathered.silent_racks)
         if not self._targets or now >= self._deadline:
             self._end(now)
         else:
             self._ask_at = now + min(0.3, self._charge.settings.poll_interval_s)
+
+    def on_members(self, now: float, rack: str, present: frozenset[str]) -> None:
+        """Who is there in a rack whose leader did not answer: the next asking goes only to those."""
+        for node, where in list(self._targets):
+            if where == rack and node not in present:
+                del self._targets[node, where]
 
     def _learn(self, where: Place, progress: Progress) -> None:
         if where not in self._targets:

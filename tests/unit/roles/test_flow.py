@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from fabric import effects as fx
@@ -363,3 +364,51 @@ def test_when_no_node_could_start_anything_the_reasons_of_the_nodes_are_told():
     record = world.record(deployment)
     assert record.state == "failed"
     assert any("node r1c01: disk full" in reason for reason in record.reasons), record.reasons
+
+
+@pytest.mark.parametrize("after_s", [0.012, 0.02, 0.04])
+def test_a_rack_that_dies_whole_is_replaced_though_nobody_is_left_to_say_so(after_s: float):
+    world = settled(racks=3, compute=2)
+    deployment = world.create(12, submit=False)
+    world.submit(deployment, "r1")
+    world.pass_time(after_s)
+    for node in ("r3c01", "r3c02"):
+        world.crash(node)
+        world.hosts[node].running.clear()
+    took = world.until_final(deployment)
+    if "r3" in {share.rack for share in world.record(deployment).plan}:
+        assert after_s > 0.03  # it was settled before they died
+        return
+    exactly(world, deployment, 12)
+    assert took < 20
+
+
+def test_a_deployment_is_deleted_though_a_rack_of_it_died_whole():
+    world = settled(racks=2, compute=1)
+    deployment = world.create(4)
+    world.until_final(deployment)
+    world.crash("r2c01")
+    world.change(deployment, gone=True)
+    took = world.until_final(deployment)
+    assert world.record(deployment).state == "deleted"
+    assert took < 20
+
+
+def test_a_marker_is_not_removed_from_under_a_change():
+    """A leader finds the record settled; before it clears the stray marker, a user changes the deployment."""
+    world = settled(racks=1, compute=2)
+    deployment = world.create(4)
+    world.until_final(deployment)
+    world.tree.apply(0, zt.Create(paths.open_marker(deployment)))
+    world.submit(deployment)
+    changed: list[bool] = []
+
+    def change() -> None:
+        record = world.record(deployment)
+        new = msgspec.structs.replace(record, count=6, min_count=6, generation=record.generation + 1, state="accepted")
+        world.tree.apply(0, zt.Set(paths.deployment(deployment), encode(new)))
+        changed.append(True)
+
+    world.at(0.0021, change)  # between the leader's read and what it does about it
+    world.run(lambda: bool(changed) and world.record(deployment).final, 30)
+    exactly(world, deployment, 6)
