@@ -88,16 +88,17 @@ def gather(
     where: dict[str, str] = {}
     for path, key in known.items():
         value, source, textual = given.get(path, (key.default, "default", False))
-        if value is None and not key.optional:
-            raise ConfigError(
-                f"{path}: expected {key.kind.expected}, found nothing; "
-                f"set it in the TOML file, by {key.variable}, or by {key.flag}"
-            )
         where[path] = source
         try:
             by_path[path] = None if value is None else key.kind.read(value, textual)
         except ValueError as error:
             raise ConfigError(f"{source}: {path}: expected {key.kind.expected}, found {error}") from None
+    for path, key in known.items():  # what is wrong is told before what is missing
+        if key.default is None and path not in given and not key.optional:
+            raise ConfigError(
+                f"{path}: expected {key.kind.expected}, found nothing; "
+                f"set it in the TOML file, by {key.variable}, or by {key.flag}"
+            )
     return Values(by_path, where)
 
 

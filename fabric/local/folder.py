@@ -56,7 +56,8 @@ def passing_path(name: str, room_bytes: int) -> Path:
     try:
         found = os.statvfs(MEMORY)
         roomy = found.f_bavail * found.f_frsize >= 2 * room_bytes and _available_bytes() >= 2 * room_bytes
-        if os.path.ismount(MEMORY) and os.access(MEMORY, os.W_OK) and roomy:
+        usable = os.path.ismount(MEMORY) and os.access(MEMORY, os.W_OK) and not found.f_flag & os.ST_NOEXEC
+        if usable and roomy:
             return MEMORY / _OURS / name
     except OSError:
         pass

@@ -103,7 +103,8 @@ class Keeper:
             if self.place and self.place.zk != self.spec.zk:
                 self.sight.sweep()  # the user named no chroot, so the one that is there is ours
         os.close(self.lifeline_end)
-        end_children(spared={self.crew.zookeeper_pid()})
+        ours = {self.sight.pid, *(job.pid for job in self.jobs.values() if job.running)} - {0}
+        end_children(killed=ours, spared={self.crew.zookeeper_pid()})
         self.crew.stop_zookeeper()
         os.chdir("/")
         self.folder.remove()

@@ -19,6 +19,7 @@ CAPACITY = Resources(64, 256 * 1024, 4 * 1024 * 1024)
 CACHE_BYTES = 1 * GIB
 STORE_BYTES = 8 * GIB
 SESSION_TIMEOUT_S = 4.0
+SESSION_LEAST_S, SESSION_MOST_S = 0.5, 60.0
 START_S, START_EACH_S = 30.0, 0.15
 
 
@@ -49,6 +50,9 @@ def make_spec(
     nodes = racks * (compute + storage)
     if not 1 <= nodes <= MAX_NODES:
         raise BadSpec(f"expected 1 to {MAX_NODES} agents, found {racks} racks of {compute} and {storage}: {nodes}")
+    if not SESSION_LEAST_S <= session_timeout_s <= SESSION_MOST_S:
+        limits = f"{SESSION_LEAST_S:g} to {SESSION_MOST_S:g}"
+        raise BadSpec(f"--session-timeout: expected {limits} seconds, found {session_timeout_s:g}")
     if zk:
         try:
             connect.parse(zk)

@@ -1,10 +1,11 @@
 """Taking a local fabric down: every process of it, then every file.
 
 Theory of operation, in the keeper. The keeper is a subreaper, so whatever was started below it and lost its parent is
-its child: when it has no child left but ZooKeeper, nothing of the fabric runs. The end of the lifeline makes
-supervisors kill their instances and agents leave; TERM does the same to agents; what is still there after
-LEAVE_WAIT_S is killed, and what that orphans becomes a child and is killed in the next round. On an ensemble that is
-not ours agents first leave in order, so that no ephemeral znode outlives them, and then the znodes are removed.
+its child: when it has no child left but ZooKeeper, nothing of the fabric runs. On an ensemble that is not ours agents
+first leave in order (TERM), so that no ephemeral znode outlives them, and then the znodes are removed. Then agents and
+API are killed: a thousand agents are ended sooner by KILL than by each doing something first, and there is nothing left
+to do in order. The end of the lifeline makes supervisors kill their instances and leave. What is still there after
+LEAVE_WAIT_S is killed, and what that orphans becomes a child and is killed in the next round.
 
 `clean_up` does the same from outside for a fabric whose keeper was killed: everything is on its way out by then
 (lifeline, and PR_SET_PDEATHSIG), and is found by the pids in state.json and by the marks in its environment.
@@ -45,11 +46,13 @@ def leave_in_order(pids: Iterable[int]) -> None:
     _wait(lambda: not wanted & _living(), ORDERLY_WAIT_S)
 
 
-def end_children(spared: Collection[int]) -> None:
-    """All our children but `spared`, and all that they orphan. The lifeline has ended by now. Raises NotEnded."""
+def end_children(killed: Collection[int], spared: Collection[int]) -> None:
+    """All our children but `spared`, and all that they orphan: `killed` at once, the others when the end of the
+    lifeline did not end them. Raises NotEnded."""
+    for pid in killed:
+        _signal(pid, signal.SIGKILL)
     for pid in _living() - set(spared):
-        _signal(pid, signal.SIGTERM)
-        _signal(pid, signal.SIGCONT)
+        _signal(pid, signal.SIGCONT)  # whoever is stopped does not see the end of the lifeline
     if _wait(lambda: not _living() - set(spared), LEAVE_WAIT_S):
         return
 
@@ -149,9 +152,7 @@ def _supervises(pid: int, path: str) -> bool:
             words = os.fsdecode(file.read()).split("\0")
     except OSError:
         return False
-    return any("fabric.drivers.supervisor" in word for word in words) and any(
-        word.startswith(path + "/") for word in words
-    )
+    return any("fabric.drivers" in word for word in words) and any(word.startswith(path + "/") for word in words)
 
 
 def _pids() -> list[int]:
