@@ -49,7 +49,7 @@ MAX_REASONS = 40
 
 
 class Coordinator:
-    """`done(deployment)` is called once, at the end: settled, fenced, or not ours."""
+    """`done(now, deployment)` is called once, at the end: settled, fenced, or not ours."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Coordinator:
         out: Outbox,
         calls: RackCalls,
         now: float,
-        done: Callable[[str], None],
+        done: Callable[[float, str], None],
     ) -> None:
         self.deployment = deployment
         self._out = out
@@ -347,18 +347,18 @@ class Coordinator:
         record = self._keeper.record
         short = f": {record.reason}" if record.reason else ""
         self._out.note("info", f"{self.deployment}: {record.state} after {self._recorder.after_ms(now)} ms{short}")
-        self._end()
+        self._end(now)
 
     def _lost(self, now: float, why: str) -> None:
         self._out.note("info", f"{self.deployment}: not coordinated here any more: {why}")
-        self._end()
+        self._end(now)
 
-    def _end(self) -> None:
+    def _end(self, now: float) -> None:
         if not self._ended:
             self._ended = True
             self._phase = None
             self._charge.drop()
-            self._finished(self.deployment)
+            self._finished(now, self.deployment)
 
 
 def _placed(plan: tuple[Share, ...]) -> dict[int, Place]:

@@ -40,6 +40,8 @@ class Leading:
         self.directory = LeaderDirectory("compute", out)
         self.calls = RackCalls(out, self.directory, f"{identity.guid[:8]}-c-", settings.hop_margin_s)
         self._charges: dict[str, Coordinator] = {}
+        self._once_more: dict[str, Submit] = {}
+        """Submitted again while in charge: a change may have come too late for that coordinator, so look once more."""
         self._session = 0
         self._active = False
         self._held = False
@@ -65,6 +67,7 @@ class Leading:
         for charge in self._charges.values():
             charge.drop()
         self._charges.clear()
+        self._once_more.clear()
         self.directory.stop()
         self._sweep_at = self._prune_at = None
 
@@ -83,6 +86,7 @@ class Leading:
     def on_submit(self, now: float, sender: str, submit: Submit) -> None:
         if submit.deployment in self._charges:
             reason = ""
+            self._once_more[submit.deployment] = submit
         elif not self._active or self._held:
             reason = "this agent does not lead its rack now"
         elif len(self._charges) >= self._settings.max_coordinated:
@@ -130,8 +134,11 @@ class Leading:
         self._charges[deployment] = charge
         charge.begin(now)
 
-    def _ended(self, deployment: str) -> None:
+    def _ended(self, now: float, deployment: str) -> None:
         self._charges.pop(deployment, None)
+        again = self._once_more.pop(deployment, None)
+        if again is not None and self._active and not self._held:
+            self._take(now, deployment, again)
 
     # --- sweep and prune -----------------------------------------------------------------------------------------
 

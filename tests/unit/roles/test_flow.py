@@ -399,6 +399,7 @@ def test_a_marker_is_not_removed_from_under_a_change():
     world = settled(racks=1, compute=2)
     deployment = world.create(4)
     world.until_final(deployment)
+    world.pass_time(0.1)
     world.tree.apply(0, zt.Create(paths.open_marker(deployment)))
     world.submit(deployment)
     changed: list[bool] = []
@@ -412,3 +413,13 @@ def test_a_marker_is_not_removed_from_under_a_change():
     world.at(0.0021, change)  # between the leader's read and what it does about it
     world.run(lambda: bool(changed) and world.record(deployment).final, 30)
     exactly(world, deployment, 6)
+
+
+def test_a_change_right_after_the_end_is_taken_up_at_once():
+    """The record is final, but its coordinator has not heard so yet: it must not swallow the next submit."""
+    world = settled()
+    deployment = world.create(8)
+    world.until_final(deployment)
+    world.change(deployment, count=12)
+    assert world.until_final(deployment) < 0.5
+    exactly(world, deployment, 12)
