@@ -117,6 +117,8 @@ def run(zk: str, as_json: bool) -> int:
         front.stop()
         left = demo.left()
         down_s = time.monotonic() - began
+        if interrupts.number and code == 0:
+            code = 128 + interrupts.number
     if left:
         say("left behind: " + ", ".join(left))
         return code or ERROR
