@@ -178,6 +178,7 @@ def test_not_placed_and_placed_short_are_2_with_the_reasons(fabric: Command) -> 
     refused = fabric(*request)
     assert refused.code == 2
     assert "rack r1: 5 more fit" in refused.out
+    assert "vcpus" in refused.out
     short = fabric(*request, "--min-count", "5", "--format", "json")
     assert short.code == 2
     assert short.json["state"] == "running"
@@ -186,6 +187,23 @@ def test_not_placed_and_placed_short_are_2_with_the_reasons(fabric: Command) -> 
     full = fabric(*request)
     assert full.code == 2
     assert "out of vcpus" in full.out
+
+
+def test_what_was_placed_and_can_not_run_is_an_error(fabric: Command) -> None:
+    ended = fabric("deploy", fabric.image(b"#!/no/such/shell\n"), "--flavor", "Tiny", "--count", "2", "--wait")
+    assert ended.code == 1
+    assert "failed" in ended.out
+    assert "/no/such/shell" in ended.out
+
+
+def test_a_scale_that_finds_no_place_changes_nothing_and_says_so(fabric: Command) -> None:
+    image = fabric.image()
+    kept, other = fabric.deploy(image, 10, "--flavor", "Large"), fabric.deploy(image, ROOM - 10, "--flavor", "Large")
+    ended = fabric("scale", kept["id"], "11", "--wait")
+    assert ended.code == 2
+    assert "vcpus" in ended.out
+    assert len(fabric.instances(kept["id"])) == 10
+    assert len(fabric.instances(other["id"])) == ROOM - 10
 
 
 def test_what_an_empty_fabric_could_not_hold_is_refused_at_once(fabric: Command) -> None:
