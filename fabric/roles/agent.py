@@ -88,8 +88,7 @@ class Agent:
         self._storage = None if compute else Storage(identity, settings, self._out)
         self._leading = Leading(identity, settings, rng, self._out) if compute else None
         self._storage_leading = None if compute else StorageLeading(identity, settings, self._out)
-        leftovers = self._storage.leftovers if self._storage else None
-        everybody = (self._compute, leftovers, self._leading, self._storage_leading)
+        everybody = (self._compute, self._storage, self._leading, self._storage_leading)
         self._timed = [role for role in everybody if role is not None]
         self._session = 0
         self._suspended_at: float | None = None

@@ -60,8 +60,10 @@ class Settings:
     """Final (failed, deleted) deployment records kept, at most."""
     keep_final_s: float = 7 * 86400.0
     prune_interval_s: float = 60.0
+    leftovers_every_s: float = 900.0
+    """How often a storage agent looks for what it holds for no image any more."""
     leftovers_after_s: float = 60.0
-    """After its registration a storage agent frees what it holds for no image any more."""
+    """What it noted then and no image record names after this long is freed."""
     redundancy: int = 2
     """Holders of every image."""
     max_restart_backoff_s: float = 60.0

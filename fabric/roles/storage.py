@@ -47,7 +47,6 @@ class Storage:
         self._identity = identity
         self._out = out
         self.leftovers = Leftovers(settings, out)
-        self._registered = False
         self._held: frozenset[str] = frozenset()
         self._free_bytes = 0
         self._busy = 0
@@ -56,10 +55,15 @@ class Storage:
         """Digest -> why the last copy failed; empty while it is under way."""
 
     def registered(self, now: float) -> None:
-        """Present in ZooKeeper: the first time, what was held from before is compared with the image records."""
-        if not self._registered:
-            self._registered = True
-            self.leftovers.begin(now, self._held)
+        """Present in ZooKeeper: what is held can be compared with the image records."""
+        self.leftovers.begin(now)
+
+    def tick(self, now: float) -> None:
+        self.leftovers.tick(now, self._held)
+
+    @property
+    def next_deadline(self) -> float | None:
+        return self.leftovers.next_deadline
 
     def on_store(self, event: StoreChanged) -> None:
         self._held = frozenset(event.held)
