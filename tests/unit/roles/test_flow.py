@@ -356,6 +356,18 @@ def test_a_holder_frees_what_no_image_refers_to_any_more_and_nothing_else():
     assert world.dropped == [("r1s01", other)]
 
 
+def test_a_holder_keeps_what_a_deployment_runs_from_though_the_name_means_something_else_now():
+    world = settled(racks=2, compute=1)
+    deployment = world.create(2)  # of DIGEST, which no image record names
+    world.until_final(deployment)
+    world.pass_time(world.settings.leftovers_after_s + 2)
+    assert world.dropped == []
+    world.change(deployment, gone=True)
+    world.until_final(deployment)
+    world.pass_time(world.settings.leftovers_every_s + world.settings.leftovers_after_s + 1)
+    assert sorted(world.dropped) == [("r1s01", DIGEST), ("r2s01", DIGEST)]
+
+
 def test_when_no_node_could_start_anything_the_reasons_of_the_nodes_are_told():
     world = settled()
     world.start_hook = lambda host, effect: fx.InstanceFailed(effect.instance, effect.attempt, "node", "disk full")
