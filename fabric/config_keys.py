@@ -55,7 +55,7 @@ _COMMON = (
         Text('a connect string "host:port,host:port/chroot"', max_chars=2048),
         None,
         "The ZooKeeper servers, and below which znode everything of this fabric is.",
-        example="10.0.0.1:2181,10.0.0.2:2181,10.0.0.3:2181/fabric",
+        example="192.0.2.1:2181,192.0.2.2:2181,192.0.2.3:2181/fabric",
     ),
     Key(
         "session_timeout_s", Number(0.5, 300.0, "seconds"), 10.0, "Who is silent to ZooKeeper for so long is gone."
@@ -126,7 +126,7 @@ AGENT_KEYS: tuple[Key, ...] = (
         None,
         "How peers reach this host, best an address. Default: where it listens, or its address towards ZooKeeper.",
         True,
-        example="10.0.1.17",
+        example="192.0.2.17",
     ),
     Key("state_dir", FilePath(), "/var/lib/fabric", "Journal, instances, images. One agent a directory."),
     Key("driver", Choice(("process", "null")), "process", "How instances run; null starts nothing (for load tests)."),

@@ -251,21 +251,9 @@ class Unable(Message, frozen=True):
     reason: Text
 
 
-Command = (
-    AskOffer | Reserve | Confirm | Cancel | Stop | Describe | ReadLog | HasImage | DropImage | Replicate
-)
+Command = AskOffer | Reserve | Confirm | Cancel | Stop | Describe | ReadLog | HasImage | DropImage | Replicate
 Answer = (
-    Offer
-    | Reserved
-    | Progress
-    | Cancelled
-    | Stale
-    | Described
-    | LogText
-    | ImageHeld
-    | Dropped
-    | Replicating
-    | Unable
+    Offer | Reserved | Progress | Cancelled | Stale | Described | LogText | ImageHeld | Dropped | Replicating | Unable
 )
 
 
@@ -440,19 +428,7 @@ class NodeReport(Message, frozen=True):
     progress: Progress
 
 
-AnyMessage = (
-    RackCall
-    | RackAnswer
-    | NodeCall
-    | NodeAnswer
-    | Submit
-    | Submitted
-    | FindHolders
-    | Holders
-    | PickStores
-    | RackStatusCall
-    | RackStatus
-    | LeaderHello
-    | Heartbeat
-    | NodeReport
-)
+_Calls = RackCall | RackAnswer | NodeCall | NodeAnswer
+_Requests = Submit | Submitted | FindHolders | Holders | PickStores | RackStatusCall | RackStatus
+_News = LeaderHello | Heartbeat | NodeReport
+AnyMessage = _Calls | _Requests | _News

@@ -1,6 +1,6 @@
 """The connect string: which servers, and below which znode everything of one fabric lives.
 
-    10.0.0.1:2181,10.0.0.2:2181,[fd00::3]:2181/fabric/site-a
+    192.0.2.1:2181,192.0.2.2:2181,[fd00::3]:2181/fabric/site-a
     └──────────── servers ───────────────────┘└── chroot ──┘
 
 A server without a port gets 2181. The chroot is optional, may have several parts, and is made when it is missing.

@@ -38,7 +38,7 @@ def register(subparsers: Any) -> None:
         "demo",
         _demo,
         "bring a fabric up, deploy 50 Large instances, verify them, take all down",
-        ["fabric demo", "fabric demo --format json", "fabric demo --zk 10.0.0.1:2181"],
+        ["fabric demo", "fabric demo --format json", "fabric demo --zk 192.0.2.1:2181"],
         "Exit code 0 only if all instances run, seen from outside, and nothing is left behind.",
     )
     demo.add_argument("--zk", metavar="HOSTS", help="use this ensemble ($FABRIC_ZK) instead of a server of its own")

@@ -59,7 +59,7 @@ def build() -> Parser:
     """The parser of the whole command line. A parsed namespace has `run`: a function of the namespace that returns the
     exit code, or its name as "module:function"."""
     parser = Parser(prog="fabric", description=DESCRIPTION, epilog=EPILOG)
-    parser.add_argument("--api", metavar="URL", default=None, help="the request API, such as http://10.0.0.5:8420")
+    parser.add_argument("--api", metavar="URL", default=None, help="the request API, such as http://192.0.2.5:8420")
     parser.add_argument("--format", choices=("table", "json"), default="table", help="for people, or for programs")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _deployments(subparsers)

@@ -61,7 +61,7 @@ class ProtocolError(ImageError):
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A storage node and the endpoint of its chunk server, such as `tcp://10.0.3.7:7401`."""
+    """A storage node and the endpoint of its chunk server, such as `tcp://192.0.2.7:7401`."""
 
     node: _Name
     rack: _Name

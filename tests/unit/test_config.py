@@ -254,4 +254,4 @@ def test_the_example_is_complete_and_right(tmp_path: Path) -> None:
         }
         assert flat == {key.path for key in keys if not key.hidden}
         file = toml(tmp_path, text.replace("/etc/fabric/cluster.key", str(key_file(tmp_path))))
-        read(file, None, {"advertise": "10.0.0.1"} if keys is AGENT_KEYS else None)
+        read(file, None, {"advertise": "192.0.2.1"} if keys is AGENT_KEYS else None)

@@ -28,7 +28,7 @@ def test_the_configuration_files_are_good(tmp_path: Path) -> None:
     (tmp_path / "agent.toml").write_text(agent)
     (tmp_path / "api.toml").write_text(api)
     read = agent_config(tmp_path / "agent.toml", {}, {})
-    assert (read.node, read.rack, read.layer, read.advertise) == ("r1c01", "r1", "compute", "10.0.1.17")
+    assert (read.node, read.rack, read.layer, read.advertise) == ("r1c01", "r1", "compute", "192.0.2.17")
     assert read.total.vcpus > 0
     assert api_config(tmp_path / "api.toml", {}, {}).port == 8420
 
