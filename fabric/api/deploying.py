@@ -125,7 +125,7 @@ class Deploying:
             if record.gone:
                 return None
             return msgspec.structs.replace(
-                record, gone=True, generation=record.generation + 1, updated_ms=wall_ms()
+                record, gone=True, generation=record.generation + 1, state="deleting", updated_ms=wall_ms()
             )
 
         changed = await self._store.change(deployment_id, update)
