@@ -43,6 +43,12 @@ RECONNECT_MAX_DELAY_S = 1.0
 """With kazoo's own default clients stayed away for up to 18 s after an outage of 20 s; with this, 1.5 s (measured)."""
 
 
+MIN_PATIENCE_S = 1.0
+"""How long one server has to accept a connection and a session: a third of the session's timeout, shared among the
+servers, but never less than this. Servers that are silent are no theory: one that is asked in the wrong moment of its
+start (ZooKeeper 3.8.0) keeps the connection open and never answers."""
+
+
 class KazooTree(SessionTree):
     """One session on the servers of `hosts` ("h1:2181,h2:2181/chroot"; ValueError when it is malformed).
 
@@ -72,7 +78,7 @@ class _KazooLink:
         self._changes = 0  # by kazoo's thread, under the lock: how often the state changed
         self._changes_heard = 0  # by the loop: up to which of these the tree knows
         self._log = _Log(session_timeout_s)
-        handler = _LoopHandler(inbox, len(where.servers))
+        handler = _LoopHandler(inbox, max(MIN_PATIENCE_S, session_timeout_s / 3 / len(where.servers)))
         self.client = KazooClient(
             hosts=where.hosts,
             timeout=session_timeout_s,
@@ -250,10 +256,11 @@ class _LoopHandler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo h
 
     running = False  # for kazoo: call completions right away
 
-    def __init__(self, inbox: Inbox, servers: int) -> None:
+    def __init__(self, inbox: Inbox, patience_s: float) -> None:
         super().__init__()
         self._inbox = inbox
-        self._servers = servers
+        self._patience_s = patience_s
+        self._silent: Any = None  # the connection, until its server has said something
 
     def start(self) -> None:
         """No workers to start."""
@@ -270,16 +277,21 @@ class _LoopHandler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo h
 
     def select(self, readers: list[Any], writers: list[Any], _: list[Any], timeout: float | None = None) -> Any:
         """kazoo's own makes and closes a kernel's event queue each time: half of all CPU that a call costs."""
+        if self._silent in readers and timeout is not None:
+            timeout = min(timeout, self._patience_s)
         poll = select.poll()
         for event, ends in ((select.POLLIN, readers), (select.POLLOUT, writers)):
             for end in ends:
                 poll.register(end, event)
         ready = {fd for fd, _ in poll.poll(None if timeout is None else timeout * 1000)}
+        if self._silent is not None and readers and ready:
+            self._silent = None
         return [r for r in readers if r.fileno() in ready], [w for w in writers if w.fileno() in ready], []
 
     def create_connection(self, *args: Any, timeout: float, **options: Any) -> Any:
-        """A server that does not answer must not cost the whole session: each gets its share of the time."""
-        return super().create_connection(*args, timeout=timeout / self._servers, **options)
+        """kazoo waits for one server as long as the session lasts; a silent one must not cost the session."""
+        self._silent = super().create_connection(*args, timeout=min(timeout, self._patience_s), **options)
+        return self._silent
 
 
 class _Counter:

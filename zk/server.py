@@ -202,8 +202,10 @@ class Server:
             )
 
     def wait_ready(self, wait_s: float = READY_WAIT_S) -> None:
+        """Wait until it serves; ends it and raises ServerFailed when it does not."""
         deadline = time.monotonic() + wait_s
-        while self.status() is None:
+        # A server asked in the wrong moment of its start never answers: be impatient at first.
+        while ask_status(self._port, wait_s=min(COMMAND_WAIT_S, 0.1 + (time.monotonic() - self._began) / 4)) is None:
             if self.pid is None or time.monotonic() > deadline:
                 trouble = "ended" if self.pid is None else f"did not answer within {wait_s:g} s"
                 self.kill()
@@ -228,9 +230,11 @@ class Server:
             self._process.wait()
 
     def pause(self) -> None:
-        """Stop it from running without ending it: it holds its connections and says nothing, as a hung machine does."""
-        if self._process is not None:
-            self._process.send_signal(signal.SIGSTOP)
+        """Stop it from running without ending it: it holds its connections and says nothing, as a hung machine does.
+        Returns when all of its threads have stopped."""
+        if self.pid is not None:
+            os.kill(self.pid, signal.SIGSTOP)
+            os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
         if self._process is not None:

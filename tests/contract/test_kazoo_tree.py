@@ -306,12 +306,12 @@ def zookeeper_threads() -> list[threading.Thread]:
     return [each for each in threading.enumerate() if "zk_loop" in each.name or each.name == "zk-close"]
 
 
-def test_the_server_has_the_last_word_on_the_session_timeout(chroot: str) -> None:
+def test_the_server_has_the_last_word_on_the_session_timeout(server: Server) -> None:
     async def main() -> None:
-        tree = KazooTree(chroot, session_timeout_s=0.3)
+        tree = KazooTree(server.hosts, session_timeout_s=0.3)
         assert tree.session_timeout_s == 0.3
         await tree.open(10)
-        assert tree.session_timeout_s == 1.0, "two ticks of the tests' server"
+        assert tree.session_timeout_s == 1.0, "two ticks"
         await tree.close()
 
     asyncio.run(main())
@@ -326,6 +326,23 @@ def test_a_server_that_accepts_and_says_nothing_does_not_keep_us_from_the_others
 
     with socket.create_server((LOCAL, 0)) as listener:
         asyncio.run(main())
+
+
+def test_a_server_that_is_silent_when_we_come_back_does_not_cost_the_session(server: Server) -> None:
+    """As one is that was asked in the wrong moment of its start."""
+
+    async def main(proxy: Proxy) -> None:
+        async with kazoo_session(proxy.hosts, session_timeout_s=6) as s:
+            first = s.tree.session_id
+            proxy.cut()
+            proxy.swallow_replies = True
+            await eventually(lambda: proxy.swallowed_bytes)
+            proxy.swallow_replies = False
+            await eventually(lambda: s.states() == [CONNECTED, SUSPENDED, CONNECTED], timeout_s=5)
+            assert s.tree.session_id == first
+
+    with Proxy((LOCAL, server.port)) as proxy:
+        asyncio.run(main(proxy))
 
 
 def test_malformed_connect_strings_say_what_was_expected() -> None:
