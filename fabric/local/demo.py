@@ -15,6 +15,7 @@ import contextlib
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -28,6 +29,7 @@ from fabric.local.folder import passing_path
 from fabric.local.front import Front, UpFailed
 from fabric.local.harness import everyone
 from fabric.local.interrupts import Interrupted, Interrupts
+from fabric.local.logs import tail
 from fabric.local.spec import make_spec
 from fabric.local.state import LocalState, Process
 from fabric.local.takedown import strays
@@ -165,6 +167,8 @@ class _Demo:
 
     def play(self) -> None:
         image = _Image.begin()
+        each = f"{COMPUTE} compute and {STORAGE} storage agents"
+        say(f"a fabric of {RACKS} racks, each {each}, in {self.front.folder.path}")
         self.state = self.front.wait_up(self.stages.report, self.interrupts)
         file, size = image.get()
         import httpx
@@ -210,7 +214,7 @@ class _Demo:
         while not told["final"]:
             self.interrupts.check()
             if time.monotonic() - began > REQUEST_WAIT_S:
-                raise DemoFailed(f"{deployment} is {told['state']} after {REQUEST_WAIT_S:g} s")
+                raise DemoFailed(f"{deployment} is {told['state']} after {REQUEST_WAIT_S:g} s{self._late(api, told)}")
             told = _checked(
                 api.get(f"/v1/deployments/{deployment}", params={"wait": "200ms", "index": told["index"]}), 200
             )
@@ -237,6 +241,15 @@ class _Demo:
         return Asked(
             deployment, request_s, running_ms, time.monotonic() - began, instances, self._trace(api, deployment)
         )
+
+    def _late(self, api: httpx.Client, told: dict[str, Any]) -> str:
+        """Where instances do not run that should, and the end of one such node's log."""
+        running = Counter(one.node for one in self._instances(api, told["id"]))
+        late = [share["node"] for share in told["plan"] if running[share["node"]] < share["count"]]
+        if not late:
+            return "; all instances run" if told["plan"] else "; there is no plan yet"
+        lines = tail(self.front.folder.log(late[0]))
+        return f"; not all run on {', '.join(late)}; the last lines of {late[0]}:\n{lines}"
 
     def _instances(self, api: httpx.Client, deployment: str) -> tuple[Instance, ...]:
         told = _checked(api.get("/v1/instances", params={"deployment": deployment, "limit": 1000}), 200)

@@ -32,8 +32,9 @@ from fabric.local.takedown import MARK, NotEnded, clean_up
 STOP_WAIT_S = 60.0
 LEAVE_WAIT_S = 5.0
 POLL_S = 0.05
+MAX_REPORT_BYTES = 256 * 1024
 LOCK_WAIT_S = 10.0
-DETACH = b"detach\n"
+DETACH = b"detach"
 
 OnReport = Callable[[Report], None]
 
@@ -51,7 +52,6 @@ class Front:
         self.control = ControlClient(self.folder)
         self.keeper: subprocess.Popen[bytes] | None = None
         self.leash: socket.socket | None = None
-        self.heard = bytearray()
         self.report: Report | None = None
 
     def start(self) -> None:
@@ -62,7 +62,7 @@ class Front:
             MARK: str(self.folder.path),
             "PYTHONPATH": f"{root}{os.pathsep}{inherited}" if inherited else root,
         }
-        self.leash, theirs = socket.socketpair()
+        self.leash, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self.keeper = subprocess.Popen(
                 [sys.executable, "-m", self.keeper_module, str(theirs.fileno())],
@@ -145,17 +145,13 @@ class Front:
             if not ready:
                 continue
             try:
-                data = self.leash.recv(65536)
+                data = self.leash.recv(MAX_REPORT_BYTES)
             except OSError:
                 return
             if not data:
                 return
-            self.heard += data
-            *lines, rest = bytes(self.heard).split(b"\n")
-            self.heard = bytearray(rest)
-            for line in lines:
-                self.report = msgspec.json.decode(line, type=Report)
-                yield self.report
+            self.report = msgspec.json.decode(data, type=Report)
+            yield self.report
 
 
 def take_down(folder: Folder, timeout_s: float = STOP_WAIT_S) -> bool:

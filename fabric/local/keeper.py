@@ -47,7 +47,7 @@ KILL_AFTER_S = 5.0
 RETRY_S = 1.0
 STATE_EVERY_S = 0.2
 LOGS_EVERY_S = 10.0
-DETACH = b"detach\n"
+DETACH = b"detach"
 
 
 class Failed(Exception):
@@ -337,7 +337,7 @@ class Keeper:
         if self.leash and (report := self._how_far()) != self.last_report:
             self.last_report = report
             with contextlib.suppress(OSError):
-                self.leash.send(msgspec.json.encode(report) + b"\n")
+                self.leash.send(msgspec.json.encode(report))
 
     def state(self) -> LocalState:
         api = self.jobs.get("api")
