@@ -146,9 +146,7 @@ class _KazooLink:
         at = _absolute(root, op.path)
         match op:
             case t.Create():
-                return client.create_async(
-                    at, op.data, ephemeral=op.ephemeral, sequence=op.sequence, include_data=True
-                )
+                return client.create_async(at, op.data, ephemeral=op.ephemeral, sequence=op.sequence, include_data=True)
             case t.Set():
                 return client.set_async(at, op.data, op.version)
             case t.Delete():

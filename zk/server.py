@@ -9,7 +9,7 @@ parent alone, which stops it in order.
 
 Defaults are for small fabrics on a laptop: short ticks, so that sessions of 1 s are possible and expire on time;
 little heap and the fast compiler only, which halves the time to start; no fsync (what it has acknowledged survives
-the death of the process, though not of the machine; `durable=True` for that). """
+the death of the process, though not of the machine; `durable=True` for that)."""
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ class SessionTree:
             self._waiting.append(_Call(op, done, self._where.chroot))
             self._pump()
         else:
-            self._loop.call_soon(done, problem)
+            asyncio.get_running_loop().call_soon(done, problem)
 
     def listen(self, listener: Callable[[TreeEvent], None]) -> None:
         self._listeners.append(listener)

@@ -205,9 +205,7 @@ def test_a_create_whose_reply_is_lost_is_found_again(server: Server, lost: str) 
 def test_a_flapping_network_leaves_one_candidate_each_and_one_leader(server: Server) -> None:
     async def main(proxy: Proxy) -> None:
         async with AsyncExitStack() as stack:
-            electors = [
-                Elector(await stack.enter_async_context(kazoo_session(proxy.hosts)), f"n{n}") for n in range(5)
-            ]
+            electors = [Elector(await stack.enter_async_context(kazoo_session(proxy.hosts)), f"n{n}") for n in range(5)]
             for round_ in range(10):
                 swallowed = proxy.swallowed_bytes
                 proxy.swallow_replies = round_ % 2 == 0

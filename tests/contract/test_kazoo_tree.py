@@ -1,14 +1,8 @@
-"""KazooTree where it is more than a Tree: servers that die, hang and come back, loops that lag, forks, bad networks."""
+"""KazooTree where it is more than a Tree: servers that die and come back, loops that lag, bad networks."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
-import socket
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,10 +13,7 @@ import pytest
 from tests.conftest import zookeeper_server
 from tests.waiting import wait_until
 from tests.zookeeper import LOCAL, KazooSession, Proxy, end_session, eventually, installation, kazoo_session
-from zk.client import TreeClient
-from zk.kazoo_tree import KazooTree, Unreachable
-from zk.server import Ensemble, Server, free_ports
-from zk.session_tree import CLOSE_WAIT_S
+from zk.server import Ensemble, Server
 from zk.tree import (
     ConnectionLost,
     Create,
@@ -126,6 +117,7 @@ def test_the_session_goes_on_at_another_server_of_the_ensemble(tmp_path: Path) -
                 assert got.stat.owner == first
                 assert await other.client.exists("/x/e") == got.stat
                 ensemble.start()
+
     with Ensemble(installation(), tmp_path) as ensemble:
         assert ensemble.leader() is not None
         asyncio.run(main(ensemble))
@@ -222,180 +214,5 @@ def test_callbacks_that_raise_are_reported_and_stop_nothing(chroot: str) -> None
             await eventually(lambda: s.fired())
             assert isinstance(await s.client.get("/"), Got)
         assert [str(context["exception"]) for context in reported] == ["mine", "mine"]
-
-    asyncio.run(main())
-
-
-# --- opening and closing ----------------------------------------------------------------------------------------
-
-
-def test_nobody_there_is_unreachable_within_the_wait(caplog: pytest.LogCaptureFixture) -> None:
-    async def main() -> None:
-        tree = KazooTree(f"{LOCAL}:{port}/x")
-        messages: list[str] = []
-        began = time.monotonic()
-        with pytest.raises(Unreachable) as unreachable:
-            await tree.open(2.3, messages.append)
-        assert 2.2 < time.monotonic() - began < 4
-        assert messages == [f"waiting for ZooKeeper at {LOCAL}:{port} (2 of 2 s)"]
-        assert f"{LOCAL}:{port}" in str(unreachable.value)
-        assert "start one there, or give another connect string" in str(unreachable.value)
-        with pytest.raises(SessionExpired):
-            await TreeClient(tree).get("/")
-
-    (port,) = free_ports(1)
-    with caplog.at_level(logging.DEBUG):
-        asyncio.run(main())
-    assert {record.name for record in caplog.records if record.name != "asyncio"} == {"fabric.zk.kazoo"}
-    assert {record.levelno for record in caplog.records if record.name != "asyncio"} == {logging.WARNING}
-    wait_until(lambda: not zookeeper_threads(), what="the end of kazoo's thread")
-
-
-def test_open_waits_for_a_server_that_comes_later(tmp_path: Path) -> None:
-    async def main() -> None:
-        tree = KazooTree(late.hosts)
-        opening = asyncio.ensure_future(tree.open(20))
-        await asyncio.sleep(0)
-        late.start()
-        await opening
-        assert tree.state is CONNECTED
-        await tree.close()
-
-    late = Server(installation(), tmp_path, port=free_ports(1)[0])
-    try:
-        asyncio.run(main())
-    finally:
-        late.stop()
-
-
-@pytest.mark.parametrize("server_is", ["gone", "hung"])
-def test_close_is_bounded_whatever_the_server_does(server: Server, server_is: str) -> None:
-    async def main() -> float:
-        async with kazoo_session(f"{server.hosts}/x") as s:
-            if server_is == "gone":
-                server.kill()
-                await eventually(lambda: s.tree.state is SUSPENDED)
-            else:
-                server.pause()
-            outcomes = submit(s, Exists("/"))
-            began = time.monotonic()
-        assert len(outcomes) == 1
-        assert isinstance(outcomes[0], SessionExpired if server_is == "gone" else ConnectionLost)
-        return time.monotonic() - began
-
-    took = asyncio.run(main())
-    assert took < (1.0 if server_is == "gone" else CLOSE_WAIT_S + 1)
-    server.kill()
-    wait_until(lambda: not zookeeper_threads(), what="the end of kazoo's threads")
-
-
-def test_a_closed_session_leaves_no_thread_and_no_descriptor(chroot: str) -> None:
-    async def main() -> None:
-        async with kazoo_session(chroot):
-            assert len(zookeeper_threads()) == 1, "kazoo's workers are not started"
-
-    asyncio.run(main())
-    before = len(os.listdir("/proc/self/fd"))
-    for _ in range(3):
-        asyncio.run(main())
-    wait_until(lambda: not zookeeper_threads(), what="the end of kazoo's threads")
-    assert len(os.listdir("/proc/self/fd")) == before
-
-
-def zookeeper_threads() -> list[threading.Thread]:
-    return [each for each in threading.enumerate() if "zk_loop" in each.name or each.name == "zk-close"]
-
-
-def test_the_server_has_the_last_word_on_the_session_timeout(server: Server) -> None:
-    async def main() -> None:
-        tree = KazooTree(server.hosts, session_timeout_s=0.3)
-        assert tree.session_timeout_s == 0.3
-        await tree.open(10)
-        assert tree.session_timeout_s == 1.0, "two ticks"
-        await tree.close()
-
-    asyncio.run(main())
-
-
-def test_a_server_that_accepts_and_says_nothing_does_not_keep_us_from_the_others(chroot: str) -> None:
-    async def main() -> None:
-        hung = f"{LOCAL}:{listener.getsockname()[1]}"
-        for _ in range(3):  # the order in which servers are tried is random
-            async with kazoo_session(f"{hung},{chroot}", session_timeout_s=2) as s:
-                await s.client.exists("/")
-
-    with socket.create_server((LOCAL, 0)) as listener:
-        asyncio.run(main())
-
-
-def test_a_server_that_is_silent_when_we_come_back_does_not_cost_the_session(server: Server) -> None:
-    """As one is that was asked in the wrong moment of its start."""
-
-    async def main(proxy: Proxy) -> None:
-        async with kazoo_session(proxy.hosts, session_timeout_s=6) as s:
-            first = s.tree.session_id
-            proxy.cut()
-            proxy.swallow_replies = True
-            await eventually(lambda: proxy.swallowed_bytes)
-            proxy.swallow_replies = False
-            await eventually(lambda: s.states() == [CONNECTED, SUSPENDED, CONNECTED], timeout_s=5)
-            assert s.tree.session_id == first
-
-    with Proxy((LOCAL, server.port)) as proxy:
-        asyncio.run(main(proxy))
-
-
-def test_malformed_connect_strings_say_what_was_expected() -> None:
-    with pytest.raises(ValueError, match="expected servers as host:port"):
-        KazooTree("host:port")
-
-
-# --- processes ------------------------------------------------------------------------------------------------------
-
-FORKED = """
-import asyncio, os, sys
-from zk.client import TreeClient
-from zk.kazoo_tree import KazooTree
-
-async def main(name):
-    tree = KazooTree(sys.argv[1])
-    await tree.open(10)
-    await TreeClient(tree).create("/" + name, ephemeral=True)
-    await tree.close()
-
-asyncio.run(main("parent"))
-children = []
-for number in range(3):
-    pid = os.fork()
-    if pid == 0:
-        asyncio.run(main(f"child-{number}"))
-        os._exit(0)
-    children.append(pid)
-sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children))
-"""
-
-
-def test_forked_children_open_sessions_of_their_own(chroot: str) -> None:
-    done = subprocess.run([sys.executable, "-c", FORKED, chroot], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr) == (0, "")
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_when_kazoos_thread_dies_a_new_client_takes_over(chroot: str) -> None:
-    async def main() -> None:
-        async with kazoo_session(chroot, session_timeout_s=1) as s:
-            first = s.tree.session_id
-            link: Any = s.tree._link
-
-            def broken(*args: Any, **kwargs: Any) -> None:
-                raise ValueError("a bug in the client library")
-
-            link.client.handler.select = broken
-            outcomes = submit(s, Exists("/"))
-            await eventually(lambda: s.tree.state is LOST)
-            await eventually(lambda: s.tree.state is CONNECTED)
-            assert s.tree.session_id != first
-            assert isinstance(await s.client.get("/"), Got)
-            assert len(outcomes) == 1
 
     asyncio.run(main())

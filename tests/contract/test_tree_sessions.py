@@ -60,6 +60,19 @@ def test_an_ephemeral_belongs_to_its_session_and_vanishes_when_it_closes(make_tr
     asyncio.run(main())
 
 
+def test_what_was_sent_before_the_close_is_done_and_answered(make_tree: MakeTree) -> None:
+    async def main() -> None:
+        outcomes: list[Outcome] = []
+        async with make_tree() as other:
+            async with make_tree() as s:
+                for number in range(50):
+                    s.tree.submit(Create(f"/n{number}"), outcomes.append)
+            assert [type(outcome) for outcome in outcomes] == [Created] * 50
+            assert await other.client.exists("/n49") is not None
+
+    asyncio.run(main())
+
+
 def test_after_close_every_call_is_refused_and_no_event_comes(make_tree: MakeTree) -> None:
     async def main() -> None:
         async with make_tree() as s:
