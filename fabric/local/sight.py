@@ -16,7 +16,7 @@ from fabric.local import nursery
 from fabric.local.eyes import Look, Seen
 
 LOOK_EVERY_S = 1.0
-LOOK_FAST_S = 0.05
+LOOK_FAST_S, LOOK_SLOW_S = 0.05, 0.25
 REOPEN_AFTER_S = 1.0
 MAX_CHECK = 64
 SWEEP_WAIT_S = 10.0
@@ -105,7 +105,7 @@ class Sight:
         now = time.monotonic()
         took_s = now - (self.asked_at or now)
         self.asked_at = None
-        self.look_at = now + min(LOOK_EVERY_S, max(LOOK_FAST_S, 2 * took_s))
+        self.look_at = now + min(LOOK_SLOW_S, max(LOOK_FAST_S, took_s))
         self.on_seen(self.seen)
 
     def rest(self) -> None:
