@@ -182,7 +182,7 @@ def api_config(
     file: Path | None = None, environment: Mapping[str, str] | None = None, flags: Mapping[str, str] | None = None
 ) -> ApiConfig:
     """The configuration of one API process. Raises ConfigError."""
-    from fabric.api.settings import ApiConfig
+    from fabric.api.settings import ApiConfig, ApiLimits
     from fabric.flavors import BadFlavors, load_flavors
 
     values = gather(API_KEYS, file, environment, flags)
@@ -200,6 +200,7 @@ def api_config(
         cluster_key=_cluster_key(values, [peer_host]),
         flavors=flavors,
         settings=settings(values),
+        limits=ApiLimits(connect_wait_s=values["zookeeper_wait_s"]),
         peer_bind=f"tcp://{peer_host}:{peer_port}",
         log_level=values["log_level"],
         lifeline_fd=values["lifeline_fd"],

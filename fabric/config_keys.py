@@ -139,7 +139,6 @@ AGENT_KEYS: tuple[Key, ...] = (
         True,
         example="200 GiB",
     ),
-    Key("zookeeper_wait_s", Number(0.1, 86400.0, "seconds"), 60.0, "For ZooKeeper, when the agent starts."),
     _LIFELINE,
     *_per_dimension(),
     *_limits(),

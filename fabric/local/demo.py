@@ -43,6 +43,7 @@ COUNT = 50
 FLAVOR = "Large"
 IMAGE = "demo"
 CALL_WAIT_S = 20.0
+IMAGE_WAIT_S = 30.0
 REQUEST_WAIT_S = 60.0
 TRACE_WAIT_S = 5.0
 POLL_S = 0.05
@@ -151,7 +152,7 @@ class _Image:
         return cls(thread, built)
 
     def get(self) -> tuple[BinaryIO, int]:
-        self.thread.join()
+        self.thread.join(IMAGE_WAIT_S)
         if not self.built:
             raise DemoFailed("the image could not be written: is there room in the temporary folder?")
         return self.built[0]

@@ -85,10 +85,11 @@ def test_api_configuration(tmp_path: Path) -> None:
     flavors.write_text("[Odd]\nvcpus = 3\nmemory_mib = 5\ndisk_mib = 7\n")
     made = config.api_config(
         environment={"FABRIC_ZK": "zk1:2181,zk2:2181/site", "FABRIC_RACK": "not the API's, but no stranger"},
-        flags={"listen": "0.0.0.0:80", "flavors_file": str(flavors)},
+        flags={"listen": "0.0.0.0:80", "flavors_file": str(flavors), "zookeeper_wait_s": "3"},
     )
     assert (made.zookeeper, made.host, made.port) == ("zk1:2181,zk2:2181/site", "0.0.0.0", 80)
     assert made.flavors["Odd"].resources == Resources(3, 5, 7)
+    assert made.limits.connect_wait_s == 3.0
     flavors.write_text("[Odd]\nvcpus = 3\n")
     with pytest.raises(ConfigError, match=r"flag --flavors-file.*memory_mib.*expected"):
         config.api_config(flags={"zk": "127.0.0.1:2181", "flavors_file": str(flavors)})
