@@ -42,9 +42,10 @@ from fabric.runtime.journal import Journal, JournalError, Writer
 from fabric.runtime.settings import EXIT_BUG, EXIT_FAILED, EXIT_OK, AgentConfig
 from fabric.runtime.storage import StorageWorld
 from fabric.wire import Codec
+from zk.checks import where
 from zk.connect import Unreachable
 from zk.kazoo_tree import KazooTree
-from zk.tree import Outcome, TreeError, TreeEvent
+from zk.tree import Outcome, SessionChanged, SessionExpired, SessionState, TreeError, TreeEvent
 
 IDENTITY_KEY = "identity"
 KEEP_GUIDS = 8
@@ -71,6 +72,14 @@ class HostCounters:
     bugs: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _InSession(CallTree):
+    """An operation with the number of sessions that were lost when the role asked for it. The gate may hold it until
+    the journal is on the disk, and what was meant for one session must not be done in the next."""
+
+    lost: int
+
+
 class AgentHost:
     """Make it on the loop; `run` it once. `context` and `writer` are the process's."""
 
@@ -88,6 +97,7 @@ class AgentHost:
         self._ended: asyncio.Future[tuple[int, str]] = self._loop.create_future()
         self._leaving = False
         self._asked = 0  # tree operations without an answer
+        self._lost = 0  # sessions
         self._timer: asyncio.TimerHandle | None = None
         self._bus: Bus | None = None
         self._tree: KazooTree | None = None
@@ -200,7 +210,7 @@ class AgentHost:
         assert self._gate is not None
         try:
             self.agent = Agent(identity, self.config.settings, self._rng, known)
-            self._gate.put(self.agent.start(self._loop.time()))
+            self._gate.put(self._stamped(self.agent.start(self._loop.time())))
             self._set_timer()
         except Exception as error:
             self._crash(error)
@@ -243,7 +253,7 @@ class AgentHost:
             return
         self._counters.inputs[type(news).__name__] += 1
         try:
-            self._gate.put(self.agent.handle(self._loop.time(), _wall_ms(), news))
+            self._gate.put(self._stamped(self.agent.handle(self._loop.time(), _wall_ms(), news)))
             self._set_timer()
         except Exception as error:
             self._crash(error)
@@ -256,7 +266,7 @@ class AgentHost:
             now = self._loop.time()
             deadline = self.agent.next_deadline()
             if deadline is not None and deadline <= now:
-                self._gate.put(self.agent.tick(now, _wall_ms()))
+                self._gate.put(self._stamped(self.agent.tick(now, _wall_ms())))
             self._set_timer()
         except Exception as error:
             self._crash(error)
@@ -277,6 +287,7 @@ class AgentHost:
         self._take(Received(sender, message))
 
     def _on_tree_event(self, event: TreeEvent) -> None:
+        self._lost += isinstance(event, SessionChanged) and event.state is SessionState.LOST
         self._take(event)
 
     def _on_outcome(self, token: str, outcome: Outcome) -> None:
@@ -291,6 +302,9 @@ class AgentHost:
 
     # --- effects -----------------------------------------------------------------------------------------------------
 
+    def _stamped(self, effects: list[Effect]) -> list[Effect]:
+        return [_InSession(one.token, one.op, self._lost) if isinstance(one, CallTree) else one for one in effects]
+
     def _perform(self, effect: Effect) -> None:
         if self._ended.done():
             return
@@ -300,10 +314,13 @@ class AgentHost:
                 case Send(to, message):
                     assert self._bus is not None
                     self._bus.send(to, message)
-                case CallTree(token, op):
+                case _InSession(token, op, lost):
                     assert self._tree is not None
                     self._asked += 1
-                    self._tree.submit(op, partial(self._on_outcome, token))
+                    if lost == self._lost:
+                        self._tree.submit(op, partial(self._on_outcome, token))
+                    else:
+                        self._loop.call_soon(self._on_outcome, token, SessionExpired(where(op)))
                 case Note(level, text):
                     self._log.log(_LEVELS[level], "%s", text)
                 case Quit(reason):
