@@ -134,15 +134,16 @@ def memory(api: Api) -> Iterator[Memory]:
         yield Memory(node.layer, mib["Private_Clean"] + mib["Private_Dirty"], mib["Pss"], mib["Rss"])
 
 
-def measure(repeat: int) -> Figures:
-    """On the fabric of the demo: 3 racks, each 8 compute and 2 storage agents."""
+def measure(repeat: int, on_disk: bool = False) -> Figures:
+    """On the fabric of the demo: 3 racks, each 8 compute and 2 storage agents. Its files are in memory, where there is
+    room, as those of the demo; or on the disk that all nodes here share."""
     pushes: list[float] = []
     uncached: list[Request] = []
     cached: list[Request] = []
     began = time.perf_counter()
     with (
         tempfile.TemporaryDirectory(prefix="fabric-bench-") as folder,
-        LocalFabric(racks=3, compute=8, storage=2) as fabric,
+        LocalFabric(racks=3, compute=8, storage=2, parent=Path(folder) if on_disk else None) as fabric,
         Api(fabric.api_url) as api,
     ):
         up_s = time.perf_counter() - began
@@ -219,7 +220,7 @@ def steps(requests: Iterable[Request]) -> dict[int, float]:
     return {step: statistics.median(found) for step, found in sorted(took.items())}
 
 
-def report(repeat: int, figures: Figures, shown: Sequence[Demo]) -> str:
+def report(repeat: int, figures: Figures, on_disk: Figures, shown: Sequence[Demo]) -> str:
     uncached, cached = [one.wall_s for one in figures.uncached], [one.wall_s for one in figures.cached]
     both = (*figures.uncached, *figures.cached)
     writes = [one.run.zookeeper_writes for one in both]
@@ -245,6 +246,8 @@ def report(repeat: int, figures: Figures, shown: Sequence[Demo]) -> str:
         ("push of 64 MiB to two holders, s", "", spread(figures.push_s)),
         ("request, POST to 50 running, image on no node, s", "at most 5", spread(uncached)),
         ("request, image cached, s", "at most 1.5", spread(cached)),
+        ("request, image on no node, all files on one disk, s", "", spread([one.wall_s for one in on_disk.uncached])),
+        ("request, image cached, all files on one disk, s", "", spread([one.wall_s for one in on_disk.cached])),
         (
             "ZooKeeper writes a request, by the trace",
             "at most 6",
@@ -263,6 +266,7 @@ def report(repeat: int, figures: Figures, shown: Sequence[Demo]) -> str:
         "",
         f"{machine()}; commit {commit()}; {datetime.now(UTC):%Y-%m-%d}; `python -m bench.flow --repeat {repeat}`.",
         f"3 racks of 8 compute and 2 storage agents, each a process; {COUNT} Large; an image of 64 MiB, random bytes.",
+        "The files of all nodes are in memory (tmpfs), where not said otherwise: 24 nodes with a disk each are not one disk.",
         f"Median (least to most) of {repeat} repetitions; memory: of all {len(own)} agents, after the requests.",
         "",
         "| | wanted | measured |",
@@ -296,8 +300,10 @@ def main() -> None:
     args = parser.parse_args()
     print("requests:")
     figures = measure(args.repeat)
+    print("requests, on disk:")
+    on_disk = measure(args.repeat, on_disk=True)
     shown = [] if args.no_demo else list(demos(args.repeat))
-    section = report(args.repeat, figures, shown)
+    section = report(args.repeat, figures, on_disk, shown)
     print(section)
     if not args.no_write:
         write(section)
