@@ -266,7 +266,7 @@ def report(repeat: int, figures: Figures, on_disk: Figures, shown: Sequence[Demo
         "",
         f"{machine()}; commit {commit()}; {datetime.now(UTC):%Y-%m-%d}; `python -m bench.flow --repeat {repeat}`.",
         f"3 racks of 8 compute and 2 storage agents, each a process; {COUNT} Large; an image of 64 MiB, random bytes.",
-        "The files of all nodes are in memory (tmpfs), where not said otherwise: 24 nodes with a disk each are not one disk.",
+        "The files of all nodes are in memory (tmpfs), where not said otherwise.",
         f"Median (least to most) of {repeat} repetitions; memory: of all {len(own)} agents, after the requests.",
         "",
         "| | wanted | measured |",
