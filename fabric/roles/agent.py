@@ -132,7 +132,7 @@ class Agent:
         self._out.wall_ms = wall_ms
         if self._suspended_at is not None and now >= self._suspended_at + self.settings.session_timeout_s * 2 / 3:
             self._suspended_at = None
-            self._drop_leadership("the session has been out of touch for too long")
+            self._count_out()
         if self._leaving_at is not None and now >= self._leaving_at:
             self._quit()
             return self._out.take()
@@ -194,11 +194,11 @@ class Agent:
             self._registered(now)
         self._was_present = self._member.present
         epoch = self._candidacy.epoch
-        if self._candidacy.leads and epoch is not None and self._suspended_at is None and self._leaving_at is None:
+        if self._candidacy.may_award and epoch is not None and self._leaving_at is None:
             if not self._rack.leads:
                 self._begin_leadership(now, epoch)
         elif self._rack.leads and not self._candidacy.leads:
-            self._drop_leadership("another agent leads")
+            self._drop_leadership("another agent leads", session_lives=True)
         if self._compute is not None:
             self._compute.instances.flush(now)
         self._hint_load(now)
@@ -221,8 +221,8 @@ class Agent:
                 self._submit(self._candidacy.on_session(event))
             if self._rack.leads:
                 self._rack.on_connected()
-                if self._leading is not None:
-                    self._leading.release(now)
+            if self._leading is not None:
+                self._leading.release(now)
         elif event.state is SessionState.SUSPENDED:
             self._suspended_at = now
             self._submit(self._candidacy.on_session(event))
@@ -241,7 +241,7 @@ class Agent:
             self._submit(self._candidacy.on_session(SessionChanged(SessionState.CONNECTED, self._session)))
         if self._compute is not None:
             self._ask_cordon()
-            self._compute.verify_all()
+            self._compute.verify_all(now)
         elif self._storage is not None:
             self._storage.registered(now)
 
@@ -300,12 +300,21 @@ class Agent:
         if self._storage_leading is not None:
             self._storage_leading.begin()
 
-    def _drop_leadership(self, why: str) -> None:
+    def _count_out(self) -> None:
+        """The session has been SUSPENDED for so long that somebody else may lead the rack. The deployments in charge
+        stay, on hold: their owner znodes are gone only when the session is, and then LOST says so."""
+        if self._rack.leads:
+            self._out.note("warning", f"counts itself out as leader of rack {self.identity.rack}: out of touch")
+        self._rack.end()
+        if self._storage_leading is not None:
+            self._storage_leading.end()
+
+    def _drop_leadership(self, why: str, session_lives: bool = False) -> None:
         if self._rack.leads:
             self._out.note("warning", f"leads rack {self.identity.rack} ({self.identity.layer}) no more: {why}")
         self._rack.end()
         if self._leading is not None:
-            self._leading.end()
+            self._leading.end(session_lives)
         if self._storage_leading is not None:
             self._storage_leading.end()
         self._hint_at = None
@@ -327,7 +336,7 @@ class Agent:
         """Give up leadership and membership; after LEAVE_WAIT_S the end of the session has to do the rest."""
         self._leaving_at = now + LEAVE_WAIT_S
         self._beats.stop()
-        self._drop_leadership("leaving")
+        self._drop_leadership("leaving", session_lives=True)
         self._submit(self._candidacy.resign())
         self._member.leave()
 

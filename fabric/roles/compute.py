@@ -5,8 +5,8 @@ step); the agent refuses one that is earlier than the latest it has seen (`Stale
 replaced while it slept nor a message that was under way too long can undo what came later. Every command may be
 repeated. What is confirmed or told to stop is journaled before it is acknowledged.
 
-After each new registration the agent also looks up the record of every deployment that it runs a part of: what moved
-elsewhere, or was deleted, while this agent was away is stopped (no orphans).
+After each new registration, and every `verify_every_s`, the agent also looks up the record of every deployment that it
+runs a part of: what moved elsewhere, or was deleted, while this agent could not be reached is stopped (no orphans).
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ class Compute:
         self._identity = identity
         self._settings = settings
         self._out = out
+        self._rng = rng
         self.ledger = Ledger(identity.total)
         self.instances = Instances(identity, settings, rng, out, self.ledger, journal)
         self.cordoned = False
@@ -166,6 +167,7 @@ class Compute:
                 refused.append(ordinal)
         if work.entries:
             works[ask.deployment] = work
+            self._verify_at.setdefault(ask.deployment, self._verify_later(now))
             if fresh or moved:
                 self.instances.save(work)
             self.instances.begin(now, work)
@@ -223,17 +225,23 @@ class Compute:
 
     # --- no orphans ----------------------------------------------------------------------------------------------
 
-    def verify_all(self) -> None:
+    def _verify_later(self, now: float) -> float:
+        return now + self._settings.verify_every_s * (0.5 + self._rng.random())
+
+    def verify_all(self, now: float) -> None:
         """After a registration: is what runs here still meant to run here?"""
         for deployment in sorted(self.instances.works):
+            self._verify_at[deployment] = self._verify_later(now)
             self._out.tree(f"{PREFIX}{deployment}", Get(paths.deployment(deployment)))
 
     def on_tree(self, now: float, token: str, outcome: Outcome) -> bool:
         if not token.startswith(PREFIX):
             return False
         deployment = token[len(PREFIX) :]
+        self._verify_at[deployment] = self._verify_later(now)
         work = self.instances.works.get(deployment)
         if work is None:
+            del self._verify_at[deployment]
             return True
         if isinstance(outcome, NoNode):
             self._give_up(work, tuple(work.entries), "its deployment does not exist any more")
@@ -286,6 +294,7 @@ class Compute:
         for deployment in [one for one, due in self._verify_at.items() if due <= now]:
             del self._verify_at[deployment]
             if deployment in self.instances.works:
+                self._verify_at[deployment] = self._verify_later(now)
                 self._out.tree(f"{PREFIX}{deployment}", Get(paths.deployment(deployment)))
 
     @property

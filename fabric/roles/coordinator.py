@@ -71,7 +71,7 @@ class Coordinator:
         self._keeper = RecordKeeper(deployment, identity, session, out, self._claimed, self._changed, self._lost)
         self._recorder = Recorder(identity, now, out.wall_ms, submit)
         self._charge = Charge(
-            identity, settings, rng, out, calls, self._keeper, self._recorder, self._lost
+            identity, settings, rng, out, calls, self._keeper, self._recorder, self._abdicate
         )
         self._phase: Reserving | Starting | Stopping | None = None
         self._earlier: tuple[Run, ...] = ()
@@ -81,6 +81,10 @@ class Coordinator:
         self._moved_because: tuple[str, ...] = ()
         self._unplanned: set[Place] = set()
         self._ended = False
+
+    @property
+    def claimed(self) -> bool:
+        return self._keeper.epoch > 0
 
     @property
     def prefix(self) -> str:
@@ -111,6 +115,10 @@ class Coordinator:
     def on_report(self, now: float, epoch: int, node: str, progress: Progress) -> None:
         if epoch == self._charge.epoch and isinstance(self._phase, Starting):
             self._phase.on_report(now, node, progress)
+
+    def look(self) -> None:
+        """A user may have changed the record: a change does not wait for the end of a phase."""
+        self._keeper.look()
 
     def hold(self) -> None:
         """The session is SUSPENDED: nothing is awarded."""
@@ -146,6 +154,10 @@ class Coordinator:
 
     def _changed(self, now: float) -> None:
         """A user changed the record while this coordinator worked: what was reserved for the old wish goes back."""
+        self._charge.drop()
+        if isinstance(self._phase, Reserving):
+            self._unplanned |= self._phase.touched
+        self._phase = None
         cancel(self._charge, now, self._unplanned)
         self._unplanned = set()
         self._reconcile(now)
@@ -202,6 +214,7 @@ class Coordinator:
             plan=plan,
             epoch=charge.epoch,
             step=charge.next_step(),
+            had=min(self._keeper.record.had, self._keeper.record.count),
             updated_ms=self._out.wall_ms,
         )
         self._phase = None
@@ -219,7 +232,7 @@ class Coordinator:
         step = self._charge.step
         if record.epoch != self._charge.epoch:
             step = self._charge.next_step()
-        phase = Starting(self._charge, record.plan, step, self._started)
+        phase = Starting(self._charge, record.plan, record.had, step, self._started)
         self._phase = phase
         phase.begin(now)
 
@@ -283,22 +296,11 @@ class Coordinator:
         self._close(now, "deleted", _left_behind(left), plan=())
 
     def _give_up(self, now: float, reason: str, reasons: tuple[str, ...]) -> None:
-        """What was settled before stays; all else is stopped. A deployment that never was fails whole."""
-        where = _placed(self._keeper.record.plan)
-        fresh = {ordinal for ordinal in where if ordinal >= self._keeper.record.had}
-        if not self._scaling or not fresh:
+        """What was settled before stays; a deployment that never was fails whole."""
+        if self._scaling:
+            self._revert(now, (reason, *reasons))
+        else:
             self._fail(now, reason, reasons)
-            return
-        targets: dict[Place, tuple[int, ...]] = {}
-        for ordinal in sorted(fresh):
-            targets[where[ordinal]] = (*targets.get(where[ordinal], ()), ordinal)
-        plan = plan_of({ordinal: place for ordinal, place in where.items() if ordinal not in fresh})
-
-        def stopped(at: float, left: tuple[Place, ...]) -> None:
-            self._revert(at, (reason, *reasons, *_left_behind(left)))
-
-        wait_s = self._settings.stop_deadline_s
-        self._write_plan(now, plan, lambda at: self._stop(at, targets, wait_s, stopped))
 
     def _fail(self, now: float, reason: str, reasons: tuple[str, ...]) -> None:
         """Whatever was confirmed is stopped; only then the end is written."""
@@ -309,9 +311,26 @@ class Coordinator:
         self._stop(now, _whole(self._keeper.record.plan), self._settings.stop_deadline_s, stopped)
 
     def _revert(self, now: float, reasons: tuple[str, ...]) -> None:
+        """Back to the ordinals that were settled before: those beyond leave the plan, and are stopped."""
         record = self._keeper.record
-        what = f"scaling to {record.count} was not possible, still {record.had}"
-        self._close(now, "running", (what, *reasons), count=record.had)
+        had = record.had
+        if record.count > had:
+            reasons = (f"scaling to {record.count} was not possible, still {had}", *reasons)
+        where = _placed(record.plan)
+        beyond = {ordinal for ordinal in where if ordinal >= had}
+        if not beyond:
+            self._close(now, "running", reasons, count=had)
+            return
+        targets: dict[Place, tuple[int, ...]] = {}
+        for ordinal in sorted(beyond):
+            targets[where[ordinal]] = (*targets.get(where[ordinal], ()), ordinal)
+        plan = plan_of({ordinal: place for ordinal, place in where.items() if ordinal not in beyond})
+
+        def stopped(at: float, left: tuple[Place, ...]) -> None:
+            self._close(at, "running", (*reasons, *_left_behind(left)), count=had)
+
+        wait_s = self._settings.stop_deadline_s
+        self._write_plan(now, plan, lambda at: self._stop(at, targets, wait_s, stopped))
 
     def _close(
         self,
@@ -348,6 +367,12 @@ class Coordinator:
         short = f": {record.reason}" if record.reason else ""
         self._out.note("info", f"{self.deployment}: {record.state} after {self._recorder.after_ms(now)} ms{short}")
         self._end(now)
+
+    def _abdicate(self, now: float, why: str) -> None:
+        """An agent has orders of a later epoch."""
+        self._charge.drop()
+        self._phase = None
+        self._keeper.abandon(now, why)
 
     def _lost(self, now: float, why: str) -> None:
         self._out.note("info", f"{self.deployment}: not coordinated here any more: {why}")

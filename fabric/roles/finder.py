@@ -77,9 +77,6 @@ class HolderFinder:
             self._searches[digest] = search = _Search(digest, exclude, now)
             self._list(search, now)
 
-    def forget(self, digest: str) -> None:
-        self._searches.pop(digest, None)
-
     def on_tree(self, now: float, token: str, outcome: Outcome) -> bool:
         if not token.startswith(PREFIX):
             return False
@@ -144,7 +141,7 @@ class HolderFinder:
         self._serial += 1
         search.call = f"{self._identity.guid[:8]}-f-{self._serial}"
         search.rack = search.leader = ""
-        search.deadline = now + self._settings.command_wait_s
+        search.deadline = None  # the outcome comes, however long ZooKeeper is away
         search.reads += 1
         self._out.tree(f"{PREFIX}list:{search.call}", Children(paths.leaders("storage")))
 

@@ -39,6 +39,7 @@ from fabric.roles.work import (
     FIRST_BACKOFF_S,
     SETTLED_RUN_S,
     Entry,
+    EntryState,
     Work,
     WorkRecord,
     environment,
@@ -70,6 +71,10 @@ class Instances:
         self.finder = HolderFinder(identity, settings, rng, out, self._found)
         self._images: dict[str, bool] = {}
         """Digest -> ready; a digest is in here from the first want to the release."""
+        self._under_way: set[str] = set()
+        """Fetches that the world has not ended yet, wanted or not."""
+        self._once_more: set[str] = set()
+        """Wanted again while the fetch of an earlier want, which nobody waited for, was under way."""
         self._notes: dict[str, Found] = {}
         self._dirty: set[str] = set()
         self._reported: dict[str, float] = {}
@@ -84,7 +89,8 @@ class Instances:
             record = msgspec.json.decode(journal[key], type=WorkRecord)
             work = Work(key[2:], record.spec, record.epoch, record.step)
             for one in record.entries:
-                entry = Entry(one.ordinal, one.epoch, one.step, "stopping" if one.stopping else "recovering")
+                state: EntryState = "stopping" if one.stopping else "recovering"
+                entry = Entry(one.ordinal, one.epoch, one.step, state, ran=one.ran)
                 if one.ended:
                     entry.state, entry.reason = "exited", one.ended
                 else:
@@ -105,6 +111,7 @@ class Instances:
     def save(self, work: Work) -> None:
         """Journal `work` as it is now; without entries it is forgotten."""
         key = f"w/{work.deployment}"
+        work.unsaved = False
         if work.entries:
             self._out.persist(((key, msgspec.json.encode(work.record())),))
         else:
@@ -143,10 +150,13 @@ class Instances:
     def _want(self, digest: str) -> None:
         if digest not in self._images:
             self._images[digest] = False
+            if digest in self._under_way:
+                self._once_more.add(digest)
+            self._under_way.add(digest)
             self._out.add(FetchImage(digest, ()))
 
     def on_holders_wanted(self, now: float, event: HoldersWanted) -> None:
-        if event.digest in self._images:
+        if event.digest in self._images or event.digest in self._under_way:
             self.finder.search(now, event.digest, event.excluded)
         else:
             self._out.add(MoreHolders(event.digest, ()))
@@ -170,6 +180,8 @@ class Instances:
                 self._dirty.add(work.deployment)
 
     def on_ready(self, now: float, event: ImageReady) -> None:
+        self._under_way.discard(event.digest)
+        self._once_more.discard(event.digest)
         if event.digest not in self._images:
             self._out.add(ReleaseImage(event.digest))
             return
@@ -192,6 +204,13 @@ class Instances:
 
     def on_image_failed(self, now: float, event: ImageFailed) -> None:
         found = self._notes.pop(event.digest, None)
+        self._under_way.discard(event.digest)
+        if event.digest in self._once_more:  # what failed is what nobody waited for any more
+            self._once_more.discard(event.digest)
+            if event.digest in self._images:
+                self._under_way.add(event.digest)
+                self._out.add(FetchImage(event.digest, ()))
+            return
         self._images.pop(event.digest, None)
         reason = event.reason
         if found is not None and not found.holders and found.reason not in reason:
@@ -199,7 +218,7 @@ class Instances:
         for work in self._users(event.digest):
             for entry in work.entries.values():
                 if entry.state in ("assigned", "fetching"):
-                    if entry.attempt:  # it ran before: try again later rather than give up what was running
+                    if entry.ran:  # it ran before: try again later rather than give up what was running
                         self._back_off(now, entry, f"image: {reason}")
                     else:
                         entry.state, entry.blame, entry.reason = "failed", event.blame, f"image: {reason}"
@@ -213,7 +232,6 @@ class Instances:
         for digest in sorted(set(self._images) - used):
             if self._images.pop(digest):
                 self._out.add(ReleaseImage(digest))
-            self.finder.forget(digest)
             self._notes.pop(digest, None)
 
     # --- start and exit ------------------------------------------------------------------------------------------
@@ -263,6 +281,8 @@ class Instances:
             self._out.add(StopInstance(event.instance, self._settings.stop_grace_s))
             return
         entry.state, entry.reason = "running", ""
+        work.unsaved = work.unsaved or not entry.ran
+        entry.ran = True
         if work.began_start_s:
             work.start_ms = int((now - work.began_start_s) * 1000)
         self._dirty.add(work.deployment)
@@ -272,7 +292,7 @@ class Instances:
         if known is None or known[1].state == "stopping" or event.attempt < known[1].attempt:
             return
         work, entry = known
-        if entry.started_ms:
+        if entry.ran:
             self._back_off(now, entry, f"start: {event.reason}")
         else:
             entry.state, entry.blame, entry.reason = "failed", event.blame, event.reason
@@ -351,6 +371,8 @@ class Instances:
         for deployment in sorted(dirty):
             work = self.works.get(deployment)
             if work is not None:
+                if work.unsaved and not work.waiting:
+                    self.save(work)
                 self.flush_one(now, work)
 
     def flush_one(self, now: float, work: Work) -> None:

@@ -10,6 +10,7 @@ It also prunes: final records beyond `keep_final`, or older than `keep_final_s`,
 from __future__ import annotations
 
 import random
+import re
 import zlib
 
 from fabric.messages import NodeReport, Submit, Submitted
@@ -22,9 +23,10 @@ from fabric.roles.settings import Identity, Settings
 from zk import paths
 from zk.tree import Children, Delete, Existed, Exists, Get, Got, Listed, Multi, Outcome
 
+_ID = re.compile(r"d-[0-9a-z]{6,24}")
 SWEEP = "sweep:"
 PRUNE = "prune:"
-PRUNE_BATCH = 50
+PRUNE_BATCH = 100
 MAX_SWEPT = 64
 """Orphaned deployments taken in one sweep, at most."""
 
@@ -47,6 +49,9 @@ class Leading:
         self._held = False
         self._sweep_at: float | None = None
         self._prune_at: float | None = None
+        self._pruned_to = ""
+        self._finals = 0
+        self._beyond = 0
 
     @property
     def load(self) -> int:
@@ -61,11 +66,14 @@ class Leading:
         self._sweep_at = now + self._settings.sweep_interval_s * self._rng.random()
         self._prune_at = now + self._settings.prune_interval_s * (0.5 + self._rng.random())
 
-    def end(self) -> None:
-        """Leadership is over (LOST, or resigned): everything in charge is dropped; the next owner reads the records."""
+    def end(self, session_lives: bool) -> None:
+        """Leadership is over: everything in charge is dropped, and the next owner reads the records. In a session that
+        lives on, the owner znodes must not: nobody else could claim what they stand for."""
         self._active = False
         for charge in self._charges.values():
             charge.drop()
+            if session_lives and charge.claimed:
+                self._out.tree(f"{SWEEP}left", Delete(paths.owner(charge.deployment)))
         self._charges.clear()
         self._once_more.clear()
         self.directory.stop()
@@ -87,6 +95,7 @@ class Leading:
         if submit.deployment in self._charges:
             reason = ""
             self._once_more[submit.deployment] = submit
+            self._charges[submit.deployment].look()
         elif not self._active or self._held:
             reason = "this agent does not lead its rack now"
         elif len(self._charges) >= self._settings.max_coordinated:
@@ -146,10 +155,16 @@ class Leading:
         if not self._active or self._held:
             return
         if isinstance(outcome, Listed):
-            mine = [one for one in outcome.names if one not in self._charges and self._is_mine(one)]
+            mine = [
+                one
+                for one in outcome.names
+                if _ID.fullmatch(one) and one not in self._charges and self._is_mine(one)
+            ]
             for one in mine[:MAX_SWEPT]:
                 self._out.tree(f"{SWEEP}{one}", Exists(paths.owner(one)))
-        elif isinstance(outcome, Existed) and outcome.stat is None and deployment not in self._charges:
+        elif isinstance(outcome, Existed) and deployment not in self._charges:
+            if outcome.stat is not None and outcome.stat.owner != self._session:
+                return  # somebody coordinates it; one of our own session, not in our charge, is a leftover of ours
             if len(self._charges) >= self._settings.max_coordinated:
                 return  # the next sweep finds it again
             self._out.note("info", f"{deployment}: open and without an owner: taking it")
@@ -165,12 +180,7 @@ class Leading:
         if not self._active or self._held:
             return
         if isinstance(outcome, Listed):
-            beyond = len(outcome.names) - self._settings.keep_final
-            oldest = outcome.names[: max(PRUNE_BATCH, min(beyond, 4 * PRUNE_BATCH))]
-            self._beyond = max(0, beyond)
-            for one in oldest:
-                if self._is_mine(one):
-                    self._out.tree(f"{PRUNE}{one}", Get(paths.deployment(one)))
+            self._prune_some(outcome.names)
         elif isinstance(outcome, Got):
             path = paths.deployment(deployment)
             try:
@@ -178,16 +188,28 @@ class Leading:
             except BadRecord as error:
                 self._out.note("warning", f"{error}; it is left as it is")
                 return
-            over = record.state in ("failed", "deleted") and record.final
+            if record.state not in ("failed", "deleted") or not record.final:
+                return
+            self._finals += 1
             aged = self._out.wall_ms - record.updated_ms > self._settings.keep_final_s * 1000
-            if over and (aged or self._beyond > 0):
+            if aged or self._beyond > 0:
                 self._beyond -= 1
+                self._finals -= 1
                 keys = (Delete(paths.key(record.key)),) if record.key else ()
-                self._out.tree(
-                    f"{PRUNE}gone", Multi((Delete(paths.trace(deployment)), Delete(path, outcome.stat.version), *keys))
-                )
+                gone = Multi((Delete(paths.trace(deployment)), Delete(path, outcome.stat.version), *keys))
+                self._out.tree(f"{PRUNE}gone", gone)
 
-    _beyond = 0
+    def _prune_some(self, names: tuple[str, ...]) -> None:
+        """The next few of this leader's share, oldest first; at the end of the list it is known how many final ones
+        there are, and so how many are too many in the next round."""
+        mine = [name for name in names if _ID.fullmatch(name) and self._is_mine(name)]
+        batch = [name for name in mine if name > self._pruned_to][:PRUNE_BATCH]
+        if len(batch) < PRUNE_BATCH:
+            self._beyond = max(0, self._finals - self._settings.keep_final // max(1, len(self.directory.leaders)))
+            self._finals = 0
+        self._pruned_to = batch[-1] if len(batch) == PRUNE_BATCH else ""
+        for name in batch:
+            self._out.tree(f"{PRUNE}{name}", Get(paths.deployment(name)))
 
     # --- time ----------------------------------------------------------------------------------------------------
 

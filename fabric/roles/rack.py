@@ -70,6 +70,11 @@ class RackLeader:
         self._out = out
         self._list_path = paths.rack_members(identity.layer, identity.rack)
         self._members: dict[str, _Seen] = {}
+        self._listed: set[str] | None = None
+        """The members by ZooKeeper; None before they were listed. Only who is not in here is absent."""
+        self._unread: set[str] = set()
+        self._early: list[tuple[float, str, RackCall]] = []
+        """Calls that came before every member was read: (until when, caller, call)."""
         self._open: dict[tuple[str, str], _Open] = {}
         self._by_call: dict[str, tuple[str, str]] = {}
         self._serial = 0
@@ -87,13 +92,19 @@ class RackLeader:
     def begin(self, now: float, epoch: int) -> None:
         if self._epoch == epoch:
             return
+        self._forget_all()
         self._epoch = epoch
-        self._members.clear()
         self._list()
 
     def end(self) -> None:
         self._epoch = None
+        self._forget_all()
+
+    def _forget_all(self) -> None:
         self._members.clear()
+        self._listed = None
+        self._unread.clear()
+        self._early.clear()
         self._open.clear()
         self._by_call.clear()
         self._list_again_at = None
@@ -116,24 +127,40 @@ class RackLeader:
             return True
         node = token[len(PREFIX) :]
         if isinstance(outcome, Listed):
-            for gone in set(self._members) - set(outcome.names):
+            self._listed = set(outcome.names)
+            self._unread &= self._listed
+            for gone in set(self._members) - self._listed:
                 self._forget(now, gone)
             for name in outcome.names:
                 if name not in self._members:
+                    self._unread.add(name)
                     self._read(name)
         elif isinstance(outcome, Got):
+            self._unread.discard(node)
             self._learn(now, node, outcome.data)
         elif isinstance(outcome, NoNode) and node:
+            self._unread.discard(node)
+            if self._listed is not None:
+                self._listed.discard(node)
             self._forget(now, node)
         else:
             self._list_again_at = now + self._settings.retry_max_s
+        if self._ready and self._early:
+            early, self._early = self._early, []
+            for until, caller, call in early:
+                if now < until:
+                    self.on_call(now, caller, call)
         return True
+
+    @property
+    def _ready(self) -> bool:
+        return self._listed is not None and not self._unread
 
     def _learn(self, now: float, node: str, data: bytes) -> None:
         try:
             member = decode(data, Member, f"{self._list_path}/{node}")
         except BadRecord as error:
-            self._out.note("warning", f"{error}; the node counts as absent")
+            self._out.note("warning", f"{error}; the node counts as silent")
             return
         known = self._members.get(node)
         if known is None or known.member.guid != member.guid:
@@ -180,6 +207,12 @@ class RackLeader:
         if self._epoch is None:
             self._out.send(caller, RackAnswer(call.call, self._identity.rack, False))
             return
+        if not self._ready:
+            # Just elected: whoever is not known yet must not be called absent. The caller repeats what is not kept.
+            if len(self._early) < MAX_OPEN_CALLS:
+                self._early.append((now + call.wait_ms / 1000, caller, call))
+            return
+        assert self._listed is not None
         commands: dict[str, Command] = {entry.node: entry.command for entry in call.commands}
         if call.everyone is not None:
             for node in self._members:
@@ -196,7 +229,8 @@ class RackLeader:
             return
         present = {node: self._members[node] for node in commands if node in self._members}
         late = {node for node, seen in present.items() if self._silent(now, seen)}
-        absent = tuple(sorted(set(commands) - set(present)))
+        absent = tuple(sorted(set(commands) - self._listed))
+        late |= set(commands) - set(present) - set(absent)  # there, but its record can't be read
         self._serial += 1
         node_call = f"{self._identity.guid[:8]}-n-{self._serial}"
         entry = _Open(call, caller, now + call.wait_ms / 1000, set(present) - late, late, absent)

@@ -37,6 +37,7 @@ from zk.tree import (
     MultiFailed,
     NodeExists,
     NoNode,
+    NotEmpty,
     Op,
     Outcome,
     Refused,
@@ -132,46 +133,36 @@ class RecordKeeper:
                 return
             state: State = "deleting" if self.record.gone else "placing"
             self._record = msgspec.structs.replace(self.record, state=state, updated_ms=self._out.wall_ms)
-            owner = Owner(node=self._identity.node, guid=self._identity.guid, address=self._identity.address)
-            self._ask(
-                Multi(
-                    (
-                        Create(self._owner, encode(owner), ephemeral=True),
-                        Set(self._path, encode(self._record), outcome.stat.version),
-                    )
-                ),
-                self._claim_done,
-            )
+            self._take()
         else:
             self._retry(now, outcome, self.claim)
 
+    def _take(self, *first: Delete) -> None:
+        owner = Owner(node=self._identity.node, guid=self._identity.guid, address=self._identity.address)
+        claim = Create(self._owner, encode(owner), ephemeral=True)
+        self._ask(Multi((*first, claim, Set(self._path, encode(self.record), self._version))), self._claim_done)
+
     def _claim_done(self, now: float, outcome: Outcome) -> None:
         if isinstance(outcome, Done):
-            written = outcome.results[1]
+            written = outcome.results[-1]
             assert isinstance(written, Written)
             self.epoch, self._version = written.stat.mzxid, written.stat.version
             self._tries = 0
             self._claimed(now)
         elif isinstance(outcome, MultiFailed) and isinstance(outcome.cause, NodeExists):
             self._ask(Exists(self._owner), self._whose)
-        elif isinstance(outcome, MultiFailed) and isinstance(outcome.cause, NoNode) and outcome.index == 0:
+        elif isinstance(outcome, MultiFailed) and isinstance(outcome.cause, NoNode) and self._tries > 3:
             self._lost(now, "it was closed meanwhile")
         else:
             self._retry(now, outcome, self.claim)
 
     def _whose(self, now: float, outcome: Outcome) -> None:
         if isinstance(outcome, Existed) and outcome.stat is not None and outcome.stat.owner == self._session:
-            self.epoch = outcome.stat.czxid  # our own claim, whose reply was lost
-            self._ask(Get(self._path), self._read_after_claim)
+            # Our own claim, whose reply was lost or which was dropped. Its epoch may have been used: take a fresh one.
+            self._take(Delete(self._owner))
         elif isinstance(outcome, Existed) and outcome.stat is not None:
             self._lost(now, "another coordinator owns it")
         else:
-            self._retry(now, outcome, self.claim)
-
-    def _read_after_claim(self, now: float, outcome: Outcome) -> None:
-        if isinstance(outcome, Got) and self._take_in(now, outcome):
-            self._claimed(now)
-        elif not isinstance(outcome, Got):
             self._retry(now, outcome, self.claim)
 
     # --- write and close -----------------------------------------------------------------------------------------
@@ -199,6 +190,10 @@ class RecordKeeper:
                 self._version, self._record = stat.stat.version, record
                 self._tries = 0
                 then(at)
+            elif isinstance(op, Multi) and isinstance(outcome, MultiFailed) and _dispensable(op, outcome):
+                # no trace znode, no marker, or something strange below the marker: closing does not depend on them
+                kept = tuple(one for index, one in enumerate(op.ops) if index != outcome.index)
+                self._commit(at, record, Multi(kept), then)
             elif isinstance(cause, BadVersion | NoNode):
                 self._look(at, record, then, retry=None)
             else:
@@ -238,6 +233,43 @@ class RecordKeeper:
 
         self._ask(Get(self._path), read)
 
+    # --- a user's change, and the end --------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """Somebody says that the record may have changed: if nothing is being written, see (a write would notice)."""
+        if self._then is None and self._again is None and self.epoch:
+            self._ask(Get(self._path), self._looked)
+
+    def _looked(self, now: float, outcome: Outcome) -> None:
+        if not isinstance(outcome, Got) or outcome.stat.version == self._version:
+            return
+        found = outcome
+
+        def owned(at: float, outcome: Outcome) -> None:
+            if isinstance(outcome, Existed) and outcome.stat is not None and outcome.stat.czxid == self.epoch:
+                if self._take_in(at, found):
+                    self._changed(at)
+            elif isinstance(outcome, Existed):
+                self._lost(at, "another coordinator owns it")
+
+        # Before its version is adopted: if another claim has moved it on, that version is the fence against us.
+        self._ask(Exists(self._owner), owned)
+
+    def abandon(self, now: float, why: str) -> None:
+        """Coordinate no more, in a session that lives on: what says that we do must go, so that another can claim."""
+
+        def done(at: float, outcome: Outcome) -> None:
+            self._lost(at, why)
+
+        def whose(at: float, outcome: Outcome) -> None:
+            if isinstance(outcome, Existed) and outcome.stat is not None and outcome.stat.owner == self._session:
+                self._ask(Delete(self._owner), done)
+            else:
+                self._lost(at, why)
+
+        self._again = None
+        self._ask(Exists(self._owner), whose)
+
     # --- helpers -------------------------------------------------------------------------------------------------
 
     def _take_in(self, now: float, found: Got) -> bool:
@@ -265,6 +297,16 @@ class RecordKeeper:
             self._lost(now, "the session is over")
         elif self._tries > MAX_TRIES or isinstance(outcome, Refused):
             self._out.note("error", f"{self.deployment}: giving up on its record: {outcome}")
-            self._lost(now, str(outcome) if isinstance(outcome, TreeError) else "too many tries")
+            self.abandon(now, str(outcome) if isinstance(outcome, TreeError) else "too many tries")
         else:
             self._again = (now + RETRY_S, again)
+
+
+def _dispensable(op: Multi, failed: MultiFailed) -> bool:
+    """Whether a closing transaction can do without the operation that failed."""
+    one = op.ops[failed.index]
+    if isinstance(one, Set):
+        return isinstance(failed.cause, NoNode) and one.path.endswith("/trace")
+    return (
+        isinstance(one, Delete) and isinstance(failed.cause, NoNode | NotEmpty) and not one.path.endswith("/owner")
+    )

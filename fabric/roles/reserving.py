@@ -63,6 +63,11 @@ class Reserving:
         self._unsure_until = 0.0
         """Nodes that did not answer a Reserve may hold reservations of ours until then."""
 
+    @property
+    def touched(self) -> set[Place]:
+        """Where there may be reservations of this search."""
+        return set(self._touched)
+
     def begin(self, now: float) -> None:
         self._began = now
         self._deadline = now + self._charge.settings.place_deadline_s

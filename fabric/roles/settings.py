@@ -49,7 +49,9 @@ class Settings:
     stop_grace_s: float = 5.0
     """Between TERM and KILL."""
     stop_deadline_s: float = 60.0
-    """For all of a deployment's ordinals to be gone; what is left then is stopped by its agent's own check later."""
+    """For all of a deployment's ordinals to be gone; what is left then is stopped by its agent's own check."""
+    verify_every_s: float = 120.0
+    """How often an agent compares what it runs with the deployments' records (half as much jitter either way)."""
     max_rounds: int = 12
     """Rounds of placing again what another request took first, before the racks are asked anew."""
     max_coordinated: int = 256

@@ -55,15 +55,24 @@ class _Target:
 
 
 class Starting:
-    """One plan being brought up. Give it every `NodeReport` of the deployment."""
+    """One plan being brought up. Give it every `NodeReport` of the deployment. Ordinals below `had` ran when the
+    deployment was last settled: they are not waited for, only looked after when their node says that it is gone or has
+    lost them."""
 
     def __init__(
-        self, charge: Charge, plan: tuple[Share, ...], step: int, done: Callable[[float, StartResult], None]
+        self,
+        charge: Charge,
+        plan: tuple[Share, ...],
+        had: int,
+        step: int,
+        done: Callable[[float, StartResult], None],
     ) -> None:
         self._charge = charge
         self._step = step
+        self._had = had
         self._done = done
         self._ended = False
+        self._asked_once = False
         self._targets = {share.node: _Target((share.node, share.rack), share.numbers()) for share in plan}
         self._poll_at: float | None = None
         self._deadline = 0.0
@@ -123,6 +132,7 @@ class Starting:
                 if node in self._targets:
                     self._targets[node].absent = True
         self._charge.ask_members(gathered.silent_racks)
+        self._asked_once = True
         self._judge(now)
 
     def on_members(self, now: float, rack: str, present: frozenset[str]) -> None:
@@ -169,7 +179,7 @@ class Starting:
                     left.discard(failure.ordinal)
                     at_node.add(failure.ordinal)
                     moves[failure.ordinal] = f"node {node}: {failure.reason}"
-                    if failure.blame == "image":
+                    if failure.blame == "image" and failure.ordinal >= self._had:
                         fatal = fatal or f"node {node}: {failure.reason}"
             for ordinal in target.refused & left:
                 left.discard(ordinal)
@@ -179,11 +189,13 @@ class Starting:
                 moves.update(dict.fromkeys(left, f"node {node}: no progress for {settings.start_stall_s:.0f} s"))
                 at_node |= left
                 left = set()
-            open_targets = open_targets or bool(left)
-        if now >= self._deadline:
-            late = set().union(*(target.ordinals for target in self._targets.values())) - running - set(moves)
+            open_targets = open_targets or any(ordinal >= self._had for ordinal in left)
+        if now >= self._deadline and open_targets:
+            late = {o for target in self._targets.values() for o in target.ordinals if o >= self._had}
+            late -= running | set(moves)
             fatal = fatal or f"{len(late)} instances did not start within {settings.start_deadline_s:.0f} s"
-        if fatal or not open_targets:
+        whole = all(target.done for target in self._targets.values())
+        if fatal or (not open_targets and (self._asked_once or whole)):
             self._ended = True
             self._done(now, StartResult(frozenset(running), moves, frozenset(at_node), fatal))
 

@@ -42,6 +42,7 @@ class EntryRecord(msgspec.Struct, frozen=True):
     step: int
     stopping: bool = False
     ended: str = ""
+    ran: bool = False
 
 
 class WorkRecord(msgspec.Struct, frozen=True):
@@ -68,6 +69,8 @@ class Entry:
     blame: str = ""
     retries: int = 0
     retry_at: float | None = None
+    ran: bool = False
+    """It has run here before: if it cannot be started again that is a trouble to outlast, not a failed request."""
 
 
 @dataclass(slots=True)
@@ -89,6 +92,8 @@ class Work:
     total_bytes: int = 0
     messages: int = 0
     reads: int = 0
+    unsaved: bool = False
+    """Ordinals have run for the first time since the journal was written."""
 
     def record(self) -> WorkRecord:
         return WorkRecord(
@@ -102,6 +107,7 @@ class Work:
                     entry.step,
                     entry.state == "stopping",
                     entry.reason if entry.state == "exited" else "",
+                    entry.ran,
                 )
                 for _, entry in sorted(self.entries.items())
             ),

@@ -29,8 +29,9 @@ from fabric.messages import HolderRef
 SLOTS = 4
 MAX_WANTED = 256
 PROGRESS_EVERY_S = 0.25
-HOLDERS_WAIT_S = 60.0
-"""For the role's answer to `HoldersWanted`; its own search for holders ends sooner."""
+HOLDERS_WAIT_S = 3600.0
+"""For the role's answer to `HoldersWanted`. Its search ends in seconds, unless ZooKeeper is away: then it goes on when
+that is back, and the fetch with it."""
 CLOSE_WAIT_S = 5.0
 _LOOK_S = 0.1
 _IMAGES_FAULT = (BadImage, EmptyImage, ImageTooLarge, ManifestError)
