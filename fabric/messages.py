@@ -12,6 +12,9 @@ Every call has an id and a deadline; every command may be repeated without harm.
 deployment's `epoch` (ZooKeeper's zxid of the coordinator's claim) and `step` (grows within an epoch): an agent that
 has seen a later (epoch, step) of that deployment refuses. Durations are milliseconds.
 
+Everything that a peer may say has a bound, and texts that mean ordinals are checked, here, where it comes in: what the
+roles get makes sense one by one. Nothing of this is checked when a role makes a message, but for ordinals.
+
 Structs rather than dataclasses, because msgspec's tagged unions decode them strictly in one pass.
 """
 
@@ -21,7 +24,22 @@ from typing import Annotated
 
 import msgspec
 
-from fabric.records import Address, Count, DeploymentId, Digest, Guid, LayerName, Name, OrdinalText, Spec, Text
+from fabric.ordinals import MAX_COUNT, check_ordinals
+from fabric.records import (
+    Address,
+    Count,
+    DeploymentId,
+    Digest,
+    Guid,
+    Label,
+    LayerName,
+    Line,
+    Name,
+    Number,
+    OrdinalText,
+    Spec,
+    Text,
+)
 from fabric.resources import Resources
 
 PROTOCOL = (1, 0)
@@ -29,9 +47,14 @@ PROTOCOL = (1, 0)
 
 CallId = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 Millis = Annotated[int, msgspec.Meta(ge=0, le=3_600_000)]
-Number = Annotated[int, msgspec.Meta(ge=0)]
+Tally = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
+"""Messages and reads, which leaders and coordinators add up over thousands of peers: a sum is still a `Number`."""
 MAX_NODES = 5_000
 """Agents in one rack, at most."""
+Lines = Annotated[tuple[Line, ...], msgspec.Meta(max_length=MAX_NODES)]
+"""Names of nodes."""
+DigestText = Annotated[str, msgspec.Meta(max_length=80)]
+"""A digest, or empty."""
 
 
 class Message(msgspec.Struct, frozen=True, tag=True):
@@ -63,7 +86,7 @@ class Offer(Message, frozen=True):
     held: Count
     oldest: Number
     capacity: Count
-    short: str
+    short: Label
 
 
 class Reserve(Message, frozen=True):
@@ -77,6 +100,9 @@ class Reserve(Message, frozen=True):
     ordinals: OrdinalText
     ttl_ms: Millis
 
+    def __post_init__(self) -> None:
+        check_ordinals(self.ordinals)
+
 
 class Reserved(Message, frozen=True):
     """`granted` of the asked ordinals; `count`, `held` and `oldest` as in `Offer`, after granting."""
@@ -85,6 +111,9 @@ class Reserved(Message, frozen=True):
     count: Count
     held: Count
     oldest: Number
+
+    def __post_init__(self) -> None:
+        check_ordinals(self.granted)
 
 
 class Confirm(Message, frozen=True):
@@ -96,6 +125,9 @@ class Confirm(Message, frozen=True):
     spec: Spec
     ordinals: OrdinalText
     report_to: Address
+
+    def __post_init__(self) -> None:
+        check_ordinals(self.ordinals)
 
 
 class Cancel(Message, frozen=True):
@@ -115,23 +147,26 @@ class Stop(Message, frozen=True):
     ordinals: OrdinalText
     everything: bool = False
 
+    def __post_init__(self) -> None:
+        check_ordinals(self.ordinals)
+
 
 class OrdinalFailure(msgspec.Struct, frozen=True):
     """`blame` image: it would fail anywhere. `blame` node: another node may do."""
 
     ordinal: Count
-    blame: str
+    blame: Label
     reason: Text
 
 
 class FetchNote(msgspec.Struct, frozen=True):
     """How an agent got the image (steps 7 to 9), for the trace."""
 
-    storage_leader: str
-    found: tuple[str, ...]
-    chosen: tuple[str, ...]
-    bytes_by_holder: dict[str, int]
-    dropped: tuple[str, ...]
+    storage_leader: Line
+    found: Lines
+    chosen: Lines
+    bytes_by_holder: Annotated[dict[Line, Number], msgspec.Meta(max_length=MAX_NODES)]
+    dropped: Lines
     find_ms: Number
     fetch_ms: Number
     cached: bool
@@ -145,14 +180,19 @@ class Progress(Message, frozen=True):
     waiting: OrdinalText
     stopping: OrdinalText
     refused: OrdinalText
-    failed: tuple[OrdinalFailure, ...]
+    failed: Annotated[tuple[OrdinalFailure, ...], msgspec.Meta(max_length=MAX_COUNT)]
     done_bytes: Number
     total_bytes: Number
     fetch: FetchNote | None
     prepare_ms: Number
     start_ms: Number
-    messages: Number
-    reads: Number
+    messages: Tally
+    reads: Tally
+
+    def __post_init__(self) -> None:
+        for text in (self.running, self.waiting, self.stopping, self.refused):
+            if text:
+                check_ordinals(text)
 
 
 class Cancelled(Message, frozen=True):
@@ -169,7 +209,7 @@ class Stale(Message, frozen=True):
 class Describe(Message, frozen=True):
     """Which instances do you have? Of one deployment, or (empty) of all; at most `limit`."""
 
-    deployment: str
+    deployment: Label
     limit: Count
 
 
@@ -177,31 +217,31 @@ class InstanceView(msgspec.Struct, frozen=True):
     """One instance as its node sees it. `state`: assigned, fetching, starting, running, backoff, exited, failed,
     stopping. `started_ms` is 0 before the first start."""
 
-    id: str
+    id: Label
     deployment: DeploymentId
     ordinal: Count
     node: Name
     rack: Name
-    flavor: str
-    image: str
-    state: str
+    flavor: Label
+    image: Label
+    state: Label
     pid: Number
     attempt: Number
     started_ms: Number
-    directory: str
-    driver: str
+    directory: Annotated[str, msgspec.Meta(max_length=4096)]
+    driver: Label
     reason: Text
 
 
 class Described(Message, frozen=True):
-    instances: tuple[InstanceView, ...]
+    instances: Annotated[tuple[InstanceView, ...], msgspec.Meta(max_length=MAX_COUNT)]
     more: bool
 
 
 class ReadLog(Message, frozen=True):
     """The last `max_bytes` of an instance's output."""
 
-    instance: Annotated[str, msgspec.Meta(max_length=64)]
+    instance: Label
     max_bytes: Annotated[int, msgspec.Meta(ge=0, le=1 << 20)]
 
 
@@ -213,12 +253,12 @@ class LogText(Message, frozen=True):
 class HasImage(Message, frozen=True):
     """Do you have a whole verified copy? (Step 8.) An empty digest asks for free space only."""
 
-    digest: str
+    digest: DigestText
 
 
 class ImageHeld(Message, frozen=True):
     held: bool
-    data_endpoint: str
+    data_endpoint: Line
     free_bytes: Number
     busy: Number
 
@@ -237,7 +277,7 @@ class Replicate(Message, frozen=True):
     """Fetch this image from these data endpoints and hold it."""
 
     digest: Digest
-    sources: tuple[Address, ...]
+    sources: Annotated[tuple[Address, ...], msgspec.Meta(max_length=MAX_NODES)]
 
 
 class Replicating(Message, frozen=True):
@@ -286,10 +326,10 @@ class RackAnswer(Message, frozen=True):
     call: CallId
     rack: Name
     leads: bool
-    results: tuple[NodeResult, ...] = ()
-    silent: tuple[str, ...] = ()
-    absent: tuple[str, ...] = ()
-    messages: Number = 0
+    results: Annotated[tuple[NodeResult, ...], msgspec.Meta(max_length=MAX_NODES)] = ()
+    silent: Lines = ()
+    absent: Lines = ()
+    messages: Tally = 0
 
 
 class NodeCall(Message, frozen=True):
@@ -328,8 +368,8 @@ class FindHolders(Message, frozen=True):
     call: CallId
     digest: Digest
     want: Annotated[int, msgspec.Meta(ge=1, le=16)]
-    exclude: tuple[str, ...]
-    salt: str
+    exclude: Lines
+    salt: Line
 
 
 class HolderRef(msgspec.Struct, frozen=True):
@@ -342,12 +382,12 @@ class Holders(Message, frozen=True):
     """Step 9: the chosen ones; `found` are all that have it. `silent` storage agents did not answer."""
 
     call: CallId
-    digest: str
+    digest: DigestText
     leads: bool
-    chosen: tuple[HolderRef, ...]
-    found: tuple[str, ...]
-    silent: tuple[str, ...]
-    messages: Number
+    chosen: Annotated[tuple[HolderRef, ...], msgspec.Meta(max_length=16)]
+    found: Lines
+    silent: Lines
+    messages: Tally
 
 
 class PickStores(Message, frozen=True):
@@ -356,7 +396,7 @@ class PickStores(Message, frozen=True):
     call: CallId
     size: Number
     want: Annotated[int, msgspec.Meta(ge=1, le=16)]
-    salt: str
+    salt: Line
 
 
 class RackStatusCall(Message, frozen=True):
@@ -370,16 +410,16 @@ class NodeStatus(msgspec.Struct, frozen=True):
     rack: Name
     layer: LayerName
     address: Address
-    data_endpoint: str
+    data_endpoint: Line
     total: Resources
     free: Resources
     cordoned: bool
     instances: Number
     reserved: Number
-    heard_ms: int
+    heard_ms: Annotated[int, msgspec.Meta(ge=-1, lt=1 << 53)]
     silent: bool
-    driver: str
-    host: str
+    driver: Label
+    host: Line
     pid: Number
     images: Number
     free_bytes: Number
@@ -390,9 +430,9 @@ class RackStatus(Message, frozen=True):
     rack: Name
     layer: LayerName
     leads: bool
-    leader: str
+    leader: Line
     epoch: Number
-    nodes: tuple[NodeStatus, ...]
+    nodes: Annotated[tuple[NodeStatus, ...], msgspec.Meta(max_length=MAX_NODES)]
 
 
 # --- news ------------------------------------------------------------------------------------------------------------
@@ -405,7 +445,7 @@ class LeaderHello(Message, frozen=True):
     layer: LayerName
     epoch: Number
     address: Address
-    interval_ms: Millis
+    interval_ms: Annotated[int, msgspec.Meta(ge=100, le=60_000)]
 
 
 class Heartbeat(Message, frozen=True):

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 MAX_COUNT = 10_000
 """A deployment has at most this many instances, so ordinals are 0 … 9,999."""
 
 MAX_TEXT = 64 * 1024
 
-_RANGE = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
+_REMEMBERED_TEXT = 64
+"""Characters; longer texts are not kept in memory once checked."""
+
+_RANGE = r"[0-9]{1,5}(?:-[0-9]{1,5})?"
+_TEXT = re.compile(f"{_RANGE}(?:,{_RANGE})*")
 
 
 def format_ordinals(ordinals: Iterable[int]) -> str:
@@ -30,18 +35,44 @@ def format_ordinals(ordinals: Iterable[int]) -> str:
 
 
 def parse_ordinals(text: str) -> tuple[int, ...]:
-    """The ordinals in `text`, ascending. Raises ValueError unless it is exactly what `format_ordinals` writes."""
+    """The ordinals in `text`, ascending, none twice. Raises ValueError unless it is a list of such ranges."""
+    found: list[int] = []
+    for low, high in _ranges(text):
+        found.extend(range(low, high + 1))
+    return tuple(found)
+
+
+def check_ordinals(text: str) -> None:
+    """Raises ValueError where `parse_ordinals` would. It runs on every decoded message: about 0.1 µs for a short text
+    that was seen before, which nearly all are, as agents repeat themselves."""
+    if len(text) <= _REMEMBERED_TEXT:
+        _check_short(text)
+    else:
+        _ranges(text)
+
+
+@lru_cache(maxsize=4096)
+def _check_short(text: str) -> None:
+    _ranges(text)
+
+
+def _ranges(text: str) -> list[tuple[int, int]]:
     if len(text) > MAX_TEXT:
         raise ValueError(f"ordinals: expected at most {MAX_TEXT} characters, found {len(text)}")
     if not text:
-        return ()
-    found: list[int] = []
-    for part in text.split(","):
-        match = _RANGE.fullmatch(part)
-        if match is None:
-            raise ValueError(f"ordinals: expected ranges such as '0-3,7', found {part[:40]!r}")
-        low, high = int(match[1]), int(match[2] or match[1])
-        if high >= MAX_COUNT or high < low or (found and low <= found[-1]):
-            raise ValueError(f"ordinals: expected ascending ranges below {MAX_COUNT}, found {part[:40]!r}")
-        found.extend(range(low, high + 1))
-    return tuple(found)
+        return []
+    parts = text.split(",")
+    if _TEXT.fullmatch(text) is None:
+        wrong = next(part for part in parts if re.fullmatch(_RANGE, part) is None)
+        raise ValueError(f"ordinals: expected ranges such as '0-3,7', found {wrong[:40]!r}")
+    found: list[tuple[int, int]] = []
+    last = -1
+    for part in parts:
+        first, _dash, end = part.partition("-")
+        low = int(first)
+        high = int(end) if end else low
+        if high >= MAX_COUNT or high < low or low <= last:
+            raise ValueError(f"ordinals: expected ascending ranges below {MAX_COUNT}, found {part!r}")
+        found.append((low, high))
+        last = high
+    return found

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import re
 import time
@@ -49,6 +50,8 @@ from fabric.wire import BadFrame, Codec
 
 __all__ = ["BindFailed", "Bus", "BusCounters", "BusLimits", "PortInUse", "SocketContext", "new_context"]
 
+log = logging.getLogger(__name__)
+
 _ADDRESS = re.compile(r"(tcp://(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5})/([0-9a-f]{8,32})")
 _ROUTE = "route:"
 _OWN_ROUTE = "route:self"
@@ -64,8 +67,8 @@ OnMessage = Callable[[str, AnyMessage], None]
 class BusCounters:
     """Since the start. `sent` and `received` by kind of message; `bad` by cause (size, seal, msgpack, version, type,
     parts, empty); `dropped` sends by cause: full (the peer does not keep up), gone (nobody is at that route any more),
-    large, address (malformed). `stale`: meant for an earlier incarnation. `evicted`, `lost`: outgoing connections that
-    had to make room, or broke; `peers`: those there are now."""
+    large, encoding (what no frame can hold), address (malformed). `stale`: meant for an earlier incarnation. `evicted`,
+    `lost`: outgoing connections that had to make room, or broke; `peers`: those there are now."""
 
     sent: Counter[str] = field(default_factory=Counter)
     received: Counter[str] = field(default_factory=Counter)
@@ -145,6 +148,11 @@ class Bus:
             frame = self._codec.encode(message, guid)
         except ValueError:
             self.counters.dropped["large"] += 1
+            return
+        except (OverflowError, TypeError) as error:  # a fault of ours, as a number of over 64 bits; not worth the agent
+            if not self.counters.dropped["encoding"]:
+                log.error("%s to %s was not sent: expected what msgpack can say: %s", type(message).__name__, to, error)
+            self.counters.dropped["encoding"] += 1
             return
         if to == _OWN_ROUTE or endpoint == self._endpoint:
             failure = self._loop_back(frame)

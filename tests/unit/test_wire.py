@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
+import copy
+
 import msgpack
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fabric.messages import (
     PROTOCOL,
+    AnyMessage,
     AskOffer,
+    Confirm,
     FindHolders,
+    LeaderHello,
     LogText,
     NodeAnswer,
+    NodeCall,
     NodeCommand,
+    NodeReport,
+    Offer,
+    Progress,
     RackAnswer,
     RackCall,
     Reserve,
+    Reserved,
+    Stop,
     Submit,
 )
+from fabric.ordinals import MAX_COUNT, format_ordinals
+from fabric.records import Spec
 from fabric.resources import Resources
+from fabric.runtime.bus import Bus, new_context
 from fabric.wire import MAX_FRAME_BYTES, BadFrame, Codec
 
 KEY = b"k" * 32
@@ -27,9 +43,7 @@ NEED = Resources(4, 8192, 40960)
 EXAMPLES = [
     Submit("c1", "d-abcdef12", 5, 3, 0),
     RackCall("c1", 700, everyone=AskOffer("d-abcdef12", NEED, 50, 7)),
-    RackCall(
-        "c1", 700, commands=(NodeCommand("n1", Reserve("d-abcdef12", 9, 1, 7, NEED, "0-3", 20_000)),)
-    ),
+    RackCall("c1", 700, commands=(NodeCommand("n1", Reserve("d-abcdef12", 9, 1, 7, NEED, "0-3", 20_000)),)),
     RackAnswer("c1", "r1", True, (), ("n2",), ("n3",), 12),
     NodeAnswer("c1", "n1", LogText(True, b"\x00\xffoutput")),
     FindHolders("c1", "b3:" + "0" * 64, 2, ("s1",), "n1"),
@@ -99,3 +113,113 @@ def test_wrong_content_is_refused(content):
 def test_a_message_too_large_for_any_peer_is_not_sent():
     with pytest.raises(ValueError, match="NodeAnswer: expected at most"):
         Codec().encode(NodeAnswer("c", "n1", LogText(True, b"x" * MAX_FRAME_BYTES)), "")
+
+
+SPEC = Spec("web", "b3:" + "0" * 64, "Large", NEED, {"PORT": "0"}, "always")
+SPREAD = format_ordinals(range(0, MAX_COUNT, 2))
+"""Five thousand ranges: the longest text that ten thousand ordinals can make."""
+ADDRESS = "tcp://127.0.0.1:1/00000000"
+PROGRESS = Progress("0-3", "5", "6", SPREAD, (), 1, 2, None, 3, 4, 5, 6)
+WITH_ORDINALS = [
+    (NodeCall("c", Reserve("d-abcdef12", 9, 1, 7, NEED, SPREAD, 20_000)), ("command", "ordinals")),
+    (NodeCall("c", Confirm("d-abcdef12", 9, 1, SPEC, SPREAD, ADDRESS)), ("command", "ordinals")),
+    (NodeCall("c", Stop("d-abcdef12", 9, 1, SPREAD)), ("command", "ordinals")),
+    (NodeAnswer("c", "n1", Reserved(SPREAD, MAX_COUNT, 0, 0)), ("answer", "granted")),
+    *(
+        (NodeReport("d-abcdef12", 9, "n1", PROGRESS), ("progress", field))
+        for field in ("running", "waiting", "stopping", "refused")
+    ),
+]
+OFFER = Offer(MAX_COUNT, NEED, NEED, False, 0, 2**53 - 1, MAX_COUNT, "vcpus")
+HELLO = LeaderHello("r1", "compute", 2**53 - 1, ADDRESS, 1000)
+
+
+def frame_with(message: object, path: tuple[str | int, ...], value: object) -> bytes:
+    """The message as a peer would send it, but for one value."""
+    content = copy.deepcopy(msgspec.to_builtins(message, builtin_types=(bytes,)))
+    inner = content
+    for key in path[:-1]:
+        inner = inner[key]
+    assert path[-1] in inner
+    inner[path[-1]] = value
+    return msgpack.packb([*PROTOCOL, "", content])
+
+
+@pytest.mark.parametrize(
+    ("message", "path"), WITH_ORDINALS, ids=lambda value: value[-1] if type(value) is tuple else ""
+)
+@pytest.mark.parametrize("text", ["zzz", "9-1", "1,1", "10000", "0-3,", " 1", "1" * 70, "0-9999" * 20_000])
+def test_what_are_no_ordinals_is_refused_on_the_wire(message, path, text):
+    assert Codec().decode(frame_with(message, path, SPREAD))[1] is not None
+    assert cause(frame_with(message, path, text)) == "type"
+
+
+@pytest.mark.parametrize(
+    ("message", "path", "value"),
+    [
+        (NodeAnswer("c", "n1", OFFER), ("answer", "oldest"), 2**53),
+        (NodeAnswer("c", "n1", OFFER), ("answer", "count"), MAX_COUNT + 1),
+        (NodeAnswer("c", "n1", OFFER), ("answer", "short"), "x" * 65),
+        (RackAnswer("c", "r1", True), ("messages",), 2**31),
+        (RackAnswer("c", "r1", True), ("silent",), ["n"] * 5_001),
+        (RackAnswer("c", "r1", True), ("silent",), ["n" * 257]),
+        (EXAMPLES[-1], ("salt",), "x" * 257),
+        (EXAMPLES[-1], ("exclude",), ["s"] * 5_001),
+        (NodeReport("d-abcdef12", 9, "n1", PROGRESS), ("progress", "reads"), 2**31),
+        (NodeReport("d-abcdef12", 9, "n1", PROGRESS), ("progress", "done_bytes"), 2**53),
+        (NodeReport("d-abcdef12", 9, "n1", PROGRESS), ("node",), "n1\n"),
+        (HELLO, ("interval_ms",), 99),
+        (HELLO, ("interval_ms",), 60_001),
+        (HELLO, ("epoch",), 2**53),
+    ],
+)
+def test_what_is_out_of_bounds_is_refused(message, path, value):
+    assert Codec().decode(Codec().encode(message, ""))[1] == message
+    assert cause(frame_with(message, path, value)) == "type"
+
+
+def every_text(kind: msgspec.inspect.Type, path: str, seen: set[str]):
+    """(path, type) of each text, list and mapping in what a frame may hold."""
+    match kind:
+        case msgspec.inspect.StructType():
+            if kind.cls.__qualname__ not in seen:
+                seen.add(kind.cls.__qualname__)
+                for field in kind.fields:
+                    yield from every_text(field.type, f"{kind.cls.__name__}.{field.name}", seen)
+        case msgspec.inspect.UnionType():
+            for one in kind.types:
+                yield from every_text(one, path, seen)
+        case msgspec.inspect.VarTupleType():
+            yield path, kind
+            yield from every_text(kind.item_type, f"{path}[]", seen)
+        case msgspec.inspect.DictType():
+            yield path, kind
+            yield from every_text(kind.key_type, f"{path} keys", seen)
+            yield from every_text(kind.value_type, f"{path} values", seen)
+        case msgspec.inspect.StrType():
+            yield path, kind
+
+
+def test_every_text_and_every_list_of_every_message_has_a_bound():
+    found = list(every_text(msgspec.inspect.type_info(AnyMessage), "", set()))
+    assert len(found) > 60
+    assert [path for path, kind in found if kind.max_length is None and not getattr(kind, "pattern", None)] == []
+
+
+def test_a_message_that_no_frame_can_hold_is_dropped_and_logged_once(caplog):
+    async def main() -> None:
+        context = new_context()
+        bus = Bus(context, Codec(), "0" * 8, on_message=lambda _sender, _message: None)
+        try:
+            for _ in range(3):
+                bus.send(bus.address, RackAnswer("c", "r1", True, messages=2**64))
+            bus.send(bus.address, RackAnswer(object(), "r1", True))
+            assert bus.counters.dropped == {"encoding": 4}
+            assert not bus.counters.sent
+        finally:
+            bus.close()
+            context.destroy()
+
+    asyncio.run(main())
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert "RackAnswer to tcp://" in caplog.text
