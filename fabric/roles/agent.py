@@ -323,6 +323,7 @@ class Agent:
         """The load hint in the leader znode, rewritten when it has changed, rarely."""
         leading = self._leading or self._storage_leading
         if leading is None or not self._rack.leads:
+            self._hint_at = None
             return
         if self._hint_at is None and leading.load != self._hinted:
             self._hint_at = now + self.settings.load_hint_interval_s

@@ -172,6 +172,8 @@ class World:
         self.heap: list[tuple[float, int, Callable[[], None]]] = []
         self.serial = itertools.count()
         self.sessions = itertools.count(1)
+        self.away: dict[int, list[fx.CallTree]] = {}
+        """Sessions that are SUSPENDED -> the operations that wait for them."""
         self.dropped: list[tuple[str, str]] = []
         self.cut: set[str] = set()
         self.slow: dict[str, float] = {}
@@ -223,6 +225,17 @@ class World:
         host = self.hosts[node]
         host.alive = False
         self.at(expire_after_s, lambda: self._expire(host.session))
+
+    def suspend(self, host: Host) -> None:
+        """ZooKeeper is out of reach for this agent; its session lives."""
+        self.away[host.session] = []
+        self.give(host, zt.SessionChanged(zt.SessionState.SUSPENDED, host.session), 0)
+
+    def resume(self, host: Host) -> None:
+        """In the same session, as after an outage of the quorum, however long it was."""
+        waiting = self.away.pop(host.session)
+        self.give(host, zt.SessionChanged(zt.SessionState.CONNECTED, host.session), 0)
+        self.at(HOP_S / 2, lambda: self.perform(host, waiting))
 
     def _expire(self, session: int) -> None:
         self.tree.expire(session)
@@ -285,12 +298,17 @@ class World:
         node = host.identity.node
         if isinstance(effect, fx.Send):
             self._send(host.identity.address, effect.to, effect.message)
+        elif isinstance(effect, fx.CallTree) and host.session in self.away:
+            self.away[host.session].append(effect)
         elif isinstance(effect, fx.CallTree):
             outcome = self.tree.apply(host.session, effect.op)
             self.give(host, fx.TreeDone(effect.token, outcome), 2 * HOP_S)
             self._watches()
         elif isinstance(effect, fx.DropContent):
             self.dropped.append((node, effect.digest))
+            held = tuple(sorted(host.agent._storage._held - {effect.digest}))
+            self.give(host, fx.StoreChanged(held, 1 << 40, 0), 5 * HOP_S)
+            self.give(host, fx.ContentDropped(effect.token, 1), 5 * HOP_S)
         elif isinstance(effect, fx.Quit):
             host.quit, host.alive = effect.reason, False
         elif isinstance(effect, fx.Persist):

@@ -1,0 +1,201 @@
+"""Outages, partitions, silent nodes and changing leaders: what each must not cost. Real roles, virtual time."""
+
+from __future__ import annotations
+
+import pytest
+
+from fabric import effects as fx
+from fabric.messages import AnyMessage, Reserve
+from fabric.resources import Resources
+from tests.unit.roles.test_flow import exactly, settled
+from tests.unit.roles.world import Host, World
+from zk import paths
+from zk import tree as zt
+
+
+@pytest.mark.parametrize("after_ms", range(0, 12, 2))
+def test_a_rack_leader_that_leaves_during_a_delete_leaves_no_orphan(after_ms: int):
+    """Its successor does not know its agents yet, and must not call them absent."""
+    world = settled(racks=2, compute=3)
+    deployment = world.create(12)
+    world.until_final(deployment)
+    leader = world.leader("r2")
+    world.at(after_ms / 1000, lambda: world.give(leader, fx.Leave(), 0))
+    world.submit(deployment, "r1")
+    world.change(deployment, gone=True)
+    world.until_final(deployment, limit_s=90)
+    world.pass_time(5)
+    left = {o: nodes for o, nodes in world.running(deployment).items() if nodes != [leader.identity.node]}
+    assert left == {}
+
+
+@pytest.mark.parametrize("after_ms", range(8, 20, 2))
+def test_a_rack_leader_that_leaves_during_a_create_doubles_nothing(after_ms: int):
+    world = settled(racks=2, compute=3)
+    leader = world.leader("r2")
+    deployment = world.create(12, submit=False)
+    world.submit(deployment, "r1")
+    world.at(after_ms / 1000, lambda: world.give(leader, fx.Leave(), 0))
+    world.until_final(deployment, limit_s=90)
+    world.pass_time(5)
+    for ordinal, nodes in world.running(deployment).items():
+        alive = [node for node in nodes if world.hosts[node].alive]
+        assert len(alive) <= 1, (ordinal, nodes)
+
+
+def everybody(world: World) -> list[Host]:
+    return list(world.hosts.values())
+
+
+@pytest.mark.parametrize("outage_s", [1.0, 3.2, 6.0, 60.0])
+@pytest.mark.parametrize("after_s", [0.003, 0.012, 0.03])
+def test_an_outage_of_the_quorum_is_outlasted_without_hands(outage_s: float, after_s: float):
+    """Servers without a quorum expire nobody: all sessions live on, and so do the owner znodes of who counted itself
+    out meanwhile."""
+    world = settled()
+    deployment = world.create(20, submit=False)
+    world.submit(deployment, "r1")
+    world.pass_time(after_s)
+    for host in everybody(world):
+        world.suspend(host)
+    running = world.running(deployment)
+    world.pass_time(outage_s)
+    assert all(nodes == world.running(deployment)[o] for o, nodes in running.items())  # nothing killed meanwhile
+    for host in everybody(world):
+        world.resume(host)
+    world.until_final(deployment, limit_s=60)
+    world.pass_time(5)
+    assert world.record(deployment).state == "running"
+    exactly(world, deployment, 20)
+
+
+def test_a_coordinator_out_of_touch_goes_on_with_what_it_had():
+    world = settled()
+    deployment = world.create(20, submit=False)
+    leader = world.leader("r1")
+    world.submit(deployment, "r1")
+    world.run(lambda: bool(world.running(deployment)), what="something runs")
+    world.suspend(leader)
+    world.pass_time(3.2)  # beyond two thirds of the session timeout: it counts itself out
+    assert not leader.agent.leads
+    world.resume(leader)
+    world.until_final(deployment)
+    exactly(world, deployment, 20)
+    assert leader.agent.leads
+
+
+def silence(world: World, node: str) -> None:
+    """It keeps its session, but nothing reaches it."""
+    world.cut.add(node)
+
+
+def test_scaling_down_elsewhere_does_not_wait_for_a_silent_node_nor_kill_for_it():
+    world = settled(racks=1, compute=3)
+    deployment = world.create(6)
+    world.until_final(deployment)
+    last = next(share for share in world.record(deployment).plan if 5 in share.numbers())
+    quiet = next(share.node for share in world.record(deployment).plan if share.node != last.node)
+    if world.hosts[quiet].agent.leads:
+        quiet = next(
+            share.node for share in world.record(deployment).plan if share.node not in (last.node, quiet)
+        )
+    silence(world, quiet)
+    world.change(deployment, count=5)
+    assert world.until_final(deployment) < 10
+    assert world.record(deployment).state == "running"
+    assert sorted(world.running(deployment)) == [0, 1, 2, 3, 4]
+
+
+def test_a_scale_up_that_is_taken_back_leaves_nothing_beyond_the_count():
+    """An old node dies while the new ordinals start, and there is no room to replace both."""
+    world = settled(racks=2, compute=2, total=Resources(16, 32768, 163840))  # 4 Large a node, 16 in all
+    deployment = world.create(12)
+    world.until_final(deployment)
+    victim = next(
+        host.identity.node for host in everybody(world) if host.identity.layer == "compute" and not host.agent.leads
+    )
+    world.change(deployment, count=15)
+    world.pass_time(0.02)
+    world.crash(victim)
+    world.hosts[victim].running.clear()
+    world.until_final(deployment, limit_s=200)
+    world.pass_time(10)
+    record = world.record(deployment)
+    assert max(world.running(deployment)) < record.count
+    assert record.placed == len(world.running(deployment))
+    assert record.placed == record.count or record.reason
+
+
+def test_what_could_not_be_told_to_stop_finds_out_by_itself():
+    world = settled(racks=1, compute=3)
+    deployment = world.create(6)
+    world.until_final(deployment)
+    quiet = next(host.identity.node for host in everybody(world) if host.running and not host.agent.leads)
+    silence(world, quiet)
+    world.change(deployment, gone=True)
+    world.until_final(deployment, limit_s=90)
+    assert world.hosts[quiet].running  # it was not told
+    world.cut.clear()
+    world.run(lambda: not world.hosts[quiet].running, 3 * world.settings.verify_every_s, "it looks for itself")
+
+
+def test_a_reboot_with_the_image_out_of_reach_is_outlasted():
+    world = settled(racks=2, compute=2)
+    deployment = world.create(8)
+    world.until_final(deployment)
+    node = next(host.identity.node for host in everybody(world) if host.running and not host.agent.leads)
+    before = set(world.hosts[node].running)
+    world.crash(node)
+    world.hosts[node].running.clear()
+    world.hosts[node].cached.clear()
+    storage = [host.identity.node for host in everybody(world) if host.identity.layer == "storage"]
+    world.cut.update(storage)
+    world.boot(node, node[:2], "compute")
+    world.pass_time(60)
+    world.cut.clear()
+    world.run(lambda: set(world.hosts[node].running) == before, 120, "its instances are back")
+
+
+def test_a_delete_does_not_wait_for_a_slow_fetch():
+    world = settled()
+    world.fetch_s = dict.fromkeys(world.hosts, 300.0)
+    deployment = world.create(6)
+    world.pass_time(1)
+    world.change(deployment, gone=True)
+    assert world.until_final(deployment) < 5
+    assert world.record(deployment).state == "deleted"
+
+
+def test_a_marker_or_trace_that_somebody_removed_does_not_keep_a_deployment_open():
+    world = settled()
+    deployment = world.create(6)
+    world.pass_time(0.01)
+    del world.tree.nodes[paths.trace(deployment)]
+    writes = world.tree.writes
+    world.until_final(deployment)
+    assert world.tree.writes - writes < 20
+    odd = "/open/foo:bar"
+    world.tree.apply(0, zt.Create(odd))
+    world.pass_time(15)
+    assert all(host.agent._leading.load == 0 for host in everybody(world) if host.agent._leading)
+
+
+class Forgetful(World):
+    """Loses the first answers to Reserve."""
+
+    lose = 3
+
+    def _send(self, sender: str, to: str, message: AnyMessage) -> None:
+        command = getattr(message, "command", None)
+        if isinstance(command, Reserve) and self.lose:
+            self.lose -= 1
+            return
+        super()._send(sender, to, message)
+
+
+def test_a_reserve_that_was_lost_is_taken_back_and_placed_elsewhere():
+    world = Forgetful(racks=1, compute=4)
+    world.settle()
+    deployment = world.create(8)
+    world.until_final(deployment)
+    exactly(world, deployment, 8)
