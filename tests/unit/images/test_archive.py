@@ -131,7 +131,10 @@ def test_what_the_tar_of_the_system_packs_comes_out(tmp_path: Path, options: lis
     os.link(source / "sub/data", source / "zz")
     if "--format=v7" not in options:
         (source / "sub" / ("n" * 60) / ("long" * 40)).write_bytes(b"long")
-    packed = subprocess.run(["tar", "-c", *options, "-C", source, "."], stdout=subprocess.PIPE, check=True).stdout
+    squeeze = lzma.compress if options == ["-J"] else bytes  # tar would need a program that minimal systems lack
+    given = [] if options == ["-J"] else options
+    plain = subprocess.run(["tar", "-c", *given, "-C", source, "."], stdout=subprocess.PIPE, check=True).stdout
+    packed = squeeze(plain)
     check(packed)
     prepared = unpacked(packed, tmp_path)
     for path in source.rglob("*"):
