@@ -16,7 +16,7 @@ from fabric.records import Policy
 from fabric.resources import Resources
 from fabric.roles.placement import NodeOffer, Wish, explain, node_offer, place
 
-YOUNGEST = (1 << 62) - 1
+YOUNGEST = (1 << 53) - 1
 """The ticket of somebody who is behind everybody else: nobody makes way for a dry run."""
 
 
