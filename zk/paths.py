@@ -1,6 +1,7 @@
 """Every znode path, in one table. All are below the chroot of the connect string, if it has one.
 
     /members/{layer}/{rack}/{node}                 ephemeral   who is here (MemberRecord)
+    /nodes/{node}                                  ephemeral   the same record: a node id is one agent's, in all racks
     /candidates/{layer}/{rack}/{guid}-{sequence}   ephemeral   who stands for rack leader
     /leaders/{layer}/{rack}                        ephemeral   who leads (LeaderRecord); its czxid is the leader's epoch
     /deployments/{id}                              persistent  one small record a deployment
@@ -8,6 +9,7 @@
     /open/{id}                                     persistent  marker: this deployment needs a coordinator
     /open/{id}/owner                               ephemeral   who coordinates it now
     /keys/{digest}                                 persistent  Idempotency-Key -> deployment id
+    /keys/drop-{digest}                            ephemeral   the fence of a content that is about to be dropped
     /images/{name}                                 persistent  one record an image
     /cordons/{node}                                persistent  this node gets nothing new
 """
@@ -20,6 +22,7 @@ Layer = Literal["compute", "storage"]
 LAYERS: tuple[Layer, ...] = ("compute", "storage")
 
 MEMBERS = "/members"
+NODES = "/nodes"
 CANDIDATES = "/candidates"
 LEADERS = "/leaders"
 DEPLOYMENTS = "/deployments"
@@ -30,6 +33,7 @@ CORDONS = "/cordons"
 
 ROOTS: tuple[str, ...] = (
     *(f"{top}/{layer}" for top in (MEMBERS, CANDIDATES, LEADERS) for layer in LAYERS),
+    NODES,
     DEPLOYMENTS,
     OPEN,
     KEYS,
@@ -45,6 +49,10 @@ def rack_members(layer: Layer, rack: str) -> str:
 
 def member(layer: Layer, rack: str, node: str) -> str:
     return f"{MEMBERS}/{layer}/{rack}/{node}"
+
+
+def node(name: str) -> str:
+    return f"{NODES}/{name}"
 
 
 def candidates(layer: Layer, rack: str) -> str:
@@ -82,6 +90,11 @@ def owner(deployment_id: str) -> str:
 
 def key(digest: str) -> str:
     return f"{KEYS}/{digest}"
+
+
+def drop_fence(digest_hex: str) -> str:
+    """Held from before a content's references are looked for until it is dropped: see `fabric.api.contents`."""
+    return key(f"drop-{digest_hex}")
 
 
 def image(name: str) -> str:

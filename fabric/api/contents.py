@@ -34,7 +34,7 @@ REDUNDANCY = 2
 
 
 def fence_of(digest: str) -> str:
-    return paths.key("drop-" + digest.partition(":")[2])
+    return paths.drop_fence(digest.partition(":")[2])
 
 
 class Contents:

@@ -1,17 +1,20 @@
-"""Being here: one ephemeral member znode under the node's layer and rack.
+"""Being here: one ephemeral member znode under the node's layer and rack, and one under the node id alone.
 
-Theory of operation. In each new session the member makes its rack's znodes if they are missing, then creates its own.
+Theory of operation. In each new session the member makes its rack's znode if it is missing, then creates its own two,
+`/members/{layer}/{rack}/{node}` and `/nodes/{node}`, with the same record, in one transaction. The second is what makes
+a node id one agent's though racks and layers differ.
 
-        CONNECTED (new session) -> make rack -> create member -> PRESENT
-                                                    |NodeExists: whose is it?
+        CONNECTED (new session) -> make rack -> create both -> PRESENT
+                                                    |NodeExists, on either: whose is it?
                                                     |- this session's (the reply was lost)       -> PRESENT
                                                     |- an earlier start of this agent (its guid
-                                                    |  is in our journal): delete it, create anew
-                                                    '- another agent's: watch it for `claim_wait_s`
+                                                    |  is in our journal): delete both of its
+                                                    |  (they may be in another rack), create anew
+                                                    '- another agent's: watch it for 1.5 session time-outs
                                                        (it may be a session about to end), then Quit
 
-So a restarted agent is back at once, and of two agents with one node id the second is refused, with the reason. LOST
-drops everything; the next CONNECTED registers anew. While SUSPENDED nothing is done.
+So a restarted agent is back at once, and of two agents with one node id the second is refused, with the reason. Leaving
+deletes both. LOST drops everything; the next CONNECTED registers anew. While SUSPENDED nothing is done.
 """
 
 from __future__ import annotations
@@ -27,10 +30,13 @@ from zk.tree import (
     Created,
     Delete,
     Deleted,
+    Done,
     Existed,
     Exists,
     Get,
     Got,
+    Multi,
+    MultiFailed,
     NodeExists,
     NoNode,
     Op,
@@ -50,6 +56,10 @@ class Membership:
         self._settings = settings
         self._out = out
         self._path = paths.member(identity.layer, identity.rack, identity.node)
+        self._paths = (self._path, paths.node(identity.node))
+        self._contested = self._path
+        self._old: Delete | None = None
+        """What an earlier start of ours left at `_contested`, while it is being deleted."""
         self._session = 0
         self._connected = False
         self._serial = 0
@@ -76,7 +86,7 @@ class Membership:
             self._ask("rack", Create(paths.rack_members(self._identity.layer, self._identity.rack)))
 
     def on_watch(self, path: str) -> None:
-        if path == self._path and self._connected and not self.present:
+        if path in self._paths and self._connected and not self.present:
             self._create()
 
     def on_tree(self, now: float, token: str, outcome: Outcome) -> bool:
@@ -88,20 +98,25 @@ class Membership:
         if token != f"{PREFIX}{self._serial}" or not self._connected:
             return True
         step, self._step = self._step, ""
+        conflict = outcome.cause if isinstance(outcome, MultiFailed) else None
         ready = (
             (step == "rack" and isinstance(outcome, Created | NodeExists))
             or (step == "whose" and isinstance(outcome, NoNode))
-            or (step == "tidy" and isinstance(outcome, Deleted | NoNode))
+            or (step == "tidy" and isinstance(outcome, Done))
+            or (step == "tidy one" and isinstance(outcome, Deleted | NoNode))
             or (step == "watch" and isinstance(outcome, Existed) and outcome.stat is None)
         )
         if ready:
             self._create()
-        elif step == "create" and isinstance(outcome, Created):
+        elif step == "create" and isinstance(outcome, Done):
             self._arrived()
-        elif step == "create" and isinstance(outcome, NodeExists):
-            self._ask("whose", Get(self._path))
+        elif step == "create" and isinstance(outcome, MultiFailed) and isinstance(conflict, NodeExists):
+            self._contested = self._paths[outcome.index]
+            self._ask("whose", Get(self._contested))
         elif step == "whose" and isinstance(outcome, Got):
             self._judge(now, outcome)
+        elif step == "tidy" and isinstance(conflict, NoNode) and self._old is not None:
+            self._ask("tidy one", self._old)  # the two are gone, or only one was there
         elif not (step == "watch" and isinstance(outcome, Existed)):
             self._retry_at = now + self._delay_s
             self._delay_s = min(self._delay_s * 2, self._settings.retry_max_s)
@@ -117,7 +132,7 @@ class Membership:
             self._out.add(
                 Quit(
                     f"node id {self._identity.node!r} in rack {self._identity.rack!r} is taken: {self._other}. "
-                    "Stop that agent, or give this one another node id."
+                    "A node id is for one agent in all racks and layers: stop that one, or give this one another."
                 )
             )
 
@@ -126,7 +141,7 @@ class Membership:
         self._refuse_at = self._retry_at = None
         if self.present and self._connected:
             self.present = False
-            self._out.tree(f"{PREFIX}leave", Delete(self._path))
+            self._out.tree(f"{PREFIX}leave", Multi(tuple(Delete(path) for path in self._paths)))
         else:
             self.left = True
 
@@ -135,23 +150,33 @@ class Membership:
         return min((one for one in (self._retry_at, self._refuse_at) if one is not None), default=None)
 
     def _judge(self, now: float, found: Got) -> None:
+        here = Delete(self._contested, found.stat.version)
         if found.stat.owner == self._session:
-            self._arrived()
+            if self._contested == self._path:
+                self._arrived()
+            else:  # they come and go together, so somebody removed the other one by hand
+                self._ask("tidy one", here)
             return
         try:
-            other = decode(found.data, Member, self._path)
+            other = decode(found.data, Member, self._contested)
         except BadRecord as error:
             self._other = str(error)
         else:
-            self._other = f"registered by {other.host} pid {other.pid} at {other.address}"
+            self._other = (
+                f"registered in rack {other.rack!r} ({other.layer}) by {other.host} pid {other.pid} at {other.address}"
+            )
             if other.guid in self._identity.previous:
-                self._ask("tidy", Delete(self._path, found.stat.version))
+                both = {paths.member(other.layer, other.rack, other.node), paths.node(other.node)}
+                self._old = here
+                # No record is ever rewritten, so the other's version is 0; it is its while this one is.
+                rest = (Delete(path, 0) for path in sorted(both - {self._contested}))
+                self._ask("tidy", Multi((here, *rest)))
                 return
         if self._refuse_at is None:
             wait_s = self._settings.session_timeout_s * 1.5
             self._refuse_at = now + wait_s
             self._out.note("warning", f"node id is taken ({self._other}); waiting {wait_s:.0f} s for it to go")
-        self._ask("watch", Exists(self._path, watch=True))
+        self._ask("watch", Exists(self._contested, watch=True))
 
     def _create(self) -> None:
         one = self._identity
@@ -168,7 +193,8 @@ class Membership:
             host=one.host,
             pid=one.pid,
         )
-        self._ask("create", Create(self._path, encode(record), ephemeral=True))
+        data = encode(record)
+        self._ask("create", Multi(tuple(Create(path, data, ephemeral=True) for path in self._paths)))
 
     def _arrived(self) -> None:
         self.present = True
