@@ -83,13 +83,18 @@ _LIFELINE = Key(
 )
 
 
+NARROWER = {"heartbeat_interval_s": (0.1, 60.0), "offer_wait_s": (0.1, 60.0), "command_wait_s": (0.1, 60.0)}
+"""Limits that travel in messages, which take no others."""
+
+
 def _limits() -> Iterator[Key]:
     for field in dataclasses.fields(Settings):
         default = field.default
         if field.name == "session_timeout_s" or not isinstance(default, int | float):
             continue
         whole = isinstance(default, int)
-        kind: Kind = Whole(1, 1_000_000) if whole else Number(0.001, MONTH_S, "seconds")
+        low, high = NARROWER.get(field.name, (0.001, MONTH_S))
+        kind: Kind = Whole(1, 1_000_000) if whole else Number(low, high, "seconds")
         yield Key(f"limits.{field.name}", kind, default, "")
 
 
