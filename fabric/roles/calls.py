@@ -18,7 +18,8 @@ from fabric.roles.outbox import Outbox
 
 @dataclass(frozen=True, slots=True)
 class RackReply:
-    """What one rack said. `answered_ms` after the call; `silent`, `absent`: see `messages.RackAnswer`."""
+    """What one rack said. `leader`: the node that was asked last; `answered_ms` after the call; `silent`, `absent`: see
+    `messages.RackAnswer`."""
 
     rack: str
     leader: str
@@ -48,6 +49,8 @@ class _Gather:
     repeat_at: float
     done: Callable[[float, Gathered], None]
     asked: dict[str, str] = field(default_factory=dict)
+    """Rack -> the address that was asked last."""
+    names: dict[str, str] = field(default_factory=dict)
     replies: dict[str, RackReply] = field(default_factory=dict)
     sent: int = 0
 
@@ -107,7 +110,7 @@ class RackCalls:
             answer.rack,
             RackReply(
                 answer.rack,
-                gather.asked.get(answer.rack, ""),
+                gather.names.get(answer.rack, ""),
                 int((now - gather.began) * 1000),
                 tuple((result.node, result.answer) for result in answer.results),
                 answer.silent,
@@ -144,7 +147,7 @@ class RackCalls:
     def _ask(self, gather: _Gather, rack: str) -> None:
         seen = self._directory.leaders.get(rack)
         if seen is not None:
-            gather.asked[rack] = seen.leader.address
+            gather.asked[rack], gather.names[rack] = seen.leader.address, seen.leader.node
             gather.sent += 1
             self._out.send(seen.leader.address, gather.calls[rack])
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import msgspec
+
 from fabric.messages import FetchNote, Progress, Submit
 from fabric.ordinals import format_ordinals
 from fabric.roles.calls import Gathered
@@ -22,6 +24,9 @@ from fabric.roles.trace import (
     Run,
     Span,
 )
+
+MAX_WAITED_MS = 60_000
+"""Between the API's clock and the coordinator's: more than that is a difference of clocks, not a wait."""
 
 
 class Recorder:
@@ -151,10 +156,12 @@ class Recorder:
         submit = self._submit
         self._agent_spans(now)
         spans = list(self._spans)
-        if submit is not None:
-            waited_ms = max(0, self._at_ms - submit.accepted_ms)
-            spans.append(Span(1, STEPS[1], -waited_ms, waited_ms, f"{submit.considered} leaders seen"))
-            spans.append(Span(2, STEPS[2], 0, 0, f"{self._identity.node}, load {submit.load}"))
+        waited_ms = 0
+        if submit is not None:  # the run begins when the API accepted it
+            waited_ms = min(MAX_WAITED_MS, max(0, self._at_ms - submit.accepted_ms))
+            spans = [msgspec.structs.replace(span, after_ms=span.after_ms + waited_ms) for span in spans]
+            spans.append(Span(1, STEPS[1], 0, waited_ms, f"{submit.considered} leaders seen"))
+            spans.append(Span(2, STEPS[2], waited_ms, 0, f"{self._identity.node}, load {submit.load}"))
         spans.sort(key=lambda span: (span.step, span.after_ms))
         agents = [progress for _, progress in sorted(self._progress.items())]
         return Run(
@@ -162,8 +169,8 @@ class Recorder:
             coordinator=self._identity.node,
             rack=self._identity.rack,
             epoch=epoch,
-            at_ms=self._at_ms,
-            took_ms=self.after_ms(now),
+            at_ms=self._at_ms - waited_ms,
+            took_ms=self.after_ms(now) + waited_ms,
             considered=submit.considered if submit else 0,
             load=submit.load if submit else 0,
             outcome=outcome,
@@ -172,8 +179,8 @@ class Recorder:
             racks=tuple(self._racks[rack] for rack in sorted(self._racks)),
             offers=tuple(self._offers[node] for node in sorted(self._offers)),
             offers_omitted=self._omitted,
-            rounds=tuple(self._rounds),
-            nodes=tuple(self._nodes[node] for node in sorted(self._nodes)),
+            rounds=tuple(msgspec.structs.replace(one, after_ms=one.after_ms + waited_ms) for one in self._rounds),
+            nodes=tuple(_later(self._nodes[node], waited_ms) for node in sorted(self._nodes)),
             nodes_omitted=max(0, len(self._progress) - len(self._nodes)),
             messages=self.messages + sum(progress.messages for progress in agents),
             zookeeper_writes=writes + 1,
@@ -186,16 +193,21 @@ class Recorder:
             return
         at = self._confirmed_ms
         found = max((fetch.find_ms for fetch in fetches), default=0)
-        cached = sum(fetch.cached for fetch in fetches)
+        asked = sum(not fetch.cached for fetch in fetches)
         holders = sorted({name for fetch in fetches for name in fetch.chosen})
         leaders = sorted({fetch.storage_leader for fetch in fetches if fetch.storage_leader})
         self._spans.append(
-            Span(7, STEPS[7], at, found, f"{len(fetches) - cached} agents asked, {cached} had the image cached")
+            Span(7, STEPS[7], at, found, f"{asked} agents asked, {len(self._nodes) - asked} had the image already")
         )
         by = f", by the leaders of {', '.join(leaders)}" if leaders else ""
         self._spans.append(Span(8, STEPS[8], at, found, f"holders {', '.join(holders) or 'not needed'}{by}"))
         total = sum(sum(fetch.bytes_by_holder.values()) for fetch in fetches)
         started = sum(node.running_after_ms >= 0 for node in self._nodes.values())
-        self._spans.append(
-            Span(9, STEPS[9], at, max(0, self.after_ms(now) - at), f"{total} bytes fetched, {started} nodes started")
-        )
+        detail = f"{total / 2**20:.1f} MiB fetched, {started} nodes started"
+        self._spans.append(Span(9, STEPS[9], at, max(0, self.after_ms(now) - at), detail))
+
+
+def _later(node: NodeSeen, by_ms: int) -> NodeSeen:
+    if node.running_after_ms < 0:
+        return node
+    return msgspec.structs.replace(node, running_after_ms=node.running_after_ms + by_ms)

@@ -46,7 +46,7 @@ class Storage:
     def __init__(self, identity: Identity, settings: Settings, out: Outbox) -> None:
         self._identity = identity
         self._out = out
-        self.leftovers = Leftovers(settings, out)
+        self.leftovers = Leftovers(settings, out, identity.guid)
         self._held: frozenset[str] = frozenset()
         self._free_bytes = 0
         self._busy = 0

@@ -352,7 +352,7 @@ def test_a_holder_frees_what_no_image_refers_to_any_more_and_nothing_else():
     world.give(holder, fx.StoreChanged((DIGEST, other), 1, 0), 0.002)  # after what the world says at its start
     world.settle()
     assert world.dropped == []
-    world.pass_time(world.settings.leftovers_after_s + 1)
+    world.pass_time(1.25 * world.settings.leftovers_after_s + 1)
     assert world.dropped == [("r1s01", other)]
 
 
@@ -360,11 +360,11 @@ def test_a_holder_keeps_what_a_deployment_runs_from_though_the_name_means_someth
     world = settled(racks=2, compute=1)
     deployment = world.create(2)  # of DIGEST, which no image record names
     world.until_final(deployment)
-    world.pass_time(world.settings.leftovers_after_s + 2)
+    world.pass_time(1.25 * world.settings.leftovers_after_s + 2)
     assert world.dropped == []
     world.change(deployment, gone=True)
     world.until_final(deployment)
-    world.pass_time(world.settings.leftovers_every_s + world.settings.leftovers_after_s + 1)
+    world.pass_time(1.25 * (world.settings.leftovers_every_s + world.settings.leftovers_after_s) + 1)
     assert sorted(world.dropped) == [("r1s01", DIGEST), ("r2s01", DIGEST)]
 
 
