@@ -19,8 +19,9 @@ import logging
 
 from fabric.api.control import ControlPlane
 from fabric.api.problems import unavailable
+from fabric.commands import DropImage, Dropped
 from fabric.images.protocol import Holder
-from fabric.messages import DropImage, Dropped, Holders
+from fabric.messages import Holders
 from fabric.records import Image
 from zk import paths
 from zk.tree import MultiFailed, NodeExists, NoNode, TreeError

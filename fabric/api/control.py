@@ -24,8 +24,9 @@ from fabric.api.problems import unavailable
 from fabric.api.settings import ApiConfig
 from fabric.api.store import Store
 from fabric.api.watches import Watches
+from fabric.commands import Answer, Command
 from fabric.effects import CallTree, Effect, Input, Note, Received, Send, TreeDone
-from fabric.messages import Answer, AnyMessage, Command, Holders, NodeCommand
+from fabric.messages import AnyMessage, Holders, NodeCommand
 from fabric.records import LayerName
 from fabric.roles.calls import Gathered
 from fabric.roles.client import Client, Statuses

@@ -15,7 +15,8 @@ from fabric.api.control import ControlPlane
 from fabric.api.inventory import Inventory
 from fabric.api.problems import invalid, not_found, unavailable
 from fabric.api.schemas import InstanceItem, InstanceList
-from fabric.messages import Command, Describe, Described, InstanceView, LogText, NodeCommand, ReadLog
+from fabric.commands import Command, Describe, Described, InstanceView, LogText, ReadLog
+from fabric.messages import NodeCommand
 from fabric.ordinals import MAX_COUNT
 from fabric.records import Deployment
 

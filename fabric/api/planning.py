@@ -11,7 +11,7 @@ from collections import Counter
 from fabric.api import views
 from fabric.api.control import ControlPlane
 from fabric.api.schemas import DryRunView, RackOffer
-from fabric.messages import AskOffer, Offer
+from fabric.commands import AskOffer, Offer
 from fabric.records import Policy
 from fabric.resources import Resources
 from fabric.roles.placement import NodeOffer, Wish, explain, node_offer, place

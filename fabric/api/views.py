@@ -17,8 +17,9 @@ from fabric.api.schemas import (
     ShareView,
 )
 from fabric.api.store import Versioned
+from fabric.commands import InstanceView
 from fabric.flavors import Flavor
-from fabric.messages import InstanceView, NodeStatus, RackStatus
+from fabric.messages import NodeStatus, RackStatus
 from fabric.ordinals import format_ordinals
 from fabric.records import Deployment, Image, LayerName, Share
 from fabric.resources import ZERO, Resources

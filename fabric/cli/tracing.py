@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from fabric.cli import output
 from fabric.cli.client import Api, segment
 from fabric.cli.exits import Exit
-from fabric.messages import FetchNote
+from fabric.commands import FetchNote
 from fabric.ordinals import parse_ordinals
 from fabric.roles.trace import STEPS, NodeSeen, OfferSeen, Run, Span, Trace
 

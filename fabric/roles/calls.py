@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from fabric.messages import Answer, Command, NodeCommand, RackAnswer, RackCall
+from fabric.commands import Answer, Command
+from fabric.messages import NodeCommand, RackAnswer, RackCall
 from fabric.roles.leaders import LeaderDirectory
 from fabric.roles.outbox import Outbox
 

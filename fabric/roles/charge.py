@@ -10,7 +10,8 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from fabric.messages import Answer, Command, NodeCommand, Stale
+from fabric.commands import Answer, Command, Stale
+from fabric.messages import NodeCommand
 from fabric.records import Deployment
 from fabric.roles.calls import Gathered, RackCalls
 from fabric.roles.outbox import Outbox

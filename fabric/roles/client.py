@@ -13,9 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from fabric.commands import Command
 from fabric.effects import CallTree, Effect, Input, Received, TreeDone
 from fabric.messages import (
-    Command,
     FindHolders,
     Holders,
     NodeCommand,

@@ -17,8 +17,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from fabric.effects import FetchLog, LogFetched, StopInstance
-from fabric.messages import (
+from fabric.commands import (
     Answer,
     AskOffer,
     Cancel,
@@ -27,9 +26,7 @@ from fabric.messages import (
     Confirm,
     Describe,
     Described,
-    Heartbeat,
     LogText,
-    NodeAnswer,
     Offer,
     Progress,
     ReadLog,
@@ -39,6 +36,8 @@ from fabric.messages import (
     Stop,
     Unable,
 )
+from fabric.effects import FetchLog, LogFetched, StopInstance
+from fabric.messages import Heartbeat, NodeAnswer
 from fabric.ordinals import format_ordinals, parse_ordinals
 from fabric.records import BadRecord, Deployment, decode
 from fabric.roles.instances import Instances

@@ -15,7 +15,8 @@ Creating, scaling, deleting, going on after a dead coordinator or a node that di
 
 Order is what makes it safe: the plan is in ZooKeeper **before** anything is confirmed, and ordinals leave the plan
 before they are stopped; so whoever takes over reads in the record what may be running where. A user's change that comes
-in the middle shows as a failed write; the coordinator adopts the new record and reconciles again, under the same epoch.
+in the middle is seen when it is submitted (`look`), or at the latest as a failed write; the coordinator adopts the new
+record and reconciles again, under the same epoch.
 
 A scale-up that cannot be placed leaves the deployment as it was, and says why.
 """
@@ -27,7 +28,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from fabric.messages import Progress, Submit
+from fabric.commands import Progress
+from fabric.messages import Submit
 from fabric.ordinals import format_ordinals
 from fabric.records import Deployment, Share, State
 from fabric.roles.calls import RackCalls
@@ -399,7 +401,7 @@ def _left_behind(left: tuple[Place, ...]) -> tuple[str, ...]:
     if not left:
         return ()
     nodes = ", ".join(node for node, _rack in left)
-    return (f"no answer from {nodes}: what runs there is stopped when they register again",)
+    return (f"no answer from {nodes}: what runs there is stopped when they look at the record",)
 
 
 def plan_of(where: dict[int, Place]) -> tuple[Share, ...]:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from fabric.commands import FetchNote
 from fabric.effects import (
     Adopted,
     FetchImage,
@@ -30,7 +31,7 @@ from fabric.effects import (
     StartInstance,
     StopInstance,
 )
-from fabric.messages import FetchNote, NodeReport
+from fabric.messages import NodeReport
 from fabric.roles.finder import Found, HolderFinder
 from fabric.roles.ledger import Ledger
 from fabric.roles.outbox import Outbox, earliest

@@ -18,7 +18,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from fabric.messages import Offer
+from fabric.commands import Offer
 from fabric.records import Policy
 
 

@@ -14,9 +14,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from fabric.commands import Answer, Command
 from fabric.messages import (
-    Answer,
-    Command,
     Heartbeat,
     LeaderHello,
     NodeAnswer,

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from fabric.messages import FetchNote, Progress, Submit
+from fabric.commands import FetchNote, Progress
+from fabric.messages import Submit
 from fabric.ordinals import format_ordinals
 from fabric.roles.calls import Gathered
 from fabric.roles.placement import NodeOffer, Placement

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from fabric.messages import AskOffer, Cancel, Offer, Reserve, Reserved
+from fabric.commands import AskOffer, Cancel, Offer, Reserve, Reserved
 from fabric.ordinals import format_ordinals, parse_ordinals
 from fabric.roles.calls import Gathered
 from fabric.roles.charge import Charge, Place

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from fabric.messages import Confirm, Progress, Unable
+from fabric.commands import Confirm, Progress, Unable
 from fabric.ordinals import format_ordinals, parse_ordinals
 from fabric.records import Share
 from fabric.roles.calls import Gathered

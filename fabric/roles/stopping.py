@@ -1,14 +1,14 @@
 """Stopping ordinals on nodes, for scaling down, deleting, giving up, and before an ordinal moves elsewhere.
 
 `Stop` is repeated until every node has said that none of the ordinals is left, or ZooKeeper does not count the node as
-present any more (what it still runs it stops itself, when it registers again), or `deadline_s` is over.
+present any more (what it still runs it stops itself, when it looks at the record), or `deadline_s` is over.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from fabric.messages import Progress, Stop
+from fabric.commands import Progress, Stop
 from fabric.ordinals import format_ordinals, parse_ordinals
 from fabric.roles.calls import Gathered
 from fabric.roles.charge import Charge, Place

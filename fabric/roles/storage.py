@@ -11,24 +11,9 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 
+from fabric.commands import Answer, Command, DropImage, Dropped, HasImage, ImageHeld, Replicate, Replicating, Unable
 from fabric.effects import ContentDropped, DropContent, FetchImage, ImageFailed, ImageReady, StoreChanged
-from fabric.messages import (
-    Answer,
-    Command,
-    DropImage,
-    Dropped,
-    FindHolders,
-    HasImage,
-    Heartbeat,
-    HolderRef,
-    Holders,
-    ImageHeld,
-    NodeAnswer,
-    PickStores,
-    Replicate,
-    Replicating,
-    Unable,
-)
+from fabric.messages import FindHolders, Heartbeat, HolderRef, Holders, NodeAnswer, PickStores
 from fabric.resources import ZERO
 from fabric.roles.calls import Gathered, RackCalls
 from fabric.roles.leaders import LeaderDirectory

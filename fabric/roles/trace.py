@@ -11,7 +11,7 @@ import zlib
 
 import msgspec
 
-from fabric.messages import FetchNote
+from fabric.commands import FetchNote
 
 MAX_RUNS = 4
 MAX_OFFERS = 200

@@ -19,7 +19,7 @@ from typing import Literal
 
 import msgspec
 
-from fabric.messages import FetchNote, InstanceView, OrdinalFailure, Progress
+from fabric.commands import FetchNote, InstanceView, OrdinalFailure, Progress
 from fabric.ordinals import format_ordinals
 from fabric.records import Spec
 from fabric.roles.settings import Identity

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from fabric.messages import Answer, AnyMessage, Command, NodeAnswer, NodeCall, NodeReport
+from fabric.commands import Answer, Command
+from fabric.messages import AnyMessage, NodeAnswer, NodeCall, NodeReport
 from fabric.records import Member, decode
 from fabric.resources import Resources
 from fabric.roles.settings import Settings

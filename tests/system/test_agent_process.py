@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fabric.messages import AskOffer, Cancel, Cancelled, Confirm, Describe, Described, Offer, Reserve, Reserved
+from fabric.commands import AskOffer, Cancel, Cancelled, Confirm, Describe, Described, Offer, Reserve, Reserved
 from fabric.records import Spec
 from fabric.resources import Resources
 from fabric.runtime.frames import frame_of

@@ -14,9 +14,7 @@ from pathlib import Path
 import pytest
 import zmq
 
-from fabric.images.protocol import Holder
-from fabric.images.push import Push
-from fabric.messages import (
+from fabric.commands import (
     Answer,
     Confirm,
     Describe,
@@ -35,6 +33,8 @@ from fabric.messages import (
     Reserved,
     Stop,
 )
+from fabric.images.protocol import Holder
+from fabric.images.push import Push
 from fabric.records import Deployment, Member, Share, Spec, encode
 from fabric.resources import Resources
 from tests.system.agents import AgentFarm, Talker, agent_processes, read_members, registered, talk

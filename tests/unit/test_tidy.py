@@ -15,8 +15,6 @@ ROOT = Path(__file__).parents[2]
 MAX_LINES = 450
 MAX_TEST_LINES = 700
 """A test file is a list: it may be longer than what has to be understood as a whole."""
-TABLES = {"fabric/messages.py": 600}
-"""Modules that are a table, of which one reads the entry one looks for."""
 PACKAGES = ("fabric", "zk", "deploy", "bench")
 CODE = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
@@ -61,7 +59,7 @@ def test_there_is_code_to_look_at() -> None:
 @pytest.mark.parametrize("path", [*CODE, *TESTS], ids=name)
 def test_a_file_can_be_read_in_one_go(path: Path) -> None:
     lines = path.read_text().splitlines()
-    limit = MAX_TEST_LINES if path in TESTS else TABLES.get(name(path), MAX_LINES)
+    limit = MAX_TEST_LINES if path in TESTS else MAX_LINES
     assert len(lines) <= limit, f"{len(lines)} lines: split it by what it does"
 
 

@@ -11,25 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fabric.commands import AskOffer, Confirm, LogText, Offer, Progress, Reserve, Reserved, Stop
 from fabric.messages import (
     PROTOCOL,
     AnyMessage,
-    AskOffer,
-    Confirm,
     FindHolders,
     LeaderHello,
-    LogText,
     NodeAnswer,
     NodeCall,
     NodeCommand,
     NodeReport,
-    Offer,
-    Progress,
     RackAnswer,
     RackCall,
-    Reserve,
-    Reserved,
-    Stop,
     Submit,
 )
 from fabric.ordinals import MAX_COUNT, format_ordinals

@@ -26,7 +26,7 @@ from fabric.api.schemas import (
     RackList,
     RackView,
 )
-from fabric.messages import FetchNote
+from fabric.commands import FetchNote
 from fabric.roles.trace import NodeSeen, OfferSeen, RackSeen, RoundSeen, Span, Trace
 from tests.unit.cli.api_server import LARGE, ApiServer, Reply, problem, run
 from tests.unit.cli.conftest import Fabric

@@ -5,10 +5,9 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from fabric.commands import Describe, Described
 from fabric.effects import CallTree, Effect, Note, Received, Send, TreeDone
 from fabric.messages import (
-    Describe,
-    Described,
     FindHolders,
     HolderRef,
     Holders,

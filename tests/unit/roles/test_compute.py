@@ -7,13 +7,12 @@ import random
 import pytest
 
 from fabric import effects as fx
-from fabric.messages import (
+from fabric.commands import (
     AskOffer,
     Cancel,
     Confirm,
     Describe,
     HasImage,
-    NodeAnswer,
     Offer,
     Progress,
     ReadLog,
@@ -23,6 +22,7 @@ from fabric.messages import (
     Stop,
     Unable,
 )
+from fabric.messages import NodeAnswer
 from fabric.records import Spec
 from fabric.resources import Resources
 from fabric.roles.compute import Compute

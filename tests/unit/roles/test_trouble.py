@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from fabric import effects as fx
-from fabric.messages import AnyMessage, NodeAnswer, Reserved
+from fabric.commands import Reserved
+from fabric.messages import AnyMessage, NodeAnswer
 from fabric.resources import Resources
 from tests.unit.roles.test_flow import exactly, settled
 from tests.unit.roles.world import Host, World
