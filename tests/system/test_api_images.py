@@ -119,7 +119,7 @@ def test_a_wrong_digest_is_refused_and_leaves_nothing(fabric: World) -> None:
 
 
 def test_a_large_body_that_is_no_image_is_refused_before_it_is_all_sent(fabric: World) -> None:
-    # What is sent on after the refusal is thrown away for `upload_drain_s` (2 s), and loopback carries some GiB by then:
+    # What comes after the refusal is thrown away for `upload_drain_s` (2 s), and loopback carries some GiB by then:
     # the whole must be more than any machine sends in that time.
     sent, whole, piece = 0, 32 * 1024, b"\0x" * (MIB // 2)
 
