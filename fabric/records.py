@@ -55,6 +55,9 @@ Environment = Annotated[
 ]
 """Of an instance; the API takes less."""
 
+Seconds = Annotated[int, msgspec.Meta(ge=0, le=7 * 86_400)]
+DEFAULT_LOST_AFTER_S = 10
+
 MAX_SHARES = MAX_COUNT
 PACK_OVER_BYTES = 4096
 MAX_PLAIN_BYTES = 2 * 1024 * 1024
@@ -132,6 +135,8 @@ class Spec(msgspec.Struct, frozen=True):
     resources: Resources
     environment: Environment
     restart: Restart
+    stop_after_s: Seconds = 0
+    """Out of touch with ZooKeeper for so long, a node stops its instances of this deployment. 0: they run on."""
 
 
 class _Unplanned(msgspec.Struct, frozen=True):
@@ -158,12 +163,16 @@ class _Unplanned(msgspec.Struct, frozen=True):
     reason: str = ""
     reasons: tuple[str, ...] = ()
     key: str = ""
+    lost_after_s: Seconds = DEFAULT_LOST_AFTER_S
+    exclusive: bool = False
+    lacking: Count = 0
 
 
 class _Written(_Unplanned, frozen=True):
     """As it is in the znode: rack -> its shares, "node=ordinals" with a space between them."""
 
     plan: dict[Name, str] = {}
+    leaving: dict[Name, str] = {}
 
 
 class Deployment(_Unplanned, frozen=True):
@@ -174,26 +183,20 @@ class Deployment(_Unplanned, frozen=True):
     and of the command round for which `plan` was written: an agent's own are compared with them.
     `had`: ordinals 0 … had-1 ran when it was last settled; a change that cannot be made goes back to them.
     `placed` is how many ordinals the plan has; below `count` it was placed short (`min_count`). Times: ms since 1970.
+
+    A node that vanished is replaced `lost_after_s` later (after ZooKeeper counted it out); `lacking` ordinals of a
+    settled deployment ran, were lost, and have no other place yet. `leaving`: ordinals that run elsewhere by the plan,
+    or are about to, and still at their old node too, which is being drained; with `exclusive` they are stopped there
+    before they start elsewhere, and are never in two places.
     Raises ValueError for a plan that has an ordinal twice, or two shares of one node.
     """
 
     plan: tuple[Share, ...] = ()
+    leaving: tuple[Share, ...] = ()
 
     def __post_init__(self) -> None:
-        if len(self.plan) > MAX_SHARES:
-            raise ValueError(f"plan: expected at most {MAX_SHARES} shares, found {len(self.plan)}")
-        places: set[tuple[str, str]] = set()
-        seen: set[int] = set()
-        for share in self.plan:
-            place = (share.rack, share.node)
-            if place in places:
-                raise ValueError(f"plan: expected one share a node, found two of {share.rack}/{share.node}")
-            places.add(place)
-            ordinals = share.numbers()
-            if not seen.isdisjoint(ordinals):
-                twice = min(seen.intersection(ordinals))
-                raise ValueError(f"plan: expected each ordinal once, found {twice} again at {share.rack}/{share.node}")
-            seen.update(ordinals)
+        _check_shares("plan", self.plan)
+        _check_shares("leaving", self.leaving)
 
     @property
     def placed(self) -> int:
@@ -202,6 +205,45 @@ class Deployment(_Unplanned, frozen=True):
     @property
     def final(self) -> bool:
         return self.state in FINAL_STATES and self.settled == self.generation
+
+
+def _check_shares(what: str, shares: tuple[Share, ...]) -> None:
+    if len(shares) > MAX_SHARES:
+        raise ValueError(f"{what}: expected at most {MAX_SHARES} shares, found {len(shares)}")
+    places: set[tuple[str, str]] = set()
+    seen: set[int] = set()
+    for share in shares:
+        place = (share.rack, share.node)
+        if place in places:
+            raise ValueError(f"{what}: expected one share a node, found two of {share.rack}/{share.node}")
+        places.add(place)
+        ordinals = share.numbers()
+        if not seen.isdisjoint(ordinals):
+            twice = min(seen.intersection(ordinals))
+            raise ValueError(f"{what}: expected each ordinal once, found {twice} again at {share.rack}/{share.node}")
+        seen.update(ordinals)
+
+
+class Lost(msgspec.Struct, frozen=True):
+    """/lost/{node}: a compute node that had been here and is not, found by its rack's leader (or, in a rack without
+    one, by another). `accepted_ms`: since when it is replaced, which is decided a moment later, because many that vanish
+    at once are first waited for (the brake); 0: not yet. `by`: who decided: a leader's node, or "operator".
+    The znode goes when the node is back."""
+
+    node: Name
+    rack: Name
+    since_ms: Number
+    accepted_ms: Number = 0
+    by: Label = ""
+
+
+class Drain(msgspec.Struct, frozen=True):
+    """/drains/{node}: start elsewhere what runs there, then stop it there. `deadline_ms`: what found no other place by
+    then is stopped all the same."""
+
+    node: Name
+    since_ms: Number
+    deadline_ms: Number
 
 
 class Key(msgspec.Struct, frozen=True):
@@ -235,11 +277,8 @@ def encode(record: msgspec.Struct) -> bytes:
     """A record as a znode's content. A deployment of 10,000 ordinals has a few KB on 400 nodes, on 5,000 below 64."""
     if not isinstance(record, Deployment):
         return msgspec.json.encode(record)
-    racks: dict[str, list[str]] = {}
-    for share in record.plan:
-        racks.setdefault(share.rack, []).append(f"{share.node}={share.ordinals}")
-    plan = {rack: " ".join(shares) for rack, shares in racks.items()}
-    plain = msgspec.json.encode(_Written(**{name: getattr(record, name) for name in _FIELDS}, plan=plan))
+    fields = {name: getattr(record, name) for name in _FIELDS}
+    plain = msgspec.json.encode(_Written(**fields, plan=_by_rack(record.plan), leaving=_by_rack(record.leaving)))
     return plain if len(plain) <= PACK_OVER_BYTES else _PACKED + zlib.compress(plain, 6)
 
 
@@ -249,9 +288,17 @@ def decode(data: bytes, kind: type[R], where: str) -> R:
         if not issubclass(kind, Deployment):
             return msgspec.json.decode(data, type=kind)
         written = msgspec.json.decode(_unpacked(data), type=_Written)
-        return kind(**{name: getattr(written, name) for name in _FIELDS}, plan=_shares(written.plan))
+        fields = {name: getattr(written, name) for name in _FIELDS}
+        return kind(**fields, plan=_shares(written.plan), leaving=_shares(written.leaving))
     except (msgspec.DecodeError, ValueError, RecursionError, zlib.error) as error:
         raise BadRecord(f"{where}: expected a {kind.__name__} record as JSON, found: {error}") from error
+
+
+def _by_rack(shares: tuple[Share, ...]) -> dict[str, str]:
+    racks: dict[str, list[str]] = {}
+    for share in shares:
+        racks.setdefault(share.rack, []).append(f"{share.node}={share.ordinals}")
+    return {rack: " ".join(parts) for rack, parts in racks.items()}
 
 
 def _shares(plan: dict[str, str]) -> tuple[Share, ...]:

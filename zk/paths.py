@@ -12,6 +12,8 @@
     /keys/drop-{digest}                            ephemeral   the fence of a content that is about to be dropped
     /images/{name}                                 persistent  one record an image
     /cordons/{node}                                persistent  this node gets nothing new
+    /drains/{node}                                 persistent  what runs on this node is to run elsewhere
+    /lost/{node}                                   persistent  this node vanished: since when, and whether it is replaced
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ OPEN = "/open"
 KEYS = "/keys"
 IMAGES = "/images"
 CORDONS = "/cordons"
+DRAINS = "/drains"
+LOST = "/lost"
 
 ROOTS: tuple[str, ...] = (
     *(f"{top}/{layer}" for top in (MEMBERS, CANDIDATES, LEADERS) for layer in LAYERS),
@@ -39,6 +43,8 @@ ROOTS: tuple[str, ...] = (
     KEYS,
     IMAGES,
     CORDONS,
+    DRAINS,
+    LOST,
 )
 """The persistent znodes that any process makes when it finds them missing."""
 
@@ -103,3 +109,11 @@ def image(name: str) -> str:
 
 def cordon(node: str) -> str:
     return f"{CORDONS}/{node}"
+
+
+def drain(node: str) -> str:
+    return f"{DRAINS}/{node}"
+
+
+def lost(node: str) -> str:
+    return f"{LOST}/{node}"

@@ -52,6 +52,28 @@ class Settings:
     """For all of a deployment's ordinals to be gone; what is left then is stopped by its agent's own check."""
     verify_every_s: float = 120.0
     """How often an agent compares what it runs with the deployments' records (half as much jitter either way)."""
+    lost_note_s: float = 1.0
+    """A member that vanished and is not back after this long is noted as lost."""
+    brake_settle_s: float = 2.0
+    """From there to the decision to replace it: nodes that vanish together are seen together by then."""
+    brake_window_s: float = 60.0
+    """Nodes whose replacement was decided this recently still count as vanished together with those lost now."""
+    brake_rack_share: float = 0.5
+    brake_fabric_share: float = 0.2
+    """More of a rack's, or of the fabric's, compute nodes lost at once: nothing is replaced until they are back or an
+    operator says so."""
+    brake_least: int = 3
+    """Fewer lost nodes than this never stop replacement: half of a rack of two is one."""
+    brake_interval_s: float = 2.0
+    """How often it is looked whether those that vanished are back."""
+    patrol_interval_s: float = 60.0
+    """How often a leader reads its share of all records, for what no event has told."""
+    orphan_after_s: float = 2.0
+    """A rack without a leader for so long is looked after by the leaders of others."""
+    repair_interval_s: float = 30.0
+    """How often a storage leader compares its share of the images with who holds them, for what no event has told."""
+    repair_wait_s: float = 600.0
+    """For a copy to be whole; then another holder is picked."""
     max_rounds: int = 12
     """Rounds of placing again what another request took first, before the racks are asked anew."""
     max_coordinated: int = 256
