@@ -58,7 +58,8 @@ class AskOffer(Message, frozen=True):
 class Offer(Message, frozen=True):
     """It promises nothing. `count` instances fit now; `held` more would fit if no other request's unconfirmed
     reservations were here, the oldest of which has ticket `oldest` (0: none). `capacity`: how many fit in an empty
-    node. `short`: the dimension that limits."""
+    node. `short`: the dimension that limits. `registered`: the zxid of the node's registration; a claim that is older
+    can't place anything there (see `fabric.roles.compute`)."""
 
     count: Count
     free: Resources
@@ -68,6 +69,7 @@ class Offer(Message, frozen=True):
     oldest: Number
     capacity: Count
     short: Label
+    registered: Number = 0
 
 
 class Reserve(Message, frozen=True):
@@ -195,7 +197,7 @@ class Describe(Message, frozen=True):
 
 
 class InstanceView(msgspec.Struct, frozen=True):
-    """One instance as its node sees it. `state`: assigned, fetching, starting, running, backoff, exited, failed,
+    """One instance as its node sees it. `state`: recovering, parked, assigned, fetching, starting, running, backoff, exited, failed,
     stopping. `started_ms` is 0 before the first start."""
 
     id: Label

@@ -79,12 +79,13 @@ class Agent:
         self.settings = settings
         self._rng = rng
         self._out = Outbox()
-        self._member = Membership(identity, settings, self._out)
         self._beats = Beats(identity, rng, self._out)
         self._candidacy = Candidacy(identity.layer, identity.rack, identity.guid, self._leader_record(0))
         self._rack = RackLeader(identity, settings, self._out)
         compute = identity.layer == "compute"
         self._compute = Compute(identity, settings, rng, self._out, journal) if compute else None
+        home = self._compute.verifier if self._compute is not None else None
+        self._member = Membership(identity, settings, self._out, home)
         self._storage = None if compute else Storage(identity, settings, self._out)
         self._leading = Leading(identity, settings, rng, self._out) if compute else None
         self._storage_leading = None if compute else StorageLeading(identity, settings, self._out)
@@ -118,6 +119,8 @@ class Agent:
 
     def start(self, now: float) -> list[Effect]:
         """Before any input. What the journal holds was taken over by the constructor."""
+        if self._compute is not None:
+            self._compute.touch.lost(now)
         return self._out.take()
 
     def handle(self, now: float, wall_ms: int, event: Input) -> list[Effect]:
@@ -190,6 +193,7 @@ class Agent:
         """What follows from any input: leadership begun or ended, news told."""
         if self._leaving_at is not None and self._member.left and self._candidacy.resigned:
             self._quit()
+        self._member.go_on()
         if self._member.present and not self._was_present:
             self._registered(now)
         self._was_present = self._member.present
@@ -217,6 +221,10 @@ class Agent:
         if event.state is SessionState.CONNECTED:
             self._session = event.session_id
             self._suspended_at = None
+            if self._compute is not None:
+                self._compute.touch.found()
+                if self._member.present:  # in the same session: it was counted as present all the time
+                    self._compute.touch.resume(now)
             if self._standing:
                 self._submit(self._candidacy.on_session(event))
             if self._rack.leads:
@@ -225,12 +233,17 @@ class Agent:
                 self._leading.release(now)
         elif event.state is SessionState.SUSPENDED:
             self._suspended_at = now
+            if self._compute is not None:
+                self._compute.touch.lost(now)
             self._submit(self._candidacy.on_session(event))
             if self._leading is not None:
                 self._leading.hold()
         else:
             self._suspended_at = None
             self._standing = False
+            if self._compute is not None:
+                self._compute.touch.lost(now)
+                self._compute.departed(now)
             self._submit(self._candidacy.on_session(event))
             self._drop_leadership("the session is lost")
 
@@ -241,7 +254,7 @@ class Agent:
             self._submit(self._candidacy.on_session(SessionChanged(SessionState.CONNECTED, self._session)))
         if self._compute is not None:
             self._ask_cordon()
-            self._compute.verify_all(now)
+            self._compute.arrived(now, self._member.registered)
         elif self._storage is not None:
             self._storage.registered(now)
 
@@ -260,7 +273,7 @@ class Agent:
         elif self._storage is not None and self._storage.leftovers.on_tree(now, token, outcome):
             return
         elif self._compute is not None and not self._compute.instances.finder.on_tree(now, token, outcome):
-            self._compute.on_tree(now, token, outcome)
+            self._compute.verifier.on_tree(now, token, outcome)
 
     def _ask_cordon(self) -> None:
         self._out.tree(CORDON, Exists(paths.cordon(self.identity.node), watch=True))

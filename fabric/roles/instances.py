@@ -79,7 +79,8 @@ class Instances:
         self._notes: dict[str, Found] = {}
         self._dirty: set[str] = set()
         self._reported: dict[str, float] = {}
-        self._adopted = False
+        self.adopted = False
+        """What the driver found at start is known."""
         self._orphans: set[str] = set()
         self._load(journal)
 
@@ -107,6 +108,13 @@ class Instances:
     def images(self) -> int:
         return sum(self._images.values())
 
+    @property
+    def ending(self) -> bool:
+        """Something is being stopped, and not gone yet."""
+        return bool(self._orphans) or any(
+            entry.state == "stopping" for work in self.works.values() for entry in work.entries.values()
+        )
+
     # --- what the compute role asks ------------------------------------------------------------------------------
 
     def save(self, work: Work) -> None:
@@ -133,6 +141,12 @@ class Instances:
         for ordinal in ordinals:
             grace_s = self._settings.stop_grace_s
             self._out.add(StopInstance(instance_id(work.deployment, ordinal), grace_s))
+
+    def park(self, work: Work, entry: Entry) -> None:
+        """Stop it, but keep its place and its name: it starts again when its entry is `assigned` again."""
+        entry.state, entry.retry_at, entry.pid = "parked", None, 0
+        self.stop(work, (entry.ordinal,))
+        self._dirty.add(work.deployment)
 
     @staticmethod
     def mark_stopping(work: Work, ordinals: tuple[int, ...]) -> tuple[int, ...]:
@@ -276,7 +290,7 @@ class Instances:
         entry.attempt = event.attempt
         entry.pid, entry.started_ms, entry.directory = event.pid, event.started_ms, event.directory
         entry.started_s = now
-        if entry.state == "stopping":
+        if entry.state in ("stopping", "parked"):
             return
         if entry.state == "exited":  # it had ended for good; somebody runs it all the same
             self._out.add(StopInstance(event.instance, self._settings.stop_grace_s))
@@ -290,7 +304,7 @@ class Instances:
 
     def on_failed(self, now: float, event: InstanceFailed) -> None:
         known = self._entry(event.instance)
-        if known is None or known[1].state == "stopping" or event.attempt < known[1].attempt:
+        if known is None or known[1].state in ("stopping", "parked") or event.attempt < known[1].attempt:
             return
         work, entry = known
         if entry.ran:
@@ -305,7 +319,7 @@ class Instances:
             self._orphan(event.instance)
             return
         work, entry = known
-        if entry.state in ("stopping", "exited") or event.attempt < entry.attempt:
+        if entry.state in ("stopping", "parked", "exited") or event.attempt < entry.attempt:
             return
         entry.attempt = event.attempt
         entry.pid = 0
@@ -353,16 +367,12 @@ class Instances:
 
     def on_adopted(self, now: float, event: Adopted) -> None:
         """The driver has told all it found: what it did not find starts again, what should stop stops."""
-        self._adopted = True
+        self.adopted = True
         for _, work in sorted(self.works.items()):
             stopping = tuple(o for o, entry in sorted(work.entries.items()) if entry.state == "stopping")
             self.stop(work, stopping)
-            for entry in work.entries.values():
-                if entry.state == "recovering":
-                    entry.state = "assigned"
             if any(entry.state != "stopping" for entry in work.entries.values()):
                 self._want(work.spec.digest)  # also for what runs already: the cache must not evict what it runs from
-            self._advance(now, work)
 
     # --- reports and time ----------------------------------------------------------------------------------------
 

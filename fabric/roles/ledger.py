@@ -106,6 +106,11 @@ class Ledger:
         for slot in [slot for slot in self._reserved if slot[0] == deployment]:
             self.cancel(slot)
 
+    def cancel_all(self) -> None:
+        """Give every reservation back; what was confirmed stays."""
+        for slot in list(self._reserved):
+            self.cancel(slot)
+
     def release(self, slot: Slot) -> None:
         need = self._placed.pop(slot, None)
         if need is not None:

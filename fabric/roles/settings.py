@@ -17,6 +17,8 @@ class Settings:
     """Agent to rack leader, with free capacity."""
     silent_after_s: float = 3.5
     """A rack leader does not wait for an agent that it has not heard of for so long."""
+    home_wait_s: float = 20.0
+    """Before it registers, an agent waits so long for what must not run there any more to be gone."""
     sweep_interval_s: float = 5.0
     """How often a rack leader looks for open deployments without an owner."""
     load_hint_interval_s: float = 5.0

@@ -39,9 +39,10 @@ IDENTITY = Identity("n1", "r1", "compute", "ab12cd34", "tcp://n1/ab12cd34", Reso
 class Bench:
     """One compute role and the answers it gives."""
 
-    def __init__(self, journal: dict[str, bytes] | None = None) -> None:
+    def __init__(self, journal: dict[str, bytes] | None = None, registered: int | None = 1) -> None:
         self.out = Outbox()
         self.role = Compute(IDENTITY, Settings(), random.Random(1), self.out, journal or {})
+        self.role.registered = registered
         self.journal = dict(journal or {})
         self.effects: list[fx.Effect] = []
 
@@ -125,14 +126,29 @@ def test_earlier_orders_are_refused_whatever_they_are(epoch: int, step: int):
     assert bench.role.ledger.placed_count == 2
 
 
-def test_the_fence_outlives_what_it_protected_and_a_restart():
+def test_after_a_restart_nothing_new_comes_under_a_claim_from_before():
+    """Its successor may have placed the same ordinals elsewhere, and nobody would have told this node."""
     bench = Bench()
     bench.confirm(5, 2, "0")
     bench.ask(Stop(DEPLOYMENT, 5, 3, "", True))
     bench.role.instances.on_gone(2.0, fx.InstanceGone(f"{DEPLOYMENT}.0"))
     assert any(isinstance(e, fx.Persist) and f"w/{DEPLOYMENT}" in e.deletes for e in bench.out.take())
-    again = Bench({key: value for key, value in bench.journal.items() if key.startswith("f/")})
-    assert again.confirm(5, 2, "0") == Stale(5, 3)
+    again = Bench(registered=6)  # of all this nothing is in the journal any more
+    assert again.confirm(5, 2, "0").refused == "0"
+    assert again.reserve(5, 2, "1").granted == ""
+    assert again.reserve(7, 1, "0-1").granted == "0-1"
+    assert again.confirm(7, 2, "0-1").waiting == "0-1"
+
+
+def test_who_is_not_registered_takes_nothing_new_but_keeps_what_it_has():
+    bench = Bench()
+    bench.confirm(5, 2, "0")
+    bench.reserve(5, 3, "1")
+    bench.role.departed(1.0)
+    assert (bench.role.ledger.reserved_count, bench.role.ledger.placed_count) == (0, 1)
+    assert bench.reserve(5, 4, "1").granted == ""
+    assert bench.confirm(5, 4, "0-1") == Progress("", "0", "", "1", (), 0, 0, None, 0, 0, 2, 0)
+    assert bench.ask(AskOffer("d-other1", NEED, 10, 9)).count == 0
 
 
 def test_stopping_is_journaled_and_repeated_without_harm():

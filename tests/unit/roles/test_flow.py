@@ -272,6 +272,7 @@ def test_two_agents_with_one_node_id_the_second_is_refused():
     stranger = replace(first.identity, guid="feedbeef0001", address="tcp://elsewhere/feedbeef0001")
     second = Host(stranger, Agent(stranger, world.settings, random.Random(1), {}), session=99)
     world.hosts["stranger"] = second
+    world.give(second, fx.Adopted((), ()))
     world.give(second, zt.SessionChanged(zt.SessionState.CONNECTED, 99))
     world.run(lambda: second.quit is not None, 30, "the second one leaves")
     assert "'r1c01'" in second.quit
