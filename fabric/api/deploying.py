@@ -202,6 +202,7 @@ class Deploying:
                 resources=flavor.resources,
                 environment=dict(request.environment),
                 restart=request.restart,
+                stop_after_s=request.stop_after_s,
             ),
             count=request.count,
             min_count=_least(request),
@@ -212,6 +213,8 @@ class Deploying:
             max_per_rack=request.max_per_rack,
             labels=dict(request.labels),
             key=key,
+            lost_after_s=request.lost_after_s,
+            exclusive=request.exclusive,
         )
 
 

@@ -46,8 +46,13 @@ class Deployment(msgspec.Struct, frozen=True):
     state: str
     final: bool
     gone: bool
+    lost_after_s: int
+    stop_after_s: int
+    exclusive: bool
     placed: int
+    lacking: int
     plan: tuple[Share, ...]
+    leaving: tuple[Share, ...]
     reason: str
     reasons: tuple[str, ...]
     created: str

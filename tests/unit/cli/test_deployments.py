@@ -62,6 +62,19 @@ def test_deploy_sends_what_was_given_and_leaves_the_rest_to_the_api(api: ApiServ
     }
 
 
+def test_what_happens_to_lost_nodes_is_sent_and_shown(api: ApiServer, fabric: Fabric) -> None:
+    leaving = [ShareView(node="r1c09", rack="r1", ordinals="3", count=1)]
+    changes = {"lost_after_s": 600, "stop_after_s": 90, "exclusive": True, "lacking": 2, "leaving": leaving}
+    api.on("POST", "/v1/deployments", Reply(deployment(), 202))
+    api.on("GET", ONE, RUNNING.model_copy(update=changes))
+    assert fabric(*DEPLOY, "--lost-after", "10m", "--stop-after", "90", "--exclusive").code == 0
+    sent = api.requests[0].json
+    assert (sent["lost_after_s"], sent["stop_after_s"], sent["exclusive"]) == (600, 90, True)
+    shown = fabric("show", ID).out
+    for part in ("replaced after 10 m", "stops its own after 90 s", "before they start elsewhere", "2 ran", "r1c09"):
+        assert part in shown
+
+
 def test_deploy_uses_the_given_key_and_makes_one_when_none_is_given(api: ApiServer, fabric: Fabric) -> None:
     api.on("POST", "/v1/deployments", Reply(deployment(), 202))
     fabric(*DEPLOY, "--key", "release-17")
