@@ -197,8 +197,8 @@ class Describe(Message, frozen=True):
 
 
 class InstanceView(msgspec.Struct, frozen=True):
-    """One instance as its node sees it. `state`: recovering, parked, assigned, fetching, starting, running, backoff, exited, failed,
-    stopping. `started_ms` is 0 before the first start."""
+    """One instance as its node sees it. `state`: recovering, parked, assigned, fetching, starting, running, backoff,
+    exited, failed, stopping. `started_ms` is 0 before the first start."""
 
     id: Label
     deployment: DeploymentId

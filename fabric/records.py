@@ -166,6 +166,7 @@ class _Unplanned(msgspec.Struct, frozen=True):
     lost_after_s: Seconds = DEFAULT_LOST_AFTER_S
     exclusive: bool = False
     lacking: Count = 0
+    moved: OrdinalText = ""
 
 
 class _Written(_Unplanned, frozen=True):
@@ -185,7 +186,8 @@ class Deployment(_Unplanned, frozen=True):
     `placed` is how many ordinals the plan has; below `count` it was placed short (`min_count`). Times: ms since 1970.
 
     A node that vanished is replaced `lost_after_s` later (after ZooKeeper counted it out); `lacking` ordinals of a
-    settled deployment ran, were lost, and have no other place yet. `leaving`: ordinals that run elsewhere by the plan,
+    settled deployment ran, were lost, and have no other place yet; `moved`, below `had`, were given another place since
+    it was settled. `leaving`: ordinals that run elsewhere by the plan,
     or are about to, and still at their old node too, which is being drained; with `exclusive` they are stopped there
     before they start elsewhere, and are never in two places.
     Raises ValueError for a plan that has an ordinal twice, or two shares of one node.
@@ -197,6 +199,7 @@ class Deployment(_Unplanned, frozen=True):
     def __post_init__(self) -> None:
         _check_shares("plan", self.plan)
         _check_shares("leaving", self.leaving)
+        check_ordinals(self.moved)
 
     @property
     def placed(self) -> int:
@@ -226,8 +229,8 @@ def _check_shares(what: str, shares: tuple[Share, ...]) -> None:
 
 class Lost(msgspec.Struct, frozen=True):
     """/lost/{node}: a compute node that had been here and is not, found by its rack's leader (or, in a rack without
-    one, by another). `accepted_ms`: since when it is replaced, which is decided a moment later, because many that vanish
-    at once are first waited for (the brake); 0: not yet. `by`: who decided: a leader's node, or "operator".
+    one, by another). `accepted_ms`: since when it is replaced, which is decided a moment later, because many that
+    vanish at once are first waited for (the brake); 0: not yet. `by`: who decided: a leader's node, or "operator".
     The znode goes when the node is back."""
 
     node: Name

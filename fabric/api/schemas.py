@@ -103,7 +103,7 @@ class DeploymentRequest(Model):
     )
     exclusive: bool = Field(
         default=False,
-        description="An ordinal that moves off a node that is drained is stopped before it starts elsewhere, not after.",
+        description="An ordinal that moves off a drained node is stopped before it starts elsewhere, not after.",
     )
     name: NodeOrImageName | None = Field(
         default=None, description="For people; need not be unique. Default: the image's name."

@@ -87,7 +87,7 @@ class Agent:
         home = self._compute.verifier if self._compute is not None else None
         self._member = Membership(identity, settings, self._out, home)
         self._storage = None if compute else Storage(identity, settings, self._out)
-        self._leading = Leading(identity, settings, rng, self._out) if compute else None
+        self._leading = Leading(identity, settings, rng, self._out, self._rack) if compute else None
         self._storage_leading = None if compute else StorageLeading(identity, settings, self._out)
         everybody = (self._compute, self._storage, self._leading, self._storage_leading)
         self._timed = [role for role in everybody if role is not None]
@@ -215,9 +215,10 @@ class Agent:
 
     def _on_session(self, now: float, event: SessionChanged) -> None:
         self._member.on_session(event)
-        for leading in (self._leading, self._storage_leading):
-            if leading is not None:
-                leading.directory.on_session(event)
+        if self._leading is not None:
+            self._leading.on_session(event)
+        if self._storage_leading is not None:
+            self._storage_leading.directory.on_session(event)
         if event.state is SessionState.CONNECTED:
             self._session = event.session_id
             self._suspended_at = None
@@ -288,9 +289,10 @@ class Agent:
         self._member.on_watch(path)
         self._submit(self._candidacy.on_watch(path))
         self._rack.on_watch(path)
-        for leading in (self._leading, self._storage_leading):
-            if leading is not None:
-                leading.directory.on_watch(path)
+        if self._leading is not None:
+            self._leading.on_watch(path)
+        if self._storage_leading is not None:
+            self._storage_leading.directory.on_watch(path)
         if self._compute is not None and path == paths.cordon(self.identity.node):
             self._ask_cordon()
 

@@ -20,8 +20,8 @@ V = TypeVar("V")
 
 
 class Listing(Generic[R, V]):
-    """Embed it: pass it every SessionChanged, WatchFired and TreeDone; it ignores what is not its own. `entries` are the
-    names with what `make` makes of record and stat. `prefix` begins its tokens, and nobody else's."""
+    """Embed it: pass it every SessionChanged, WatchFired and TreeDone; it ignores what is not its own. `entries` are
+    the names with what `make` makes of record and stat. `prefix` begins its tokens, and nobody else's."""
 
     RETRY_S = 0.5
 

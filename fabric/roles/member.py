@@ -67,8 +67,8 @@ class Home(Protocol):
 
 
 class Membership:
-    """Embed it: pass it every SessionChanged, WatchFired and TreeDone, and call `go_on` after every input. `present` says
-    whether the znode is ours, `registered` under which zxid."""
+    """Embed it: pass it every SessionChanged, WatchFired and TreeDone, and call `go_on` after every input. `present`
+    says whether the znode is ours, `registered` under which zxid."""
 
     def __init__(self, identity: Identity, settings: Settings, out: Outbox, home: Home | None = None) -> None:
         self._home = home

@@ -12,6 +12,7 @@ Losing leadership drops all of it: open calls get no answer from here, and their
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from fabric.commands import Answer, Command
@@ -79,6 +80,14 @@ class RackLeader:
         self._serial = 0
         self._epoch: int | None = None
         self._list_again_at: float | None = None
+        self.on_vanished: Callable[[float, str], None] = lambda now, node: None
+        """Told of a member that is gone from the list."""
+        self.on_appeared: Callable[[str], None] = lambda node: None
+        """Told of a member whose record was read."""
+
+    def is_member(self, node: str) -> bool:
+        """On ZooKeeper's list of this rack, as far as this leader knows."""
+        return self._listed is not None and node in self._listed
 
     @property
     def leads(self) -> bool:
@@ -128,7 +137,7 @@ class RackLeader:
         if isinstance(outcome, Listed):
             self._listed = set(outcome.names)
             self._unread &= self._listed
-            for gone in set(self._members) - self._listed:
+            for gone in sorted(set(self._members) - self._listed):
                 self._forget(now, gone)
             for name in outcome.names:
                 if name not in self._members:
@@ -164,12 +173,14 @@ class RackLeader:
         known = self._members.get(node)
         if known is None or known.member.guid != member.guid:
             known = self._members[node] = _Seen(member, now)
+            self.on_appeared(node)
         self._hello(now, known)
 
     def _forget(self, now: float, node: str) -> None:
         """A member's session is over: nobody waits for it any more."""
         if self._members.pop(node, None) is None:
             return
+        self.on_vanished(now, node)
         for key, entry in list(self._open.items()):
             if node in entry.waiting or node in entry.late:
                 entry.waiting.discard(node)

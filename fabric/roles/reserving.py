@@ -21,16 +21,19 @@ from dataclasses import dataclass, replace
 from fabric.commands import AskOffer, Cancel, Offer, Reserve, Reserved
 from fabric.ordinals import format_ordinals, parse_ordinals
 from fabric.roles.calls import Gathered
-from fabric.roles.charge import Charge, Place
+from fabric.roles.charge import Charge
 from fabric.roles.placement import NodeOffer, Placement, Wish, explain, node_offer, place
+from fabric.roles.plans import Place
 
 
 @dataclass(frozen=True, slots=True)
 class Reservations:
-    """`places`: ordinal -> where. Fewer than wanted, or none, when no more could be had: then `reasons` say why."""
+    """`places`: ordinal -> where. Fewer than wanted, or none, when no more could be had: then `reasons` say why.
+    `newcomers`: nodes that registered after the coordinator's claim, and so take nothing under it, might have room."""
 
     places: dict[int, Place]
     reasons: tuple[str, ...]
+    newcomers: bool = False
 
 
 class Reserving:
@@ -60,6 +63,7 @@ class Reserving:
         self._began = 0.0
         self._asked_at = 0.0
         self._again_at: float | None = None
+        self._newcomers = False
         self._unsure_until = 0.0
         """Nodes that did not answer a Reserve may hold reservations of ours until then."""
 
@@ -95,12 +99,17 @@ class Reserving:
         answers = self._charge.results(now, gathered)
         if answers is None:
             return
+        epoch = self._charge.epoch
+        self._newcomers = any(
+            isinstance(answer, Offer) and answer.registered > epoch and answer.count for _, answer in answers
+        )
         self._offers = {
             node: node_offer(node, rack, answer, self._used.get(node, 0) + self._reserved_on(node))
             for (node, rack), answer in answers
-            if isinstance(answer, Offer) and node not in self._exclude
+            if isinstance(answer, Offer) and node not in self._exclude and answer.registered <= epoch
         }
-        silent = [f"node {node}" for reply in gathered.replies for node in reply.silent]
+        # One that went away in the middle may only be restarting: like a silent one it is worth another round.
+        silent = [f"node {node}" for reply in gathered.replies for node in (*reply.silent, *reply.absent)]
         self._silent = (*(f"rack {rack}" for rack in gathered.silent_racks), *silent)
         self._charge.recorder.discussed(self._asked_at, now, gathered, list(self._offers.values()))
         self._place(now)
@@ -126,6 +135,10 @@ class Reserving:
         """Too few places for what is missing. True: reserve what there is. False: waiting, or at the end."""
         enough = len(self._places) + sum(one.count for one in placement.given) >= max(1, self._need)
         oldest = min((offer.oldest for offer in self._offers.values() if offer.held), default=0)
+        if self._newcomers:
+            self._give_back(now)
+            self._finish(now, ())
+            return False
         settings = self._charge.settings
         nobody = not self._offers and not self._exclude
         unsure = now < self._unsure_until
@@ -242,7 +255,7 @@ class Reserving:
         conflicts = f", {self._rounds} rounds" if self._rounds > 1 else ""
         detail = f"{len(self._places)} reserved, {len(self._missing)} without a place{conflicts}"
         charge.recorder.span(6, self._asked_at, now, detail)
-        self._done(now, Reservations(dict(self._places), reasons))
+        self._done(now, Reservations(dict(self._places), reasons, self._newcomers and bool(self._missing)))
 
 
 def cancel(charge: Charge, now: float, places: Iterable[Place]) -> None:

@@ -54,9 +54,9 @@ class Settings:
     """For all of a deployment's ordinals to be gone; what is left then is stopped by its agent's own check."""
     verify_every_s: float = 120.0
     """How often an agent compares what it runs with the deployments' records (half as much jitter either way)."""
-    lost_note_s: float = 1.0
+    lost_note_s: float = 0.3
     """A member that vanished and is not back after this long is noted as lost."""
-    brake_settle_s: float = 2.0
+    brake_settle_s: float = 1.0
     """From there to the decision to replace it: nodes that vanish together are seen together by then."""
     brake_window_s: float = 60.0
     """Nodes whose replacement was decided this recently still count as vanished together with those lost now."""
@@ -68,6 +68,8 @@ class Settings:
     """Fewer lost nodes than this never stop replacement: half of a rack of two is one."""
     brake_interval_s: float = 2.0
     """How often it is looked whether those that vanished are back."""
+    keep_lost_s: float = 7 * 86400.0
+    """A note of a lost node that never came back is kept for so long."""
     patrol_interval_s: float = 60.0
     """How often a leader reads its share of all records, for what no event has told."""
     orphan_after_s: float = 2.0
@@ -85,7 +87,6 @@ class Settings:
     keep_final: int = 1000
     """Final (failed, deleted) deployment records kept, at most."""
     keep_final_s: float = 7 * 86400.0
-    prune_interval_s: float = 60.0
     leftovers_every_s: float = 900.0
     """How often a storage agent looks for what it holds for no image any more."""
     leftovers_after_s: float = 60.0

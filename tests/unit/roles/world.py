@@ -63,7 +63,8 @@ class Tree:
 
     def stat(self, path: str) -> zt.Stat:
         node = self.nodes[path]
-        return zt.Stat(node.czxid, node.mzxid, node.version, 0, node.owner, 0, 0)
+        children = len(self.children(path)) if path.startswith(paths.MEMBERS) else 0
+        return zt.Stat(node.czxid, node.mzxid, node.version, children, node.owner, 0, 0)
 
     def apply(self, session: int, op: zt.Op) -> zt.Outcome:
         try:
@@ -383,8 +384,10 @@ class World:
         fields.setdefault("min_count", count)
         fields.setdefault("policy", "spread")
         need = fields.pop("resources", LARGE)
+        stop_after_s = fields.pop("stop_after_s", 0)
         spec = Spec(
-            image="web", digest=DIGEST, flavor="Large", resources=need, environment={"A": "b"}, restart="always"
+            image="web", digest=DIGEST, flavor="Large", resources=need, environment={"A": "b"}, restart="always",
+            stop_after_s=stop_after_s,
         )
         record = Deployment(
             id=deployment, name="", spec=spec, count=count, created_ms=0, updated_ms=0, **fields
