@@ -207,9 +207,9 @@ class Agent:
             self._compute.instances.flush(now)
         self._hint_load(now)
         if self._compute is not None:
-            self._beats.beat(now, self._compute.heartbeat())
+            self._beats.beat(now, self._compute.mark, self._compute.heartbeat)
         elif self._storage is not None:
-            self._beats.beat(now, self._storage.heartbeat())
+            self._beats.beat(now, self._storage.mark, self._storage.heartbeat)
 
     # --- ZooKeeper --------------------------------------------------------------------------------------------------
 

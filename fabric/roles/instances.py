@@ -82,6 +82,8 @@ class Instances:
         self.adopted = False
         """What the driver found at start is known."""
         self._orphans: set[str] = set()
+        self._retry_at: float | None = None
+        """No instance is to be started again before this."""
         self._load(journal)
 
     def _load(self, journal: Mapping[str, bytes]) -> None:
@@ -344,6 +346,7 @@ class Instances:
         pause_s = min(FIRST_BACKOFF_S * 2.0 ** min(entry.retries, 16), self._settings.max_restart_backoff_s)
         entry.retries += 1
         entry.state, entry.reason, entry.retry_at = "backoff", reason, now + pause_s
+        self._retry_at = earliest(self._retry_at, entry.retry_at)
         entry.pid = 0
 
     def on_gone(self, now: float, event: InstanceGone) -> None:
@@ -400,6 +403,9 @@ class Instances:
 
     def tick(self, now: float) -> None:
         self.finder.tick(now)
+        if self._retry_at is None or now < self._retry_at:
+            return
+        self._retry_at = None
         for _, work in sorted(self.works.items()):
             due = [
                 entry
@@ -412,15 +418,11 @@ class Instances:
             if due:
                 self._want(work.spec.digest)
                 self._advance(now, work)
+            for entry in work.entries.values():
+                self._retry_at = earliest(self._retry_at, entry.retry_at)
 
     @property
     def next_deadline(self) -> float | None:
-        retries = (
-            entry.retry_at
-            for work in self.works.values()
-            for entry in work.entries.values()
-            if entry.retry_at is not None
-        )
-        return earliest(min(retries, default=None), self.finder.next_deadline)
+        return earliest(self._retry_at, self.finder.next_deadline)
 
 

@@ -27,6 +27,8 @@ class Ledger:
 
     def __init__(self, total: Resources) -> None:
         self.total = total
+        self.changes = 0
+        """Grows with every change of what is free."""
         self._used = ZERO
         self._reserved: dict[Slot, Reservation] = {}
         self._placed: dict[Slot, Resources] = {}
@@ -62,6 +64,10 @@ class Ledger:
         more = self.total.minus(self._used_without(back)).holds(need) - self.fits(need)
         return max(0, more), min(entry.ticket for entry in others)
 
+    def _use(self, used: Resources) -> None:
+        self._used = used
+        self.changes += 1
+
     def _used_without(self, back: Resources) -> Resources:
         return self._used.minus(back)
 
@@ -78,7 +84,7 @@ class Ledger:
         if self.fits(need) < 1:
             return False
         self._reserved[slot] = Reservation(need, ticket, expires_s)
-        self._used = self._used + need
+        self._use(self._used + need)
         return True
 
     def confirm(self, slot: Slot, need: Resources) -> bool:
@@ -95,12 +101,12 @@ class Ledger:
         """Place without asking whether it fits: for what the journal says is here already."""
         if slot not in self._placed:
             self._placed[slot] = need
-            self._used = self._used + need
+            self._use(self._used + need)
 
     def cancel(self, slot: Slot) -> None:
         entry = self._reserved.pop(slot, None)
         if entry is not None:
-            self._used = self._used.minus(entry.resources)
+            self._use(self._used.minus(entry.resources))
 
     def cancel_deployment(self, deployment: str) -> None:
         for slot in [slot for slot in self._reserved if slot[0] == deployment]:
@@ -114,7 +120,7 @@ class Ledger:
     def release(self, slot: Slot) -> None:
         need = self._placed.pop(slot, None)
         if need is not None:
-            self._used = self._used.minus(need)
+            self._use(self._used.minus(need))
 
     def expire(self, now: float) -> list[Slot]:
         """Give back what nobody confirmed in time; the slots that were."""
@@ -124,4 +130,6 @@ class Ledger:
         return over
 
     def next_expiry(self) -> float | None:
-        return min((entry.expires_s for entry in self._reserved.values()), default=None)
+        if not self._reserved:
+            return None
+        return min(entry.expires_s for entry in self._reserved.values())

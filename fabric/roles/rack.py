@@ -80,6 +80,8 @@ class RackLeader:
         self._serial = 0
         self._epoch: int | None = None
         self._list_again_at: float | None = None
+        self._look_at: float | None = None
+        """No member is to be greeted before this; a bound, as heartbeats only put it off."""
         self.on_vanished: Callable[[float, str], None] = lambda now, node: None
         """Told of a member that is gone from the list."""
         self.on_appeared: Callable[[str], None] = lambda node: None
@@ -115,7 +117,7 @@ class RackLeader:
         self._early.clear()
         self._open.clear()
         self._by_call.clear()
-        self._list_again_at = None
+        self._list_again_at = self._look_at = None
 
     # --- the member list -----------------------------------------------------------------------------------------
 
@@ -192,6 +194,7 @@ class RackLeader:
     def _hello(self, now: float, seen: _Seen) -> None:
         assert self._epoch is not None
         seen.hello_at = now
+        self._look_at = earliest(self._look_at, self._hello_due(seen))
         interval_ms = int(self._settings.heartbeat_interval_s * 1000)
         one = self._identity
         self._out.send(
@@ -326,11 +329,14 @@ class RackLeader:
         if self._list_again_at is not None and now >= self._list_again_at:
             self._list_again_at = None
             self._list()
-        for node, seen in self._members.items():
-            if now >= self._hello_due(seen):
-                self._hello(now, seen)
-                if seen.heard is None or self._silent(now, seen):
-                    self._read(node)  # it may have started anew under the same name
+        if self._look_at is not None and now >= self._look_at:
+            self._look_at = None
+            for node, seen in self._members.items():
+                if now >= self._hello_due(seen):
+                    self._hello(now, seen)
+                    if seen.heard is None or self._silent(now, seen):
+                        self._read(node)  # it may have started anew under the same name
+                self._look_at = earliest(self._look_at, self._hello_due(seen))
 
     def _hello_due(self, seen: _Seen) -> float:
         """Hello is repeated to whom has not been heard of for two heartbeats."""
@@ -341,11 +347,8 @@ class RackLeader:
     def next_deadline(self) -> float | None:
         if self._epoch is None:
             return None
-        return earliest(
-            min((entry.deadline for entry in self._open.values()), default=None),
-            min((self._hello_due(seen) for seen in self._members.values()), default=None),
-            self._list_again_at,
-        )
+        calls = min((entry.deadline for entry in self._open.values()), default=None) if self._open else None
+        return earliest(calls, self._look_at, self._list_again_at)
 
     def _list(self) -> None:
         self._out.tree(PREFIX, Children(self._list_path, watch=True))

@@ -46,14 +46,11 @@ class _Target:
     mark: tuple[object, ...] = ()
     absent: bool = False
     refused: set[int] = field(default_factory=set)
-
-    @property
-    def running(self) -> set[int]:
-        return set(parse_ordinals(self.progress.running)) & set(self.ordinals) if self.progress else set()
+    running: set[int] = field(default_factory=set)
 
     @property
     def done(self) -> bool:
-        return self.running >= set(self.ordinals)
+        return len(self.running) == len(self.ordinals)
 
 
 class Starting:
@@ -158,6 +155,7 @@ class Starting:
 
     def _learn(self, now: float, target: _Target, progress: Progress) -> None:
         target.progress = progress
+        target.running = set(parse_ordinals(progress.running)) & set(target.ordinals)
         target.heard = now
         mark = (progress.running, progress.waiting, progress.done_bytes, progress.fetch)
         if mark != target.mark:
