@@ -108,6 +108,11 @@ class ChunkStore:
         with self._lock:
             return self._ledger.whole(digest)
 
+    def damaged(self) -> list[str]:
+        """The digests of images that are here but for chunks that were lost."""
+        with self._lock:
+            return sorted(digest for digest, image in self._ledger.images.items() if image.missing)
+
     def manifest_bytes(self, digest: str) -> bytes:
         """The encoded manifest of a held image. Raises `NotHeld`."""
         with self._lock:

@@ -423,3 +423,5 @@ class Agent:
             storage.on_ready(event)
         elif isinstance(event, ImageFailed):
             storage.on_failed(event)
+        elif isinstance(event, HoldersWanted):
+            storage.on_holders_wanted(event)

@@ -122,7 +122,8 @@ class StorageWorld:
 
     def _seen(self) -> StoreChanged:
         held = tuple(image.digest for image in self._store.held())
-        return StoreChanged(held, self._store.free_bytes(), self._server.counters().peers)
+        damaged = tuple(self._store.damaged())
+        return StoreChanged(held, self._store.free_bytes(), self._server.counters().peers, damaged)
 
     def _changed(self) -> None:
         """On any thread."""
@@ -139,6 +140,7 @@ class StorageWorld:
         assert told is not None
         if (
             seen.held != told.held
+            or seen.damaged != told.damaged
             or seen.busy != told.busy
             or abs(seen.free_bytes - told.free_bytes) > FREE_STEP * told.free_bytes
         ):
