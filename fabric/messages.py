@@ -170,8 +170,8 @@ class NodeStatus(msgspec.Struct, frozen=True):
 
 
 class RackStatus(Message, frozen=True):
-    """`images_lacking`: contents in this storage leader's share that have too few holders, or all in one rack;
-    `images_lost`: those of them that nobody holds whole. Each content is in the share of one leader."""
+    """`images_lacking`: contents in this storage leader's share that have too few holders, all of them in one rack, or
+    a damaged copy; `images_lost`: those of them that nobody holds whole. Each content is in one leader's share."""
 
     call: CallId
     rack: Name

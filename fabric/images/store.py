@@ -114,12 +114,13 @@ class ChunkStore:
             return sorted(digest for digest, image in self._ledger.images.items() if image.missing)
 
     def manifest_bytes(self, digest: str) -> bytes:
-        """The encoded manifest of a held image. Raises `NotHeld`."""
+        """The encoded manifest of an image, whole or damaged: another holder may need just the chunks that are here.
+        Raises `NotHeld`."""
         with self._lock:
-            if not self._ledger.whole(digest):
-                known = digest in self._ledger.images
-                raise NotHeld(f"image {digest} is not held here" + (" whole: it lost chunks" if known else ""))
-            return self._ledger.images[digest].manifest.encode()
+            image = self._ledger.images.get(digest)
+            if image is None:
+                raise NotHeld(f"image {digest} is not held here")
+            return image.manifest.encode()
 
     def used_bytes(self) -> int:
         """Bytes of all chunks and manifests, those of open pushes included."""

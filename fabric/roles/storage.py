@@ -4,10 +4,12 @@
 refers to, and replicates when told. `StorageLeading` is what an elected storage leader does beside its rack: it asks
 all storage leaders (each asks its agents) and picks `want` holders, in different racks where it can, spread over askers
 by a hash of image and asker, so that fifty nodes that want one image do not all lean on the same two of five holders.
+It also keeps up redundancy (`repair`).
 """
 
 from __future__ import annotations
 
+import random
 import zlib
 from collections.abc import Set
 from dataclasses import dataclass
@@ -41,7 +43,9 @@ from fabric.roles.calls import Gathered, RackCalls
 from fabric.roles.leaders import LeaderDirectory
 from fabric.roles.leftovers import Leftovers
 from fabric.roles.outbox import Outbox, earliest
+from fabric.roles.repair import Repair
 from fabric.roles.settings import Identity, Settings
+from zk.tree import Outcome, SessionChanged, SessionState
 
 MAX_WAITING = 256
 """Questions, drops or copies under way at a time; one more is answered with Unable, or not at all."""
@@ -178,7 +182,7 @@ class _Candidate:
 class StorageLeading:
     """Embed it; it acts only between `begin` and `end`."""
 
-    def __init__(self, identity: Identity, settings: Settings, out: Outbox) -> None:
+    def __init__(self, identity: Identity, settings: Settings, rng: random.Random, out: Outbox) -> None:
         self._identity = identity
         self._settings = settings
         self._out = out
@@ -186,19 +190,36 @@ class StorageLeading:
         self._open = 0
         self.directory = LeaderDirectory("storage", out)
         self.calls = RackCalls(out, self.directory, f"{identity.guid[:8]}-s-", settings.hop_margin_s)
+        self.repair = Repair(identity, settings, rng, out, self.directory, self.calls)
 
     @property
     def load(self) -> int:
         return self._open
 
-    def begin(self) -> None:
+    def begin(self, now: float) -> None:
         self._active = True
         self.directory.start()
+        self.repair.begin(now)
 
     def end(self) -> None:
         self._active = False
         self._open = 0
         self.directory.stop()
+        self.repair.end()
+
+    def on_session(self, now: float, event: SessionChanged) -> None:
+        self.directory.on_session(event)
+        if event.state is SessionState.CONNECTED:
+            self.repair.release(now)
+        else:
+            self.repair.hold()
+
+    def on_tree(self, now: float, token: str, outcome: Outcome) -> bool:
+        if self.directory.on_tree(now, token, outcome):
+            self.calls.on_leaders_changed()
+            self.repair.on_leaders(now)
+            return True
+        return self.repair.on_tree(now, token, outcome)
 
     def on_ask(self, now: float, sender: str, ask: FindHolders | PickStores) -> None:
         digest = ask.digest if isinstance(ask, FindHolders) else ""
@@ -241,10 +262,13 @@ class StorageLeading:
         if self._active:
             self.directory.tick(now)
             self.calls.tick(now)
+            self.repair.tick(now)
 
     @property
     def next_deadline(self) -> float | None:
-        return earliest(self.directory.next_deadline, self.calls.next_deadline) if self._active else None
+        if not self._active:
+            return None
+        return earliest(self.directory.next_deadline, self.calls.next_deadline, self.repair.next_deadline)
 
 
 def choose(candidates: list[_Candidate], want: int, salt: str, by_space: bool) -> tuple[HolderRef, ...]:

@@ -353,7 +353,8 @@ def test_a_holder_frees_what_no_image_refers_to_any_more_and_nothing_else():
     image = Image(name="web", digest=DIGEST, size=1, kind="tar", holders=(), pushed_ms=0)
     world.tree.apply(0, zt.Create(paths.image("web"), encode(image)))
     holder = world.hosts["r1s01"]
-    world.give(holder, fx.StoreChanged((DIGEST, other), 1, 0), 0.002)  # after what the world says at its start
+    holder.held.add(other)
+    world.tell_store(holder)
     world.settle()
     assert world.dropped == []
     world.pass_time(1.25 * world.settings.leftovers_after_s + 1)
