@@ -2,8 +2,8 @@
 
 An order is a `Replicate` to the target, by way of its rack's leader; repeated, it asks how the copy is, soon at first
 (a small image takes a moment) and then every `repair_poll_s`. A copy has failed when the target says so, when ZooKeeper
-counts the target out, when nothing was heard of it for `repair_grace_s` (its rack's leader may be changing), or when it
-is not whole after `repair_wait_s`: the order may still be carried out then, which does no harm.
+counts the target, or its whole rack, out, when nothing was heard of it for `repair_grace_s` (its rack's leader may be
+changing), or when it is not whole after `repair_wait_s`: the order may still be carried out then, which does no harm.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from functools import partial
 from fabric.commands import Replicate, Replicating, Unable
 from fabric.messages import NodeCommand
 from fabric.roles.calls import Gathered, RackCalls
+from fabric.roles.leaders import LeaderDirectory
 from fabric.roles.redundancy import Store
 from fabric.roles.settings import Settings
 
@@ -40,9 +41,14 @@ class Copies:
     called from inside the ticks of `calls`, at the earliest with the tick after `begin`."""
 
     def __init__(
-        self, settings: Settings, calls: RackCalls, ended: Callable[[float, str, Store, str], None]
+        self,
+        settings: Settings,
+        directory: LeaderDirectory,
+        calls: RackCalls,
+        ended: Callable[[float, str, Store, str], None],
     ) -> None:
         self._settings = settings
+        self._directory = directory
         self._calls = calls
         self._ended = ended
         self._open: dict[str, _Copy] = {}
@@ -98,6 +104,7 @@ class Copies:
             return
         answer = next((answer for reply in gathered.replies for _, answer in reply.results), None)
         absent = any(copy.target.node in reply.absent for reply in gathered.replies)
+        absent = absent or copy.target.rack not in self._directory.leaders  # it was its rack's last, or only, agent
         if isinstance(answer, Replicating) and answer.done:
             self._end(now, copy, "")
         elif isinstance(answer, Replicating | Unable) and answer.reason:

@@ -106,7 +106,7 @@ class Repair:
         self._lacking: dict[str, _Lack] = {}
         self._queue: deque[str] = deque()
         self._confirming: set[str] = set()
-        self._copies = Copies(settings, calls, self._on_ended)
+        self._copies = Copies(settings, directory, calls, self._on_ended)
         self._members: frozenset[str] | None = None
         self._images: dict[str, int] = {}
         self._leaders: dict[str, str] = {}
@@ -273,8 +273,6 @@ class Repair:
 
     def _begin_copies(self, now: float) -> None:
         """Those that wait, as far as there is a place for them: each is confirmed by a record first."""
-        if self._held:
-            return
         for digest in list(self._queue)[:MAX_LOOK]:
             if len(self._copies) + len(self._confirming) >= self._settings.repair_copies:
                 return

@@ -149,19 +149,51 @@ def test_a_leader_that_dies_in_the_middle_of_a_copy_is_taken_over(number: int, a
 def test_a_target_that_dies_in_the_middle_of_a_copy_is_replaced():
     world = fabric(racks=4)
     pushed(world, WEB, "r1s01", "r2s01")
-    world.fetch_s = {node: 10.0 for node in world.hosts}
+    world.fetch_s = dict.fromkeys(world.hosts, 10.0)
     world.crash("r1s01")
     world.run(lambda: bool(world.fetched), 60, "a copy has begun")
     first = world.fetched[0][0]
     world.crash(first)
-    world.run(lambda: redundant(world, WEB), LOST_S + 2 * copy_s(world) + 20, "two holders again")
+    world.run(lambda: redundant(world, WEB), LOST_S + 10 + ROUNDS_S, "two holders again")
     assert world.fetched[-1][0] != first
+
+
+def test_a_target_that_fails_is_passed_over_and_later_tried_again_when_there_is_nobody_else():
+    world = fabric(racks=4)
+    pushed(world, WEB, "r1s01", "r2s01")
+    world.refuses = {"r3s01": "disk full", "r4s01": "disk full"}
+    world.crash("r1s01")
+    world.run(lambda: len(world.fetched) == 2, LOST_S + copy_s(world), "both were tried")
+    assert {node for node, _ in world.fetched} == set(world.refuses)
+    world.pass_time(10)
+    assert len(world.fetched) == 2, "each is let be for a while"
+    world.refuses.clear()
+    world.run(lambda: redundant(world, WEB), 2 * world.settings.repair_interval_s, "two holders again")
+
+
+def test_one_target_is_not_given_everything_at_once():
+    world = fabric(racks=3, repair_copies=8, repair_copies_a_target=2)
+    many = digests(12)
+    for digest in many:
+        pushed(world, digest, "r1s01", "r2s01")
+    world.fetch_s = dict.fromkeys(world.hosts, 1.0)
+    world.crash("r1s01")
+    most = 0
+
+    def done() -> bool:
+        nonlocal most
+        repairs = [host.agent._storage_leading.repair for host in world.hosts.values()]
+        most = max(most, *(len(repair._copies) for repair in repairs))
+        return redundant(world, *many)
+
+    world.run(done, LOST_S + copy_s(world) + 20, "all redundant")
+    assert most == 2, "of each leader, to the only agent with room"
 
 
 def test_a_source_that_dies_in_the_middle_ends_the_copy_and_another_source_is_taken():
     world = fabric(racks=4)
     pushed(world, WEB, "r1s01", "r2s01")
-    world.fetch_s = {node: 10.0 for node in world.hosts}
+    world.fetch_s = dict.fromkeys(world.hosts, 10.0)
     world.crash("r1s01")
     world.run(lambda: bool(world.fetched), 60, "a copy has begun")
     world.crash("r2s01")  # the last holder
@@ -266,16 +298,17 @@ def test_a_deployment_that_is_not_over_keeps_its_content_redundant():
 def test_during_an_outage_nothing_is_begun_and_afterwards_the_grace_begins_anew():
     world = fabric(racks=3)
     pushed(world, WEB, "r1s01", "r2s01")
-    world.pass_time(5)
-    world.hosts["r1s01"].alive = False  # and no server is there to expire its session
+    world.crash("r1s01")
+    world.run(lambda: any(h.agent._storage_leading.repair.lacking for h in world.hosts.values() if h.alive), 20, "seen")
+    world.pass_time(world.settings.repair_grace_s - 1)
     for host in world.hosts.values():
         if host.alive:
             world.suspend(host)
     world.pass_time(2.0)  # less than after which a leader counts itself out
     for host in world.hosts.values():
         if host.alive:
+            assert host.agent.leads
             world.resume(host)
-    world._expire(world.hosts["r1s01"].session)
     took = world.run(lambda: bool(world.fetched), copy_s(world), "a copy begins")
     assert took >= world.settings.repair_grace_s
 
@@ -313,9 +346,9 @@ def test_a_storm_of_news_makes_no_storm_of_rounds():
     pushed(world, WEB, "r1s01", "r2s01")
     world.pass_time(5)
     before = world.tree.reads
+    address = storage_leader(world, "r1").identity.address
     for number in range(1000):
-        host = storage_leader(world, "r1")
-        world.at(number / 100, lambda: world._send("tcp://r2/1", host.identity.address, HoldersChanged("r2")))
+        world.at(number / 100, lambda: world._send("tcp://r2/1", address, HoldersChanged("r2")))
     world.pass_time(10)
     assert world.tree.reads - before <= 12 * 3, "two lists and a record a round, at most one round a second"
 

@@ -185,6 +185,8 @@ class World:
         self.noted: list[str] = []
         self.fetched: list[tuple[str, str]] = []
         """(node, digest) of copies that storage agents began."""
+        self.refuses: dict[str, str] = {}
+        """Node -> why each copy to it fails."""
         self.cut: set[str] = set()
         self.slow: dict[str, float] = {}
         """Node -> by how much its answers to its leader are late, seconds."""
@@ -365,6 +367,9 @@ class World:
             return
         sources = [other for other in self.hosts.values() if other.alive and effect.digest in other.held]
         endpoints = {other.identity.data_endpoint for other in sources}
+        if host.identity.node in self.refuses:
+            self.give(host, fx.ImageFailed(effect.digest, "node", self.refuses[host.identity.node]))
+            return
         if not endpoints.intersection(holder.endpoint for holder in effect.holders):
             self.give(host, fx.ImageFailed(effect.digest, "node", "no holder is left"))
             return
