@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 import pytest
@@ -362,3 +363,46 @@ def test_the_status_of_a_rack_tells_what_lacks_holders():
     [status] = [one.message for one in effects if isinstance(one, fx.Send) and isinstance(one.message, RackStatus)]
     assert (status.images_lacking, status.images_lost) == (1, 0)
     assert Codec().decode(Codec().encode(status, ""))[1] == status
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_is_lost_everything_is_redundant_again_when_the_trouble_ends(seed: int):
+    """Crashes, restarts, rot, outages and failing targets, then quiet: what any living agent holds is held twice."""
+    rng = random.Random(seed)
+    world = fabric(racks=4, storage=2)
+    many = digests(12)
+    stores = sorted(world.hosts)
+    for digest in many:
+        pushed(world, digest, *rng.sample(stores[:4], 1), *rng.sample(stores[4:], 1))
+    for node in stores:
+        world.fetch_s[node] = rng.choice((0.05, 1.0, 8.0))
+    for _ in range(25):
+        world.pass_time(rng.uniform(0.1, 8.0))
+        node = rng.choice(stores)
+        host = world.hosts[node]
+        match rng.randrange(5):
+            case 0 if host.alive and sum(one.alive for one in world.hosts.values()) > 5:
+                world.crash(node)
+            case 1 if not host.alive:
+                world.boot(node, host.identity.rack, "storage")
+            case 2 if host.alive and host.held:
+                rotten = rng.choice(sorted(host.held))
+                if len(holders(world, rotten)) > 1:
+                    host.held.discard(rotten)
+                    host.damaged.add(rotten)
+                    world.tell_store(host)
+            case 3:
+                world.refuses = {} if world.refuses else {node: "disk full"}
+            case 4 if host.alive and host.session not in world.away:
+                world.suspend(host)
+                world.pass_time(rng.uniform(0.1, 3.5))
+                world.resume(host)
+    world.refuses = {}
+    kept = [digest for digest in many if holders(world, digest)]
+    assert kept
+    world.run(lambda: redundant(world, *kept), 120, "all that is left is redundant")
+    world.pass_time(2 * world.settings.repair_interval_s)
+    assert redundant(world, *kept)
+    living = [host for host in world.hosts.values() if host.alive]
+    assert not any(host.damaged & set(kept) for host in living), "and healed"
+    assert sum(host.agent._storage_leading.repair.lacking for host in living) == len(many) - len(kept)
