@@ -206,9 +206,18 @@ def _deployments(subparsers: Any) -> None:
         "trace",
         "tracing:trace",
         "show how a request went: the nine steps with times, offers and losers, conflicts, image holders",
-        ["fabric trace d-1r2k0q9x4ab"],
+        ["fabric trace d-1r2k0q9x4ab", "fabric trace d-1r2k0q9x4ab --replay"],
     )
     _deployment(trace)
+    trace.add_argument("--replay", action="store_true", help="place it again from the recorded offers, and compare")
+    trace.add_argument(
+        "--run",
+        metavar="N",
+        dest="number",
+        type=whole(1, 100),
+        default=0,
+        help="with --replay: which of its runs, 1 the oldest; default: the last that placed anything",
+    )
 
     scale = command(
         subparsers,

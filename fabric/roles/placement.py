@@ -17,9 +17,11 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from fabric.commands import Offer
 from fabric.records import Policy
+from fabric.roles.plans import Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +150,12 @@ def _spread(
         if rack.nodes and rack.room > 0:
             heapq.heappush(heap, (used + 1, salt, name))
     return left
+
+
+def deal(ordinals: Iterable[int], placement: Placement) -> dict[Place, tuple[int, ...]]:
+    """(node, rack) -> its ordinals: the smallest go to the first node. When it is short, the largest get no place."""
+    left = iter(sorted(ordinals))
+    return {(one.node, one.rack): tuple(islice(left, one.count)) for one in placement.given}
 
 
 def explain(wish: Wish, offers: Sequence[NodeOffer], silent: Iterable[str] = ()) -> tuple[str, ...]:

@@ -150,7 +150,8 @@ class Reconcile:
         back, stay = self._evacuation.kept_back(record, {**where, **got.places})
         if got.places or (back and self._healing):
             self._unplanned = set(got.places.values())
-            self._write_plan(now, {**where, **back, **got.places}, stay, self._confirm)
+            then = self._found({**where, **back}) if got.places else self._confirm
+            self._write_plan(now, {**where, **back, **got.places}, stay, then)
         elif self._healing:
             self._confirm(now)
         elif self._scaling:
@@ -193,6 +194,15 @@ class Reconcile:
             then(at)
 
         self._keeper.write(now, planned, written)
+
+    def _found(self, kept: dict[int, Place]) -> Callable[[float], None]:
+        """To go on with when the plan is written that a search for places led to; `kept` is not from that search."""
+
+        def written(now: float) -> None:
+            self._charge.recorder.placings.planned(plans.plan_of(kept), self._keeper.record.plan)
+            self._confirm(now)
+
+        return written
 
     def _confirm(self, now: float) -> None:
         """All of the plan: new shares start, old ones are asked how they are."""
@@ -271,7 +281,7 @@ class Reconcile:
         else:
             self._unplanned = set(got.places.values())
             leaving = {o: where[o] for o in got.places}
-            self._write_plan(now, {**where, **got.places}, leaving, self._confirm)
+            self._write_plan(now, {**where, **got.places}, leaving, self._found(where))
 
     def _because(self, *reasons: str) -> None:
         self._reasons = tuple(dict.fromkeys((*self._reasons, *reasons)))[:MAX_REASONS]

@@ -22,7 +22,7 @@ from fabric.commands import AskOffer, Cancel, Offer, Reserve, Reserved
 from fabric.ordinals import format_ordinals, parse_ordinals
 from fabric.roles.calls import Gathered
 from fabric.roles.charge import Charge
-from fabric.roles.placement import NodeOffer, Placement, Wish, explain, node_offer, place
+from fabric.roles.placement import NodeOffer, Placement, Wish, deal, explain, node_offer, place
 from fabric.roles.plans import Place
 
 
@@ -74,6 +74,7 @@ class Reserving:
 
     def begin(self, now: float) -> None:
         self._began = now
+        self._charge.recorder.placings.begin(self._wish())
         self._deadline = now + self._charge.settings.place_deadline_s
         self._discuss(now)
 
@@ -126,7 +127,7 @@ class Reserving:
     def _place(self, now: float) -> None:
         offers = list(self._offers.values())
         placement = place(self._wish(), offers)
-        self._charge.recorder.placed(offers, placement)
+        self._charge.recorder.placings.placed(self._missing, offers, placement)
         if placement.short and not self._content_with(now, placement):
             return
         self._reserve(now, placement)
@@ -153,9 +154,9 @@ class Reserving:
         if enough:
             if placement.given:
                 return True
-            self._finish(now, explain(self._wish(), list(self._offers.values()), self._silent))
+            self._finish(now, self._why())
             return False
-        reasons = explain(self._wish(), list(self._offers.values()), self._silent)
+        reasons = self._why()
         self._give_back(now)
         nobody_left = "no compute agent is left to ask" if self._exclude else "no compute agent answered"
         self._finish(now, reasons or (nobody_left,))
@@ -164,10 +165,7 @@ class Reserving:
     def _reserve(self, now: float, placement: Placement) -> None:
         charge = self._charge
         ttl_ms = int(charge.settings.reservation_ttl_s * 1000)
-        free = iter(sorted(self._missing))
-        asked: dict[Place, list[int]] = {}
-        for one in placement.given:
-            asked[one.node, one.rack] = [next(free) for _ in range(one.count)]
+        asked = deal(self._missing, placement)
         self._touched.update(asked)
         self._rounds += 1
         step = charge.next_step()
@@ -189,7 +187,7 @@ class Reserving:
         ]
         charge.ask_nodes(now, commands, lambda at, gathered: self._reserved(at, asked, gathered))
 
-    def _reserved(self, now: float, asked: dict[Place, list[int]], gathered: Gathered) -> None:
+    def _reserved(self, now: float, asked: dict[Place, tuple[int, ...]], gathered: Gathered) -> None:
         charge = self._charge
         answers = charge.results(now, gathered)
         if answers is None:
@@ -198,6 +196,7 @@ class Reserving:
         known = {where: answer for where, answer in answers if isinstance(answer, Reserved)}
         conflicts: list[str] = []
         lost: list[Place] = []
+        won: set[int] = set()
         for where, ordinals in asked.items():
             node = where[0]
             answer = known.get(where)
@@ -207,6 +206,7 @@ class Reserving:
             for ordinal in granted:
                 self._places[ordinal] = where
             self._missing -= granted
+            won |= granted
             if len(granted) < len(ordinals):
                 conflicts.append(f"{node}:{len(ordinals) - len(granted)}")
             offer = self._offers[node]
@@ -217,20 +217,21 @@ class Reserving:
                 oldest=answer.oldest if answer else 0,
                 used=offer.used + len(granted),
             )
+        charge.recorder.placings.granted(asked, won)
         self._take_back(now, lost)
         total = sum(len(ordinals) for ordinals in asked.values())
         charge.recorder.round(now, total, len(self._places), conflicts)
         if not self._missing:
             self._finish(now, ())
         elif not conflicts:  # all that was asked came; the rest has no place, and that is enough for this request
-            self._finish(now, explain(self._wish(), list(self._offers.values()), self._silent))
+            self._finish(now, self._why())
         elif self._rounds < charge.settings.max_rounds and any(one.count for one in self._offers.values()):
             self._place(now)
         else:
             self._again_at = now + charge.settings.contention_wait_s * (0.5 + charge.rng.random())
             if now >= self._deadline:
                 self._again_at = None
-                reasons = explain(self._wish(), list(self._offers.values()), self._silent)
+                reasons = self._why()
                 self._give_back(now)
                 self._finish(now, ("others were faster until the deadline", *reasons))
 
@@ -249,6 +250,9 @@ class Reserving:
         self._places.clear()
         cancel(self._charge, now, self._touched)
         self._touched.clear()
+
+    def _why(self) -> tuple[str, ...]:
+        return explain(self._wish(), list(self._offers.values()), self._silent)
 
     def _finish(self, now: float, reasons: tuple[str, ...]) -> None:
         charge = self._charge
