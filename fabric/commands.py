@@ -35,6 +35,8 @@ Tally = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
 """Messages and reads, which leaders and coordinators add up over thousands of peers: a sum is still a `Number`."""
 MAX_NODES = 5_000
 """Agents in one rack, at most."""
+MAX_HOLDERS = 8
+"""Deployments that one node names as holders of reservations."""
 Lines = Annotated[tuple[Line, ...], msgspec.Meta(max_length=MAX_NODES)]
 """Names of nodes."""
 MAX_LISTED = 256
@@ -61,11 +63,22 @@ class AskOffer(Message, frozen=True):
     ticket: Number
 
 
+class Holder(msgspec.Struct, frozen=True):
+    """Another deployment that has unconfirmed reservations on a node; `reserved` would be free there without them."""
+
+    deployment: DeploymentId
+    reserved: Resources
+
+
+Holders = Annotated[tuple[Holder, ...], msgspec.Meta(max_length=MAX_HOLDERS)]
+
+
 class Offer(Message, frozen=True):
     """It promises nothing. `count` instances fit now; `held` more would fit if no other request's unconfirmed
-    reservations were here, the oldest of which has ticket `oldest` (0: none). `capacity`: how many fit in an empty
-    node. `short`: the dimension that limits. `registered`: the zxid of the node's registration; a claim that is older
-    can't place anything there (see `fabric.roles.compute`)."""
+    reservations were here, the oldest of which has ticket `oldest` (0: none). `holders`: whose those are, the oldest
+    first. `capacity`: how many fit in an empty node. `short`: the dimension that limits. `free` is told by a cordoned
+    node too: what it could take if it were not. `registered`: the zxid of the node's registration; a claim that is
+    older can't place anything there (see `fabric.roles.compute`)."""
 
     count: Count
     free: Resources
@@ -75,6 +88,7 @@ class Offer(Message, frozen=True):
     oldest: Number
     capacity: Count
     short: Label
+    holders: Holders
     registered: Number = 0
 
 
@@ -94,12 +108,14 @@ class Reserve(Message, frozen=True):
 
 
 class Reserved(Message, frozen=True):
-    """`granted` of the asked ordinals; `count`, `held` and `oldest` as in `Offer`, after granting."""
+    """`granted` of the asked ordinals; the others as in `Offer`, after granting."""
 
     granted: OrdinalText
     count: Count
     held: Count
     oldest: Number
+    free: Resources
+    holders: Holders
 
     def __post_init__(self) -> None:
         check_ordinals(self.granted)

@@ -22,7 +22,7 @@ from typing import Annotated, Literal, TypeVar
 import msgspec
 
 from fabric.ordinals import MAX_COUNT, check_ordinals, parse_ordinals
-from fabric.resources import Resources
+from fabric.resources import Amount, Resources
 
 _NAME = r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?"
 Name = Annotated[str, msgspec.Meta(pattern=rf"^{_NAME}\Z")]
@@ -59,6 +59,7 @@ Seconds = Annotated[int, msgspec.Meta(ge=0, le=7 * 86_400)]
 DEFAULT_LOST_AFTER_S = 10
 
 MAX_SHARES = MAX_COUNT
+MAX_SIZES = 8
 PACK_OVER_BYTES = 4096
 MAX_PLAIN_BYTES = 2 * 1024 * 1024
 """Of a deployment's JSON, unpacked: 10,000 shares with names of 64 characters take 0.8 MB."""
@@ -139,6 +140,19 @@ class Spec(msgspec.Struct, frozen=True):
     """Out of touch with ZooKeeper for so long, a node stops its instances of this deployment. 0: they run on."""
 
 
+class Size(msgspec.Struct, frozen=True, array_like=True):
+    """A flavor, briefly."""
+
+    flavor: Label
+    vcpus: Amount
+    memory_mib: Amount
+    disk_mib: Amount
+
+    @property
+    def resources(self) -> Resources:
+        return Resources(self.vcpus, self.memory_mib, self.disk_mib)
+
+
 class _Unplanned(msgspec.Struct, frozen=True):
     """A deployment but for its plan, which is not written as it is in memory."""
 
@@ -167,6 +181,7 @@ class _Unplanned(msgspec.Struct, frozen=True):
     exclusive: bool = False
     lacking: Count = 0
     moved: OrdinalText = ""
+    smaller: Annotated[tuple[Size, ...], msgspec.Meta(max_length=MAX_SIZES)] = ()
 
 
 class _Written(_Unplanned, frozen=True):
@@ -192,6 +207,7 @@ class Deployment(_Unplanned, frozen=True):
     or are about to, and still at their old node too, which is being drained; with `exclusive` they are stopped there
     before they start elsewhere, and are never in two places. `stopping`: ordinals that left the plan and may run there
     still; whoever coordinates sees to their end before it places them anew.
+    `smaller`: flavors to think of when there is no room for this one, the nearest first; empty once it ran or failed.
     Raises ValueError for a plan that has an ordinal twice, or two shares of one node.
     """
 

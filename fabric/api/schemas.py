@@ -232,6 +232,19 @@ class RackOffer(Model):
     silent: list[str] = Field(description="Nodes that did not answer.")
 
 
+class AdviceView(Model):
+    """What would do, all of it together; a field that is 0 or empty says nothing."""
+
+    kinds: list[Literal["fewer", "flavor", "max_per_node", "max_per_rack", "wait", "uncordon"]]
+    sentence: str
+    count: int = Field(description="Ask for so many.")
+    flavor: str
+    max_per_node: int
+    max_per_rack: int
+    wait_for: list[str] = Field(description="Deployments that must have given their reservations back.")
+    uncordon: list[str] = Field(description="Nodes.")
+
+
 class DryRunView(Model):
     """The placement that would be made now. Nothing is reserved."""
 
@@ -245,6 +258,7 @@ class DryRunView(Model):
     silent_racks: list[str]
     reason: str
     reasons: list[str]
+    advice: list[AdviceView] = Field(description="Each of these would do; the smallest change first.")
 
 
 InstanceState = Literal[

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from fabric.api.schemas import (
+    AdviceView,
     DeploymentView,
     FlavorView,
     ImageView,
@@ -24,8 +25,9 @@ from fabric.messages import Holders, NodeStatus, RackStatus
 from fabric.ordinals import format_ordinals
 from fabric.records import Deployment, Image, LayerName, Share
 from fabric.resources import ZERO, Resources
+from fabric.roles.advice import Advice
 from fabric.roles.leaders import Seen
-from fabric.roles.placement import Given
+from fabric.roles.placement import Placement, deal
 
 _KNOWN_STATES: frozenset[str] = frozenset(
     ("assigned", "fetching", "starting", "running", "backoff", "exited", "failed", "stopping")
@@ -45,15 +47,25 @@ def share(value: Share) -> ShareView:
     return ShareView(node=value.node, rack=value.rack, ordinals=value.ordinals, count=len(value.numbers()))
 
 
-def shares_of(given: tuple[Given, ...]) -> list[ShareView]:
-    """A placement as a plan: ordinals are dealt out in the order of the nodes."""
-    plan: list[ShareView] = []
-    first = 0
-    for one in given:
-        ordinals = format_ordinals(range(first, first + one.count))
-        plan.append(ShareView(node=one.node, rack=one.rack, ordinals=ordinals, count=one.count))
-        first += one.count
-    return plan
+def shares_of(count: int, placement: Placement) -> list[ShareView]:
+    """A placement of `count` ordinals as a plan."""
+    return [
+        ShareView(node=node, rack=rack, ordinals=format_ordinals(ordinals), count=len(ordinals))
+        for (node, rack), ordinals in deal(range(count), placement).items()
+    ]
+
+
+def advice(value: Advice) -> AdviceView:
+    return AdviceView(
+        kinds=list(value.kinds),
+        sentence=value.sentence,
+        count=value.count,
+        flavor=value.flavor,
+        max_per_node=value.max_per_node,
+        max_per_rack=value.max_per_rack,
+        wait_for=list(value.wait_for),
+        uncordon=list(value.uncordon),
+    )
 
 
 def deployment(found: Versioned[Deployment]) -> DeploymentView:

@@ -33,7 +33,7 @@ def plan(args: Namespace) -> int:
     else:
         verb = "would be placed" if found.feasible else "could be placed"
         output.line(f"{found.placed} of {found.count} {args.flavor} {verb}; nothing is reserved")
-        _reasons(found.reason, found.reasons)
+        _reasons(found.reason, [*found.reasons, *(one.sentence for one in found.advice)])
         output.table(
             ("RACK", ">NODES", ">OFFERED", ">USED", "DID NOT ANSWER"),
             [

@@ -68,6 +68,17 @@ class RackOffer(msgspec.Struct, frozen=True):
     silent: tuple[str, ...]
 
 
+class Advice(msgspec.Struct, frozen=True):
+    kinds: tuple[str, ...]
+    sentence: str
+    count: int
+    flavor: str
+    max_per_node: int
+    max_per_rack: int
+    wait_for: tuple[str, ...]
+    uncordon: tuple[str, ...]
+
+
 class DryRun(msgspec.Struct, frozen=True):
     feasible: bool
     count: int
@@ -78,6 +89,7 @@ class DryRun(msgspec.Struct, frozen=True):
     silent_racks: tuple[str, ...]
     reason: str
     reasons: tuple[str, ...]
+    advice: tuple[Advice, ...]
 
 
 class Instance(msgspec.Struct, frozen=True):

@@ -17,6 +17,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 
 from fabric.commands import (
+    MAX_HOLDERS,
     Answer,
     AskOffer,
     Cancel,
@@ -25,6 +26,7 @@ from fabric.commands import (
     Confirm,
     Describe,
     Described,
+    Holder,
     LogText,
     Offer,
     Progress,
@@ -38,6 +40,7 @@ from fabric.commands import (
 from fabric.effects import FetchLog, LogFetched
 from fabric.messages import Heartbeat, NodeAnswer
 from fabric.ordinals import format_ordinals, parse_ordinals
+from fabric.resources import ZERO
 from fabric.roles.instances import Instances
 from fabric.roles.ledger import Ledger
 from fabric.roles.outbox import Outbox, earliest
@@ -125,7 +128,11 @@ class Compute:
             capacity=min(self.ledger.total.holds(ask.resources), 10_000),
             short=self.ledger.free.shortest(ask.resources),
             registered=self.registered or 0,
+            holders=self._holders(ask.deployment),
         )
+
+    def _holders(self, deployment: str) -> tuple[Holder, ...]:
+        return tuple(Holder(owner, reserved) for owner, reserved in self.ledger.holders(deployment)[:MAX_HOLDERS])
 
     def _room(self, deployment: str, ask: AskOffer | Reserve) -> tuple[int, int, int]:
         held, oldest = self.ledger.held_by_others(deployment, ask.resources)
@@ -140,7 +147,8 @@ class Compute:
                 if self.ledger.reserve((ask.deployment, ordinal), ask.resources, ask.ticket, expires_s):
                     granted.append(ordinal)
         count, held, oldest = self._room(ask.deployment, ask)
-        return Reserved(format_ordinals(granted), count if open_to_it else 0, held, oldest)
+        room, free = (count, self.ledger.free) if open_to_it else (0, ZERO)
+        return Reserved(format_ordinals(granted), room, held, oldest, free, self._holders(ask.deployment))
 
     def _takes_new(self, epoch: int) -> bool:
         return self.registered is not None and epoch > self.registered

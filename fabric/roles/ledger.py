@@ -64,6 +64,16 @@ class Ledger:
         more = self.total.minus(self._used_without(back)).holds(need) - self.fits(need)
         return max(0, more), min(entry.ticket for entry in others)
 
+    def holders(self, deployment: str) -> tuple[tuple[str, Resources], ...]:
+        """(another deployment that has reservations, what would be free more without them), the oldest first."""
+        reserved: dict[str, Resources] = {}
+        for (owner, _), entry in sorted(self._reserved.items(), key=lambda item: item[1].ticket):
+            if owner != deployment:
+                reserved[owner] = reserved.get(owner, ZERO) + entry.resources
+        return tuple(
+            (owner, self.total.minus(self._used_without(back)).minus(self.free)) for owner, back in reserved.items()
+        )
+
     def _use(self, used: Resources) -> None:
         self._used = used
         self.changes += 1

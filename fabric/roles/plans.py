@@ -156,6 +156,7 @@ def settled(
         min_count=min(record.min_count, count),
         had=count if state == "running" else 0,
         lacking=lacking(record, placed, count) if state == "running" else 0,
+        smaller=(),
         reason=reasons[0][:500] if reasons else "",
         reasons=tuple(reason[:300] for reason in reasons[1:MAX_REASONS]),
         epoch=fence[0],

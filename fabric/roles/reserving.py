@@ -15,11 +15,14 @@ that could still be given back. All of it is bounded by `place_deadline_s`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from fabric.commands import AskOffer, Cancel, Offer, Reserve, Reserved
 from fabric.ordinals import format_ordinals, parse_ordinals
+from fabric.resources import ZERO
+from fabric.roles.advice import advise, case_of
 from fabric.roles.calls import Gathered
 from fabric.roles.charge import Charge
 from fabric.roles.placement import NodeOffer, Placement, Wish, deal, explain, node_offer, place
@@ -154,9 +157,9 @@ class Reserving:
         if enough:
             if placement.given:
                 return True
-            self._finish(now, self._why())
+            self._finish(now, self._why(0))
             return False
-        reasons = self._why()
+        reasons = self._why(max(1, self._need))
         self._give_back(now)
         nobody_left = "no compute agent is left to ask" if self._exclude else "no compute agent answered"
         self._finish(now, reasons or (nobody_left,))
@@ -216,6 +219,8 @@ class Reserving:
                 held=answer.held if answer else 0,
                 oldest=answer.oldest if answer else 0,
                 used=offer.used + len(granted),
+                free=answer.free if answer else ZERO,
+                holders=answer.holders if answer else (),
             )
         charge.recorder.placings.granted(asked, won)
         self._take_back(now, lost)
@@ -224,14 +229,14 @@ class Reserving:
         if not self._missing:
             self._finish(now, ())
         elif not conflicts:  # all that was asked came; the rest has no place, and that is enough for this request
-            self._finish(now, self._why())
+            self._finish(now, self._why(0))
         elif self._rounds < charge.settings.max_rounds and any(one.count for one in self._offers.values()):
             self._place(now)
         else:
             self._again_at = now + charge.settings.contention_wait_s * (0.5 + charge.rng.random())
             if now >= self._deadline:
                 self._again_at = None
-                reasons = self._why()
+                reasons = self._why(max(1, self._need))
                 self._give_back(now)
                 self._finish(now, ("others were faster until the deadline", *reasons))
 
@@ -251,8 +256,12 @@ class Reserving:
         cancel(self._charge, now, self._touched)
         self._touched.clear()
 
-    def _why(self) -> tuple[str, ...]:
-        return explain(self._wish(), list(self._offers.values()), self._silent)
+    def _why(self, least: int) -> tuple[str, ...]:
+        """What would do, and why no more fits. `least`: see `advice.case_of`."""
+        wish, offers = self._wish(), list(self._offers.values())
+        reserved = Counter(node for node, _rack in self._places.values())
+        advice = advise(case_of(self._charge.record, wish, reserved, offers, least))
+        return (*(one.sentence for one in advice), *explain(wish, offers, self._silent))
 
     def _finish(self, now: float, reasons: tuple[str, ...]) -> None:
         charge = self._charge

@@ -180,6 +180,9 @@ def test_not_placed_and_placed_short_are_2_with_the_reasons(fabric: Command) -> 
     refused = fabric(*request)
     assert refused.code == 2
     assert "rack r1: 5 more fit" in refused.out
+    assert "would do: asking for 10 instances" in refused.out
+    planned = fabric("plan", *request[1:-1], "--format", "json").json
+    assert ("fewer", 10) in {(advice["kinds"][0], advice["count"]) for advice in planned["advice"]}
     assert "vcpus" in refused.out
     short = fabric(*request, "--min-count", "5", "--format", "json")
     assert short.code == 2

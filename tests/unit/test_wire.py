@@ -17,6 +17,7 @@ from fabric.commands import (
     AskOffer,
     Confirm,
     HeldList,
+    Holder,
     ListHeld,
     LogText,
     Offer,
@@ -139,13 +140,13 @@ WITH_ORDINALS = [
     (NodeCall("c", Reserve("d-abcdef12", 9, 1, 7, NEED, SPREAD, 20_000)), ("command", "ordinals")),
     (NodeCall("c", Confirm("d-abcdef12", 9, 1, SPEC, SPREAD, ADDRESS)), ("command", "ordinals")),
     (NodeCall("c", Stop("d-abcdef12", 9, 1, SPREAD)), ("command", "ordinals")),
-    (NodeAnswer("c", "n1", Reserved(SPREAD, MAX_COUNT, 0, 0)), ("answer", "granted")),
+    (NodeAnswer("c", "n1", Reserved(SPREAD, MAX_COUNT, 0, 0, NEED, ())), ("answer", "granted")),
     *(
         (NodeReport("d-abcdef12", 9, "n1", PROGRESS), ("progress", field))
         for field in ("running", "waiting", "stopping", "refused")
     ),
 ]
-OFFER = Offer(MAX_COUNT, NEED, NEED, False, 0, 2**53 - 1, MAX_COUNT, "vcpus")
+OFFER = Offer(MAX_COUNT, NEED, NEED, False, 0, 2**53 - 1, MAX_COUNT, "vcpus", (Holder("d-abcdef12", NEED),))
 HELLO = LeaderHello("r1", "compute", 2**53 - 1, ADDRESS, 1000)
 
 

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from fabric.api.schemas import (
+    AdviceView,
     DeploymentList,
     DeploymentView,
     DryRunView,
@@ -196,9 +197,14 @@ def test_plan_shows_the_placement_and_exits_by_it(api: ApiServer, fabric: Fabric
     racks = [RackOffer(rack="r1", offered=30, used=25, nodes=8, silent=["r1c07"])]
     plan = [ShareView(node="r1c01", rack="r1", ordinals="0-24", count=25)]
     common: dict[str, Any] = {"count": 50, "racks": racks, "silent_racks": ["r3"]}
-    good = DryRunView(feasible=True, min_count=50, placed=50, plan=plan, reason="", reasons=[], **common)
-    short = DryRunView(feasible=True, min_count=20, placed=25, plan=plan, reason="", reasons=["r1 is full"], **common)
-    none = DryRunView(feasible=False, min_count=50, placed=25, plan=[], reason="no", reasons=["r1 is full"], **common)
+    fewer = AdviceView(
+        kinds=["fewer"], sentence="would do: asking for 25 instances", count=25, flavor="", max_per_node=0,
+        max_per_rack=0, wait_for=[], uncordon=[],
+    )  # fmt: skip
+    good = DryRunView(feasible=True, min_count=50, placed=50, plan=plan, reason="", reasons=[], advice=[], **common)
+    why: dict[str, Any] = {"reason": "no", "reasons": ["r1 is full"], **common}
+    short = DryRunView(feasible=True, min_count=20, placed=25, plan=plan, advice=[], **why)
+    none = DryRunView(feasible=False, min_count=50, placed=25, plan=[], advice=[fewer], **why)
     api.on("POST", "/v1/deployments", good, short, none)
     arguments = ("plan", "web", "--flavor", "Large", "--count", "50")
     ended = [fabric(*arguments) for _ in range(3)]
@@ -206,6 +212,7 @@ def test_plan_shows_the_placement_and_exits_by_it(api: ApiServer, fabric: Fabric
     assert "r1c07" in ended[0].out
     assert "r3" in ended[0].out
     assert "r1 is full" in ended[2].out
+    assert "would do: asking for 25 instances" in ended[2].out
     assert all(request.query == {"dry_run": "true"} for request in api.requests)
     assert "Idempotency-Key" not in api.requests[0].headers
 

@@ -242,7 +242,7 @@ def test_the_trace_tells_the_nine_steps_winners_losers_and_holders(api: ApiServe
     assert "no trace yet" in fabric("trace", "d-1").out
 
 
-def test_a_trace_is_replayed_and_the_exit_code_says_whether_the_plan_is_the_same(api: ApiServer, fabric: Fabric) -> None:
+def test_a_trace_is_replayed_and_the_exit_code_says_whether_it_is_the_same(api: ApiServer, fabric: Fabric) -> None:
     search = SearchSeen("d-1", "pack", 0, 0, (PLACING,), (), PLACING.given)
     moved = msgspec.structs.replace(search, plan=(Share("r1c01", "r1", "0-1"), Share("r1c02", "r1", "2")))
     short = msgspec.structs.replace(search, omitted=3)

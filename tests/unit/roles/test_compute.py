@@ -13,6 +13,7 @@ from fabric.commands import (
     Confirm,
     Describe,
     HasImage,
+    Holder,
     Offer,
     Progress,
     ReadLog,
@@ -66,10 +67,21 @@ class Bench:
 
 def test_an_offer_says_how_many_fit_and_what_limits():
     bench = Bench()
-    assert bench.reserve(5, 1, "0-2") == Reserved("0-2", 1, 0, 0)
+    assert bench.reserve(5, 1, "0-2") == Reserved("0-2", 1, 0, 0, IDENTITY.total.minus(NEED.times(3)), ())
     offer = bench.ask(AskOffer("d-other1", NEED, 10, 9))
     assert isinstance(offer, Offer)
     assert (offer.count, offer.held, offer.oldest, offer.capacity, offer.short) == (1, 3, 7, 4, "vcpus")
+    assert offer.holders == (Holder(DEPLOYMENT, NEED.times(3)),)
+    assert bench.ask(AskOffer(DEPLOYMENT, NEED, 10, 9)).holders == ()
+
+
+def test_a_node_names_a_bounded_number_of_holders_the_oldest_first():
+    bench = Bench()
+    need = Resources(1, 512, 0)
+    for ticket in range(12, 0, -1):
+        bench.ask(Reserve(f"d-other{ticket:02d}", 5, 1, ticket, need, "0", 20_000))
+    offer = bench.ask(AskOffer(DEPLOYMENT, need, 10, 99))
+    assert [holder.deployment for holder in offer.holders] == [f"d-other{ticket:02d}" for ticket in range(1, 9)]
 
 
 def test_a_reservation_runs_out_by_itself():
@@ -81,7 +93,7 @@ def test_a_reservation_runs_out_by_itself():
 
 
 def test_more_than_fits_is_granted_in_part():
-    assert Bench().reserve(5, 1, "0-9") == Reserved("0-3", 0, 0, 0)
+    assert Bench().reserve(5, 1, "0-9") == Reserved("0-3", 0, 0, 0, IDENTITY.total.minus(NEED.times(4)), ())
 
 
 def test_what_is_confirmed_is_in_the_journal_before_the_answer_leaves():
@@ -166,7 +178,7 @@ def test_a_cordoned_node_offers_and_grants_nothing_but_keeps_what_it_has():
     bench.confirm(5, 2, "0")
     bench.role.cordoned = True
     offer = bench.ask(AskOffer("d-other1", NEED, 10, 9))
-    assert (offer.count, offer.cordoned) == (0, True)
+    assert (offer.count, offer.cordoned, offer.free.holds(NEED)) == (0, True, 3)
     assert bench.reserve(5, 3, "1").granted == ""
     assert bench.confirm(5, 3, "0").waiting == "0"
 

@@ -32,6 +32,7 @@ from fabric.roles.trace import (
     unpack,
 )
 from tests.unit.roles.test_flow import settled
+from tests.unit.roles.test_heal import die, drain, holding
 from tests.unit.roles.test_placement import OFFERS, WISHES
 from tests.unit.roles.world import World
 from zk import paths
@@ -338,3 +339,29 @@ def test_a_wish_that_is_changed_in_the_middle_is_replayed_to_the_last_plan(after
     runs = trace_of(world, deployment).runs
     assert all(replay(run).same for run in runs)
     assert runs[-1].searches[-1].plan == world.record(deployment).plan
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_what_left_a_node_that_is_emptied_is_replayed(exclusive: bool):
+    world = settled()
+    deployment = world.create(20, exclusive=exclusive)
+    world.until_final(deployment)
+    host = holding(world, deployment)[0]
+    drain(world, host.identity.node)
+    world.run(lambda: host.identity.node not in {n for nodes in world.running(deployment).values() for n in nodes}, 60)
+    world.until_final(deployment)
+    run = trace_of(world, deployment).runs[-1]
+    assert (replay(run).same, replay(run).planned) == (True, True)
+    assert run.searches[-1].plan == world.record(deployment).plan
+
+
+def test_what_a_dead_node_ran_is_replayed_to_where_it_runs_now():
+    world = settled()
+    deployment = world.create(20, lost_after_s=3)
+    world.until_final(deployment)
+    die(world, holding(world, deployment)[0])
+    world.run(lambda: len(world.running(deployment)) == 20, 30, "all run again")
+    world.until_final(deployment)
+    run = trace_of(world, deployment).runs[-1]
+    assert (replay(run).same, replay(run).planned) == (True, True)
+    assert run.searches[-1].plan == world.record(deployment).plan
