@@ -13,6 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from fabric.api.control import ControlPlane
+from fabric.api.fleet import Fleet
 from fabric.api.pushing import Pushing
 from zk.paths import LAYERS
 from zk.tree import SessionState
@@ -21,7 +22,7 @@ _BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0
 
 
 class Metrics:
-    def __init__(self, control: ControlPlane, pushing: Pushing) -> None:
+    def __init__(self, control: ControlPlane, pushing: Pushing, fleet: Fleet) -> None:
         self._own = CollectorRegistry()
         self.requests = Counter(
             "fabric_api_requests", "Requests answered.", ("method", "route", "status"), registry=self._own
@@ -38,16 +39,17 @@ class Metrics:
             "fabric_api_deployments", "Deployments written, by what for.", ("change",), registry=self._own
         )
         self.image_bytes = Counter("fabric_api_image_bytes", "Bytes of images taken.", registry=self._own)
-        self._own.register(_State(control, pushing))
+        self._own.register(_State(control, pushing, fleet))
 
     def text(self) -> bytes:
         return generate_latest(self._own)
 
 
 class _State(Collector):
-    def __init__(self, control: ControlPlane, pushing: Pushing) -> None:
+    def __init__(self, control: ControlPlane, pushing: Pushing, fleet: Fleet) -> None:
         self._control = control
         self._pushing = pushing
+        self._fleet = fleet
 
     def collect(self) -> Iterable[Metric]:
         control = self._control
@@ -65,6 +67,11 @@ class _State(Collector):
             "fabric_api_followed", "Deployments that are being seen through.", value=control.client.followed
         )
         yield GaugeMetricFamily("fabric_api_pushes", "Images being pushed.", value=self._pushing.under_way)
+        known = self._fleet.known
+        yield GaugeMetricFamily("fabric_lost_nodes", "Compute nodes that vanished.", value=len(known.lost))
+        yield GaugeMetricFamily("fabric_draining_nodes", "Nodes that are being drained.", value=len(known.drains))
+        brake = float(known.brake is not None)
+        yield GaugeMetricFamily("fabric_brake", "1: so many vanished at once that none is replaced.", value=brake)
         if control.bus is not None:
             bus = control.bus.counters
             yield from _labelled("fabric_api_bus_sent", "Messages sent to peers.", "message", bus.sent)

@@ -297,6 +297,8 @@ class NodeView(Model):
     images: int
     free_bytes: int
     leader: bool
+    draining: str | None = Field(description="By when it is to be empty; null: it is not drained.")
+    lost: str | None = Field(description="Since when it is lost; null: it is here.")
 
 
 class NodeList(Model):

@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 from fabric.api.contents import Contents
 from fabric.api.control import ControlPlane
 from fabric.api.deploying import Deploying
+from fabric.api.fleet import Fleet
 from fabric.api.instances import Instances
 from fabric.api.inventory import Inventory
 from fabric.api.metrics import Metrics
@@ -20,6 +21,7 @@ from fabric.api.pushing import Pushing
 class Services:
     control: ControlPlane
     inventory: Inventory
+    fleet: Fleet
     deploying: Deploying
     instances: Instances
     contents: Contents
@@ -29,16 +31,18 @@ class Services:
     @classmethod
     def over(cls, control: ControlPlane) -> Services:
         inventory = Inventory(control)
+        fleet = Fleet(control)
         contents = Contents(control)
         pushing = Pushing(control, contents)
         return cls(
             control,
             inventory,
+            fleet,
             Deploying(control, inventory),
             Instances(control, inventory),
             contents,
             pushing,
-            Metrics(control, pushing),
+            Metrics(control, pushing, fleet),
         )
 
 

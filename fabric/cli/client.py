@@ -29,6 +29,7 @@ ANSWER_TIMEOUT_S = 60.0
 DEPLOY_TRIES = 3
 PAGE = 1000
 NOT_PLACED = "does-not-fit"
+MISSING = 404
 
 V = TypeVar("V")
 Query = Mapping[str, str | int]
@@ -96,8 +97,8 @@ class Api:
     def get(self, path: str, query: Query | None = None) -> Answer:
         return self._call("GET", path, query=query)
 
-    def post(self, path: str, query: Query | None = None) -> Answer:
-        return self._call("POST", path, query=query)
+    def post(self, path: str, query: Query | None = None, body: object = None) -> Answer:
+        return self._call("POST", path, query=query, body=body)
 
     def patch(self, path: str, body: object) -> Answer:
         return self._call("PATCH", path, body=body)
@@ -183,6 +184,10 @@ class LostAnswer(NoAnswer):
     """The request was sent, and no answer came: it may have been carried out."""
 
 
+class Missing(Failure):
+    """There is no such thing (404)."""
+
+
 def segment(text: str) -> str:
     """An id or a name as one segment of a path, so that `../nodes` is looked for, not followed."""
     return quote(text, safe="") if text not in ("", ".", "..") else quote(f"{text} ", safe="")
@@ -219,4 +224,6 @@ def problem(response: httpx.Response) -> Failure:
     if len(wrong) == 1 and not found.reasons:
         return Failure(wrong[0], code)
     text = found.detail or found.title
+    if response.status_code == MISSING:
+        return Missing(text, code, (*wrong, *found.reasons))
     return Failure(f"{text} (try again in {retry} s)" if retry else text, code, (*wrong, *found.reasons))

@@ -42,4 +42,5 @@ async def ready(services: ServicesDep) -> ReadyView:
 
 @router.get("/metrics", response_class=Response, summary="For Prometheus")
 async def metrics(services: ServicesDep) -> Response:
+    await services.fleet.last_known()  # read anew, if ZooKeeper answers
     return Response(services.metrics.text(), media_type=CONTENT_TYPE_LATEST)
