@@ -3,8 +3,8 @@
     gate.py         every request: bounds and counters
     routes/         one module a noun: paths, parameters, what is answered
     deploying.py, instances.py, inventory.py, planning.py, events.py, pushing.py, contents.py     what is done
-    fleet.py        lost nodes, drains, the brake
-    store.py, noting.py   the znodes, typed;  control.py  the peers;  watches.py  changes
+    fleet.py        lost nodes, drains, the brake;  auditing.py, looking.py   the audit
+    store.py, noting.py, mending.py   the znodes, typed;  control.py  the peers;  watches.py  changes
     schemas.py, operator_schemas.py, views.py, problems.py, paging.py, docs.py     the interface
 """
 

@@ -95,7 +95,7 @@ FindingKind = Literal[
 class FindingView(Model):
     kind: FindingKind
     subject: str
-    where: str = Field(description="The node, as rack/node, or the znode's path.")
+    where: str = Field(description="The node, as rack/node, the znode's path, or an image's digest.")
     detail: str
     repair: str = Field(description="What a repair does, or did, about it; empty: nothing can be done from here.")
     repaired: bool

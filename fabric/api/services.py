@@ -7,6 +7,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from fabric.api.auditing import Auditing
 from fabric.api.contents import Contents
 from fabric.api.control import ControlPlane
 from fabric.api.deploying import Deploying
@@ -22,6 +23,7 @@ class Services:
     control: ControlPlane
     inventory: Inventory
     fleet: Fleet
+    auditing: Auditing
     deploying: Deploying
     instances: Instances
     contents: Contents
@@ -38,6 +40,7 @@ class Services:
             control,
             inventory,
             fleet,
+            Auditing(control),
             Deploying(control, inventory),
             Instances(control, inventory),
             contents,

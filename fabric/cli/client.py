@@ -12,6 +12,7 @@ import os
 import uuid
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
@@ -158,9 +159,26 @@ class Api:
     ) -> Answer:
         return Answer(self._send(method, path, query=query, json=body, headers=headers).content)
 
+    def lines(self, method: str, path: str, query: Query) -> Iterator[str]:
+        """An answer that comes line by line, while something is done."""
+        with self._told(method, path), self._client.stream(method, path, params=dict(query)) as response:
+            if not response.is_success:
+                response.read()
+                raise problem(response)
+            yield from response.iter_lines()
+
     def _send(self, method: str, path: str, query: Query | None = None, **named: Any) -> httpx.Response:
-        try:
+        with self._told(method, path):
             response = self._client.request(method, path, params=dict(query or {}), **named)
+        if response.is_success:
+            return response
+        raise problem(response)
+
+    @contextmanager
+    def _told(self, method: str, path: str) -> Iterator[None]:
+        """What goes wrong on the way becomes a Failure."""
+        try:
+            yield
         except httpx.ConnectError as error:
             raise NoAnswer(
                 f"no API answers at {self.base} ({error}): start a fabric with 'fabric up', or name one with --api"
@@ -171,9 +189,6 @@ class Api:
             raise LostAnswer(
                 f"the API at {self.base} broke off {method} {path}: {error or type(error).__name__}"
             ) from error
-        if response.is_success:
-            return response
-        raise problem(response)
 
 
 class NoAnswer(Failure):

@@ -49,6 +49,10 @@ An instance is started elsewhere first and then stopped here; those of deploymen
 What finds no other place by the deadline is stopped. Ctrl-C stops watching, not draining. Exit code 2 says, with
 --monitor: something had to be stopped without another place."""
 
+AUDITED = """\
+What does not fit must be there in two looks some seconds apart, so what is under way is no finding. Exit codes: 0 clean;
+3 found; 4 found and repaired; 1 an error, or something that could not be repaired."""
+
 BRAKED = """\
 When over half of a rack or over a fifth of the fabric vanishes at once, replacement waits until they are back, or until
 'fabric brake release' says that those are gone for good."""
@@ -355,6 +359,15 @@ def _operating(subparsers: Any) -> None:
         BRAKED,
     )
     brake.add_argument("action", nargs="?", choices=("release",), help="replace the nodes that are lost now")
+    audit = command(
+        subparsers,
+        "audit",
+        "operating:audit",
+        "compare records, nodes, reservations and image holders over the whole fabric",
+        ["fabric audit", "fabric audit --repair", "fabric audit --format json"],
+        AUDITED,
+    )
+    audit.add_argument("--repair", action="store_true", help="set right what is found, and look again")
 
 
 def _deployment(parser: Parser) -> None:

@@ -210,6 +210,29 @@ class Released(msgspec.Struct, frozen=True):
     brake: Brake
 
 
+class Finding(msgspec.Struct, frozen=True):
+    kind: str
+    subject: str
+    where: str
+    detail: str
+    repair: str
+    repaired: bool
+
+
+class Audit(msgspec.Struct, frozen=True):
+    clean: bool
+    complete: bool
+    findings: tuple[Finding, ...]
+    omitted: int
+    left: int
+    deployments: int
+    nodes: int
+    instances: int
+    images: int
+    looks: int
+    took_ms: int
+
+
 class Image(msgspec.Struct, frozen=True):
     name: str
     digest: str

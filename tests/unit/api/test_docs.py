@@ -22,6 +22,7 @@ PATHS = {
     "/v1/nodes/{id}/cordon": {"post"},
     "/v1/nodes/{id}/uncordon": {"post"},
     "/v1/nodes/{id}/drain": {"post", "get"},
+    "/v1/audit": {"get", "post"},
     "/v1/brake": {"get"},
     "/v1/brake/release": {"post"},
     "/v1/racks": {"get"},

@@ -26,6 +26,8 @@ PAIRS: list[tuple[type[msgspec.Struct], type[schemas.Model]]] = [
     (views.Lost, operator_schemas.LostView),
     (views.Brake, operator_schemas.BrakeView),
     (views.Released, operator_schemas.ReleaseView),
+    (views.Finding, operator_schemas.FindingView),
+    (views.Audit, operator_schemas.AuditView),
     (views.Image, schemas.ImageView),
     (views.ImageDeleted, schemas.ImageDeletedView),
     (views.Health, schemas.HealthView),
