@@ -52,7 +52,7 @@ class Auditing:
         found = compare(facts, settings)
         looks = 1
         if found:
-            wait_s = max(limits.audit_gap_s, settle_s(found))
+            wait_s = min(limits.audit_gap_most_s, max(limits.audit_gap_s, settle_s(found)))
             tell(f"looking again in {wait_s:.0f} s at what does not fit", 0, 0)
             await asyncio.sleep(wait_s)
             facts = await look(self._control, self._mending, tell)

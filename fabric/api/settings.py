@@ -46,6 +46,8 @@ class ApiLimits:
     """For a node to say that it knows of its (un)cordoning."""
     audit_gap_s: float = 3.0
     """At least so much between the two looks of an audit."""
+    audit_gap_most_s: float = 30.0
+    """At most so much. Above a reservation's time to live, as what is left of one is found only when that is over."""
     audit_poll_s: float = 2.0
     """Between the looks at whether a repair has worked."""
     audit_repair_wait_s: float = 60.0

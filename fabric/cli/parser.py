@@ -50,8 +50,8 @@ What finds no other place by the deadline is stopped. Ctrl-C stops watching, not
 --monitor: something had to be stopped without another place."""
 
 AUDITED = """\
-What does not fit must be there in two looks some seconds apart, so what is under way is no finding. Exit codes: 0 clean;
-3 found; 4 found and repaired; 1 an error, or something that could not be repaired."""
+What does not fit must be there in two looks some seconds apart, so what is under way is no finding. Exit codes:
+0 clean; 3 found; 4 found and repaired; 1 an error, or something that could not be repaired."""
 
 BRAKED = """\
 When over half of a rack or over a fifth of the fabric vanishes at once, replacement waits until they are back, or until

@@ -55,7 +55,6 @@ REMEDIES: Mapping[Remedy, str] = {
 STOP_MARGIN_S = 2.0
 LATE_S = 10.0
 """Beyond what leaders' own limits say, before it counts as not done."""
-MAX_SETTLE_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +96,8 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`subject`: what it is about; `where`: rack/node, a znode's path, or a digest. `version`: of what it was compared with; -1:
-    of nothing. `deployment`, `ordinal`, `place`, `path`: for the remedy, as far as it needs them."""
+    """`subject`: what it is about; `where`: rack/node, a znode's path, or a digest. `version`: of what it was compared
+    with; -1: of nothing. `deployment`, `ordinal`, `place`, `path`: for the remedy, as far as it needs them."""
 
     kind: Kind
     subject: str
@@ -139,8 +138,8 @@ def confirmed(first: Iterable[Finding], second: Iterable[Finding]) -> tuple[Find
 
 
 def settle_s(found: Iterable[Finding]) -> float:
-    """How long to wait before the second look."""
-    return min(MAX_SETTLE_S, max((one.settle_s for one in found), default=0.0))
+    """How long to wait before the second look, as far as whoever looks has the patience."""
+    return max((one.settle_s for one in found), default=0.0)
 
 
 def grouped(found: Iterable[Finding]) -> tuple[Finding, ...]:

@@ -10,7 +10,17 @@ from typing import Any
 
 import pytest
 
-from fabric.api.operator_schemas import BrakeView, CrowdView, DrainedDeployment, DrainView, LostView, ReleaseView
+from fabric.api.operator_schemas import (
+    AuditStep,
+    AuditView,
+    BrakeView,
+    CrowdView,
+    DrainedDeployment,
+    DrainView,
+    FindingView,
+    LostView,
+    ReleaseView,
+)
 from fabric.cli import draining
 from tests.unit.cli.api_server import RUNNING, ApiServer, Reply, problem
 from tests.unit.cli.conftest import Fabric
@@ -170,3 +180,94 @@ def test_releasing_the_brake_names_the_nodes(api: ApiServer, fabric: Fabric) -> 
     assert "brake is on" in again
     assert fabric("brake", "release", "--format", "json").code == 0
     assert fabric("brake", "relese").code == 64
+
+
+# --- audit -----------------------------------------------------------------------------------------------------------
+
+
+def report(*findings: FindingView, **changes: Any) -> AuditView:
+    values: dict[str, Any] = {
+        "clean": not findings,
+        "complete": True,
+        "repairing": False,
+        "findings": list(findings),
+        "omitted": 0,
+        "left": sum(not one.repaired for one in findings),
+        "deployments": 3,
+        "nodes": 8,
+        "instances": 20,
+        "images": 1,
+        "looks": 2,
+        "took_ms": 3456,
+    }
+    return AuditView(**{**values, **changes})
+
+
+def finding(repaired: bool = False, **changes: Any) -> FindingView:
+    values: dict[str, Any] = {
+        "kind": "orphan",
+        "subject": f"{ID} ordinals 3-4",
+        "where": "r1/r1c03",
+        "detail": "there is no such deployment",
+        "repair": "the node is told",
+        "repaired": repaired,
+    }
+    return FindingView(**{**values, **changes})
+
+
+def steps(*lines: AuditStep) -> Reply:
+    return Reply("".join(f"{line.model_dump_json()}\n" for line in lines).encode())
+
+
+ASKING = AuditStep(stage="asking the nodes", done=1, total=3)
+
+
+@pytest.mark.parametrize(
+    ("found", "arguments", "code", "said"),
+    [
+        (report(), (), 0, "all fits together"),
+        (report(), ("--repair",), 0, "all fits together"),
+        (report(finding()), (), 3, "found: 1 orphan"),
+        (report(finding(repaired=True)), ("--repair",), 4, "repaired: 1 orphan"),
+        (report(finding(repaired=True), finding()), ("--repair",), 1, "1 of 2 are not repaired"),
+        (report(finding(kind="unreachable", repair=""), complete=False), (), 3, "did not answer was not compared"),
+    ],
+)
+def test_the_audit_ends_by_what_it_found(
+    api: ApiServer, fabric: Fabric, found: AuditView, arguments: tuple[str, ...], code: int, said: str
+) -> None:
+    method = "POST" if arguments else "GET"
+    api.on(method, "/v1/audit", steps(ASKING, AuditStep(stage="done", report=found)))
+    ended = fabric("audit", *arguments)
+    assert ended.code == code
+    assert said in ended.out
+    assert "compared 3 deployments, 8 nodes, 20 instances and 1 images in 3.46 s" in ended.out
+    assert "asking the nodes (1 of 3)" in ended.err
+    as_json = fabric("audit", *arguments, "--format", "json")
+    assert as_json.code == code
+    assert json.loads(as_json.out) == json.loads(found.model_dump_json())
+
+
+def test_a_finding_says_what_where_why_and_what_a_repair_does(api: ApiServer, fabric: Fabric) -> None:
+    api.on("GET", "/v1/audit", steps(AuditStep(stage="done", report=report(finding(), omitted=7))))
+    ended = fabric("audit")
+    for part in ("orphan", f"{ID} ordinals 3-4", "r1/r1c03", "no such deployment", "the node is told", "and 7 more"):
+        assert part in ended.out
+    assert "fabric audit --repair" in ended.err
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        steps(ASKING, AuditStep(stage="failed", problem="No compute node answered.")),
+        steps(ASKING),
+        problem(409, "conflict", "An audit is running at this API already."),
+        None,
+    ],
+)
+def test_an_audit_that_was_not_finished_is_an_error(api: ApiServer, fabric: Fabric, reply: Reply | None) -> None:
+    api.on("GET", "/v1/audit", reply)
+    ended = fabric("audit")
+    assert ended.code == 1
+    assert ended.out == ""
+    assert ended.err.splitlines()[-1].startswith("fabric: ")
