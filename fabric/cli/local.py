@@ -232,10 +232,10 @@ def _down(args: Namespace) -> int:
 def _status(args: Namespace) -> int:
     from fabric.local import commands
 
-    return commands.status(_folder_of(args), args.format == "json", _brake)
+    return commands.status(_folder_of(args), args.format == "json", brake_of)
 
 
-def _brake(api: str) -> str:
+def brake_of(api: str) -> str:
     """Why lost nodes are not replaced now; empty when they are, or when the API does not say."""
     from fabric.cli import views
     from fabric.cli.client import Api

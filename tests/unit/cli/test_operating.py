@@ -22,6 +22,7 @@ from fabric.api.operator_schemas import (
     ReleaseView,
 )
 from fabric.cli import draining
+from fabric.cli.local import brake_of
 from tests.unit.cli.api_server import RUNNING, ApiServer, Reply, problem
 from tests.unit.cli.conftest import Fabric
 from tests.unit.cli.test_main import COMMAND
@@ -169,6 +170,13 @@ def test_the_brake_says_why_which_and_since_when(api: ApiServer, fabric: Fabric)
     for part in ("6 of the 8 of rack r1", f"since {THEN}", "r1c07", "not yet", "yes"):
         assert part in shown.out
     assert fabric("brake").out == "the brake is off: no node is lost\n"
+
+
+def test_the_status_says_that_the_brake_is_on_if_the_api_says_so(api: ApiServer) -> None:
+    api.on("GET", "/v1/brake", brake(True), brake(False))
+    assert brake_of(api.url) == brake(True).detail
+    assert brake_of(api.url) == ""
+    assert brake_of("http://127.0.0.1:1") == ""
 
 
 def test_releasing_the_brake_names_the_nodes(api: ApiServer, fabric: Fabric) -> None:
