@@ -157,7 +157,7 @@ def test_what_belongs_to_nothing_is_a_leak_and_goes(fabric: World) -> None:
     in_tree(fabric.hosts, plant)
     address = members(fabric.hosts, rack="r2")["r2c1"].address
     need = Resources(1, 64, 64)
-    granted = talk(lambda talker: talker.ask(address, Reserve(GONE, 7, 3, 1, need, "0-2", 3_600_000)))
+    granted = talk(lambda talker: talker.ask(address, Reserve(GONE, 1 << 50, 3, 1, need, "0-2", 3_600_000)))
     assert isinstance(granted, Reserved)
     assert granted.granted == "0-2"
 

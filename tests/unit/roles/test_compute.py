@@ -246,9 +246,9 @@ def test_asked_to_verify_it_stops_what_the_record_does_not_give_it_and_nothing_e
     token = asked_to_verify(bench)
     plan = (Share("n1", "r1", "1"), Share("n2", "r1", "0"))
     record = Deployment(DEPLOYMENT, "web", SPEC, 2, 2, "spread", 1, 1, state="running", epoch=5, step=2, plan=plan)
-    bench.role.on_tree(2.0, token, Got(encode(record), Stat(1, 1, 1, 0, 0, 1, 1)))
+    bench.role.verifier.on_tree(2.0, token, Got(encode(record), Stat(1, 1, 1, 0, 0, 1, 1)))
     assert [e.instance for e in bench.out.take() if isinstance(e, fx.StopInstance)] == [f"{DEPLOYMENT}.0"]
-    bench.role.on_tree(3.0, asked_to_verify(bench), NoNode(paths.deployment(DEPLOYMENT)))
+    bench.role.verifier.on_tree(3.0, asked_to_verify(bench), NoNode(paths.deployment(DEPLOYMENT)))
     assert [e.instance for e in bench.out.take() if isinstance(e, fx.StopInstance)] == [f"{DEPLOYMENT}.1"]
 
 
