@@ -1,7 +1,8 @@
-"""The audit: two looks, what both have found, and, if so wished, the repair and a look at what is left.
+"""The audit: looks, what two of them have found, and, if so wished, the repair and a look at what is left.
 
     look -> nothing found: clean
          '- found: wait as long as that may take to go away by itself -> look again -> what is in both looks counts
+                     |- something is in the second look only: once more, up to `audit_looks` in all
                      |- only to look: report
                      '- repair: each remedy once -> look again until it is gone or `audit_repair_wait_s` is over
 
@@ -49,15 +50,18 @@ class Auditing:
         began_ms = wall_ms()
         limits, settings = self._control.limits, self._control.config.settings
         facts = await look(self._control, self._mending, tell)
-        found = compare(facts, settings)
+        seen = compare(facts, settings)
+        found: Sequence[Finding] = ()
         looks = 1
-        if found:
-            wait_s = min(limits.audit_gap_most_s, max(limits.audit_gap_s, settle_s(found)))
+        while len(found) < len(seen) and looks < limits.audit_looks:  # something was there in this look only
+            fresh = [one for one in seen if one not in found]
+            wait_s = min(limits.audit_gap_most_s, max(limits.audit_gap_s, settle_s(fresh)))
             tell(f"looking again in {wait_s:.0f} s at what does not fit", 0, 0)
             await asyncio.sleep(wait_s)
             facts = await look(self._control, self._mending, tell)
-            found = confirmed(found, compare(facts, settings))
-            looks = 2
+            before, seen = seen, compare(facts, settings)
+            found = confirmed(before, seen)
+            looks += 1
         left: Sequence[Finding] = found
         if repair and found:
             tell(f"repairing {len(found)} findings", 0, len(found))

@@ -102,7 +102,7 @@ class FindingView(Model):
 
 
 class AuditView(Model):
-    """What does not fit together, seen in two looks some seconds apart."""
+    """What does not fit together, seen in two looks in a row, some seconds apart."""
 
     clean: bool = Field(description="Nothing was found, and everything could be compared.")
     complete: bool = Field(description="Every node and rack answered.")

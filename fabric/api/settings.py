@@ -48,6 +48,8 @@ class ApiLimits:
     """At least so much between the two looks of an audit."""
     audit_gap_most_s: float = 30.0
     """At most so much. Above a reservation's time to live, as what is left of one is found only when that is over."""
+    audit_looks: int = 4
+    """Of one audit, before a repair: what comes and goes is not looked at for ever."""
     audit_poll_s: float = 2.0
     """Between the looks at whether a repair has worked."""
     audit_repair_wait_s: float = 60.0
