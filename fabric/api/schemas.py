@@ -248,9 +248,11 @@ class DryRunView(Model):
 
 
 InstanceState = Literal[
-    "assigned", "fetching", "starting", "running", "backoff", "exited", "failed", "stopping", "missing", "unknown"
-]
-"""As the node says; `missing`: planned there, but the node has none; `unknown`: the node did not answer."""
+    "recovering", "parked", "assigned", "fetching", "starting", "running", "backoff", "exited", "failed", "stopping",
+    "missing", "unknown",
+]  # fmt: skip
+"""As the node says (`parked`: stopped while the node is out of touch with ZooKeeper); `missing`: planned there, but the
+node has none; `unknown`: the node did not answer."""
 
 
 class InstanceItem(Model):

@@ -27,7 +27,7 @@ from fabric.roles.leaders import Seen
 from fabric.roles.placement import Given
 
 _KNOWN_STATES: frozenset[str] = frozenset(
-    ("assigned", "fetching", "starting", "running", "backoff", "exited", "failed", "stopping")
+    ("recovering", "parked", "assigned", "fetching", "starting", "running", "backoff", "exited", "failed", "stopping")
 )
 
 

@@ -33,6 +33,7 @@ STATES = {
     "missing": "red",
     "unknown": "yellow",
     "backoff": "yellow",
+    "parked": "yellow",
     "deleted": "dim",
 }
 

@@ -123,7 +123,7 @@ def compare(facts: Facts, settings: Settings) -> tuple[Finding, ...]:
         *_plans(facts, settings),
         *_reservations(facts),
         *_markers(facts),
-        *_notes(facts),
+        *_notes(facts, settings),
         *_images(facts, settings),
         *(Finding("unreadable", path, path, why) for path, why in facts.unreadable.items()),
         *_unreachable(facts),
@@ -322,11 +322,16 @@ def _markers(facts: Facts) -> Iterator[Finding]:
             yield Finding("leak", f"key {digest[:12]}", path, why, "delete", version, path=path)
 
 
-def _notes(facts: Facts) -> Iterator[Finding]:
-    for node, (_, version) in facts.lost.items():
+def _notes(facts: Facts, settings: Settings) -> Iterator[Finding]:
+    planned = {share.node for record, _ in facts.records.values() for share in (*record.plan, *record.leaving)}
+    for node, (lost, version) in facts.lost.items():
+        path = paths.lost(node)
+        ago_s = (facts.now_ms - lost.since_ms) / 1000
         if node in facts.members:
-            path = paths.lost(node)
             yield Finding("leak", node, path, "noted as lost, and it is here", "delete", version, path=path)
+        elif lost.accepted_ms and node not in planned and ago_s > settings.keep_final_s and not facts.unreadable:
+            why = f"lost for {ago_s / 86_400:.0f} days, and nothing is planned there: it is not awaited any more"
+            yield Finding("leak", node, path, why, "delete", version, path=path)
     for node, (_, version) in facts.drains.items():
         if node not in facts.cordons:
             path = paths.drain(node)

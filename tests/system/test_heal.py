@@ -13,7 +13,7 @@ from tests.system.test_cli_flow import Command
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.system
-SESSION_S = 4.0
+SESSION_S = 2.0
 RACK = ("r1c01", "r1c02", "r1c03")
 
 

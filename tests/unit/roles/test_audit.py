@@ -222,6 +222,10 @@ def test_notes_about_nodes() -> None:
     back = {"n1": (Lost("n1", "r1", NOW_MS - 60_000), 4)}
     one = only(facts(lost=back), "leak", "delete")
     assert (one.path, one.version) == (paths.lost("n1"), 4)
+    old_ms = NOW_MS - int(SETTINGS.keep_final_s * 1000)
+    forgotten = {"n9": (Lost("n9", "r1", old_ms - 1, old_ms, "n1"), 5)}
+    assert only(facts(lost=forgotten), "leak", "delete").version == 5
+    assert found(facts(lost={"n9": (Lost("n9", "r1", old_ms + 9000, old_ms + 9000, "n1"), 5)})) == []
     drained = {"n1": (Drain("n1", NOW_MS, NOW_MS), 2)}
     assert only(facts(drains=drained), "leak", "cordon").subject == "n1"
     assert found(facts(drains=drained, cordons=frozenset({"n1"}))) == []
