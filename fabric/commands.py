@@ -37,6 +37,12 @@ MAX_NODES = 5_000
 """Agents in one rack, at most."""
 Lines = Annotated[tuple[Line, ...], msgspec.Meta(max_length=MAX_NODES)]
 """Names of nodes."""
+MAX_LISTED = 256
+"""Images asked about in one `ListHeld`: a rack's answers fit in one message even if it has MAX_NODES agents."""
+Indices = Annotated[
+    tuple[Annotated[int, msgspec.Meta(ge=0, lt=MAX_LISTED)], ...], msgspec.Meta(max_length=MAX_LISTED)
+]
+"""Places in the list that was asked about."""
 DigestText = Annotated[str, msgspec.Meta(max_length=80)]
 """A digest, or empty."""
 
@@ -272,6 +278,26 @@ class ImageHeld(Message, frozen=True):
     busy: Number
 
 
+class ListHeld(Message, frozen=True):
+    """Which of these images do you have? One question for many, so that who repairs or audits asks once for all."""
+
+    digests: Annotated[tuple[Digest, ...], msgspec.Meta(max_length=MAX_LISTED)]
+
+
+class HeldList(Message, frozen=True):
+    """Answer to `ListHeld`: indices of its digests. `held`: a whole verified copy; `copying`: one is being fetched
+    (see `Replicate`); `damaged`: some of its chunks were lost or rotten, the others are there. `copies`: how many
+    images are being fetched here in all. `busy` as in `ImageHeld`."""
+
+    held: Indices
+    copying: Indices
+    damaged: Indices
+    copies: Number
+    data_endpoint: Line
+    free_bytes: Number
+    busy: Number
+
+
 class DropImage(Message, frozen=True):
     """No image name refers to this content any more: free it."""
 
@@ -283,7 +309,8 @@ class Dropped(Message, frozen=True):
 
 
 class Replicate(Message, frozen=True):
-    """Fetch this image from these data endpoints and hold it."""
+    """Fetch this image from these data endpoints and hold it. Repeated, it asks how far that is: `done`, or failed for
+    `reason` (which is told once; one more begins anew), or neither while it is under way."""
 
     digest: Digest
     sources: Annotated[tuple[Address, ...], msgspec.Meta(max_length=MAX_NODES)]
@@ -300,7 +327,20 @@ class Unable(Message, frozen=True):
     reason: Text
 
 
-Command = AskOffer | Reserve | Confirm | Cancel | Stop | Describe | Verify | ReadLog | HasImage | DropImage | Replicate
+Command = (
+    AskOffer
+    | Reserve
+    | Confirm
+    | Cancel
+    | Stop
+    | Describe
+    | Verify
+    | ReadLog
+    | HasImage
+    | ListHeld
+    | DropImage
+    | Replicate
+)
 Answer = (
     Offer
     | Reserved
@@ -311,6 +351,7 @@ Answer = (
     | Verifying
     | LogText
     | ImageHeld
+    | HeldList
     | Dropped
     | Replicating
     | Unable

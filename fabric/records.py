@@ -174,6 +174,7 @@ class _Written(_Unplanned, frozen=True):
 
     plan: dict[Name, str] = {}
     leaving: dict[Name, str] = {}
+    stopping: dict[Name, str] = {}
 
 
 class Deployment(_Unplanned, frozen=True):
@@ -189,16 +190,20 @@ class Deployment(_Unplanned, frozen=True):
     settled deployment ran, were lost, and have no other place yet; `moved`, below `had`, were given another place since
     it was settled. `leaving`: ordinals that run elsewhere by the plan,
     or are about to, and still at their old node too, which is being drained; with `exclusive` they are stopped there
-    before they start elsewhere, and are never in two places.
+    before they start elsewhere, and are never in two places. `stopping`: ordinals that left the plan and may run there
+    still; whoever coordinates sees to their end before it places them anew.
     Raises ValueError for a plan that has an ordinal twice, or two shares of one node.
     """
 
     plan: tuple[Share, ...] = ()
     leaving: tuple[Share, ...] = ()
+    stopping: tuple[Share, ...] = ()
 
     def __post_init__(self) -> None:
         _check_shares("plan", self.plan)
         _check_shares("leaving", self.leaving)
+        if len(self.stopping) > MAX_SHARES:
+            raise ValueError(f"stopping: expected at most {MAX_SHARES} shares, found {len(self.stopping)}")
         check_ordinals(self.moved)
 
     @property
@@ -274,6 +279,7 @@ R = TypeVar("R", bound=msgspec.Struct)
 
 _SHARE = re.compile(rf"({_NAME})=([0-9,-]*)")
 _FIELDS = _Unplanned.__struct_fields__
+_SHARES = ("plan", "leaving", "stopping")
 
 
 def encode(record: msgspec.Struct) -> bytes:
@@ -281,7 +287,8 @@ def encode(record: msgspec.Struct) -> bytes:
     if not isinstance(record, Deployment):
         return msgspec.json.encode(record)
     fields = {name: getattr(record, name) for name in _FIELDS}
-    plain = msgspec.json.encode(_Written(**fields, plan=_by_rack(record.plan), leaving=_by_rack(record.leaving)))
+    plan, leaving, stopping = (_by_rack(getattr(record, name)) for name in _SHARES)
+    plain = msgspec.json.encode(_Written(**fields, plan=plan, leaving=leaving, stopping=stopping))
     return plain if len(plain) <= PACK_OVER_BYTES else _PACKED + zlib.compress(plain, 6)
 
 
@@ -292,7 +299,8 @@ def decode(data: bytes, kind: type[R], where: str) -> R:
             return msgspec.json.decode(data, type=kind)
         written = msgspec.json.decode(_unpacked(data), type=_Written)
         fields = {name: getattr(written, name) for name in _FIELDS}
-        return kind(**fields, plan=_shares(written.plan), leaving=_shares(written.leaving))
+        plan, leaving, stopping = (_shares(getattr(written, name)) for name in _SHARES)
+        return kind(**fields, plan=plan, leaving=leaving, stopping=stopping)
     except (msgspec.DecodeError, ValueError, RecursionError, zlib.error) as error:
         raise BadRecord(f"{where}: expected a {kind.__name__} record as JSON, found: {error}") from error
 

@@ -387,6 +387,11 @@ class ImageView(Model):
     content: str = Field(description="The digest of the whole content that was given with the push, if one was.")
     holders: list[str] = Field(description="One image: who holds it now. In a list: who acknowledged the push.")
     silent: list[str] = Field(default=[], description="Storage nodes that did not answer.")
+    redundant: bool | None = Field(
+        default=None,
+        description="One image: two nodes, in different racks, hold it whole now. When not, it is being repaired, if "
+        "there is a holder and room in another rack. In a list: not asked.",
+    )
 
 
 class ImageList(Model):

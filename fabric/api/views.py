@@ -19,7 +19,8 @@ from fabric.api.schemas import (
 from fabric.api.store import Versioned
 from fabric.commands import InstanceView
 from fabric.flavors import Flavor
-from fabric.messages import NodeStatus, RackStatus
+from fabric.images.push import REDUNDANCY
+from fabric.messages import Holders, NodeStatus, RackStatus
 from fabric.ordinals import format_ordinals
 from fabric.records import Deployment, Drain, Image, LayerName, Lost, Share
 from fabric.resources import ZERO, Resources
@@ -219,8 +220,8 @@ def flavor(value: Flavor) -> FlavorView:
     return FlavorView(name=value.name, resources=resources(value.resources))
 
 
-def image(record: Image, holders: tuple[str, ...] | None = None, silent: tuple[str, ...] = ()) -> ImageView:
-    """`holders`: who has it now, if that was asked; else those that acknowledged the push."""
+def image(record: Image, now: Holders | None = None) -> ImageView:
+    """`now`: what the storage agents said, if they were asked; else `holders` are those that acknowledged the push."""
     return ImageView(
         name=record.name,
         digest=record.digest,
@@ -228,6 +229,7 @@ def image(record: Image, holders: tuple[str, ...] | None = None, silent: tuple[s
         kind=record.kind,
         pushed=timestamp(record.pushed_ms),
         content=record.content,
-        holders=sorted(record.holders if holders is None else holders),
-        silent=sorted(silent),
+        holders=sorted(record.holders if now is None else now.found),
+        silent=[] if now is None else sorted(now.silent),
+        redundant=None if now is None else len({holder.rack for holder in now.chosen}) >= REDUNDANCY,
     )

@@ -242,6 +242,7 @@ class Image(msgspec.Struct, frozen=True):
     content: str
     holders: tuple[str, ...]
     silent: tuple[str, ...] = ()
+    redundant: bool | None = None
 
 
 class ImageDeleted(msgspec.Struct, frozen=True):

@@ -42,6 +42,7 @@ from fabric.messages import (
     FindHolders,
     Heartbeat,
     Holders,
+    HoldersChanged,
     LeaderHello,
     NodeAnswer,
     NodeCall,
@@ -88,7 +89,7 @@ class Agent:
         self._member = Membership(identity, settings, self._out, home)
         self._storage = None if compute else Storage(identity, settings, self._out)
         self._leading = Leading(identity, settings, rng, self._out, self._rack) if compute else None
-        self._storage_leading = None if compute else StorageLeading(identity, settings, self._out)
+        self._storage_leading = None if compute else StorageLeading(identity, settings, rng, self._out)
         everybody = (self._compute, self._storage, self._leading, self._storage_leading)
         self._timed = [role for role in everybody if role is not None]
         self._session = 0
@@ -218,7 +219,7 @@ class Agent:
         if self._leading is not None:
             self._leading.on_session(event)
         if self._storage_leading is not None:
-            self._storage_leading.directory.on_session(event)
+            self._storage_leading.on_session(now, event)
         if event.state is SessionState.CONNECTED:
             self._session = event.session_id
             self._suspended_at = None
@@ -265,12 +266,15 @@ class Agent:
             self._submit(self._candidacy.on_outcome(token, outcome))
         elif token == CORDON:
             self._on_cordon(now, outcome)
-        elif self._member.on_tree(now, token, outcome) or self._rack.on_tree(now, token, outcome):
+        elif self._member.on_tree(now, token, outcome):
             return
+        elif self._rack.on_tree(now, token, outcome):
+            if self._storage_leading is not None and self._rack.ready:
+                self._storage_leading.repair.on_members(now, self._rack.nodes)
         elif self._leading is not None and self._leading.on_tree(now, token, outcome):
             return
-        elif self._storage_leading is not None and self._storage_leading.directory.on_tree(now, token, outcome):
-            self._storage_leading.calls.on_leaders_changed()
+        elif self._storage_leading is not None and self._storage_leading.on_tree(now, token, outcome):
+            return
         elif self._storage is not None and self._storage.leftovers.on_tree(now, token, outcome):
             return
         elif self._compute is not None and not self._compute.instances.finder.on_tree(now, token, outcome):
@@ -313,7 +317,7 @@ class Agent:
             self._leading.begin(now, self._session)
             self._leading.release(now)
         if self._storage_leading is not None:
-            self._storage_leading.begin()
+            self._storage_leading.begin(now)
 
     def _count_out(self) -> None:
         """The session has been SUSPENDED for so long that somebody else may lead the rack. The deployments in charge
@@ -369,9 +373,13 @@ class Agent:
         elif isinstance(message, RackCall):
             self._rack.on_call(now, sender, message)
         elif isinstance(message, RackStatusCall):
-            self._rack.on_status_call(now, sender, message)
+            repair = self._storage_leading.repair if self._storage_leading is not None else None
+            counts = (repair.lacking, repair.lost) if repair is not None else (0, 0)
+            self._rack.on_status_call(now, sender, message, *counts)
         elif isinstance(message, Heartbeat):
             self._rack.on_heartbeat(now, message)
+            if self._storage_leading is not None:
+                self._storage_leading.repair.on_heartbeat(now, message)
         elif isinstance(message, LeaderHello):
             self._beats.on_hello(now, message)
         elif isinstance(message, RackAnswer):
@@ -386,6 +394,8 @@ class Agent:
             self._compute.instances.finder.on_holders(now, message)
         elif self._storage_leading is not None and isinstance(message, FindHolders | PickStores):
             self._storage_leading.on_ask(now, sender, message)
+        elif self._storage_leading is not None and isinstance(message, HoldersChanged):
+            self._storage_leading.repair.on_changed(now)
 
     # --- the layer's own inputs -------------------------------------------------------------------------------------
 
@@ -423,3 +433,5 @@ class Agent:
             storage.on_ready(event)
         elif isinstance(event, ImageFailed):
             storage.on_failed(event)
+        elif isinstance(event, HoldersWanted):
+            storage.on_holders_wanted(event)

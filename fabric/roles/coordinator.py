@@ -10,7 +10,7 @@ record what may be running where.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from fabric.commands import Progress
 from fabric.messages import Submit
@@ -20,6 +20,7 @@ from fabric.roles.calls import RackCalls
 from fabric.roles.census import Census
 from fabric.roles.charge import GONE, MEMBERS, Charge
 from fabric.roles.outbox import Outbox, earliest
+from fabric.roles.plans import Place
 from fabric.roles.reconcile import Reconcile
 from fabric.roles.recorder import Recorder
 from fabric.roles.recordkeeper import RecordKeeper
@@ -145,6 +146,7 @@ class Coordinator:
         reasons: tuple[str, ...],
         plan: tuple[Share, ...] | None = None,
         count: int | None = None,
+        left: Collection[Place] = (),
     ) -> None:
         self._work.phase = None
         record = self._keeper.record
@@ -154,6 +156,7 @@ class Coordinator:
             reasons,
             record.plan if plan is None else plan,
             record.count if count is None else count,
+            left,
             (self._charge.epoch, self._charge.step),
             self._out.wall_ms,
         )

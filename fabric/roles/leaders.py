@@ -5,6 +5,8 @@ not lead look a leader up when they need one (`finder`), so that ZooKeeper need 
 from __future__ import annotations
 
 import random
+import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fabric.records import LayerName, Leader
@@ -47,3 +49,10 @@ def pick(leaders: dict[str, Seen], rng: random.Random, avoid: frozenset[str] = f
         return None
     two = rng.sample(fresh, min(2, len(fresh)))
     return min(two, key=lambda one: one.leader.load)
+
+
+def rendezvous(key: str, racks: Iterable[str]) -> str:
+    """The rack whose leader looks after `key`: all who know the same racks say the same, and a rack that comes or goes
+    moves only its own share. Raises ValueError when there is no rack."""
+    salt = zlib.crc32(key.encode())
+    return max(racks, key=lambda rack: (zlib.crc32(rack.encode(), salt), rack))

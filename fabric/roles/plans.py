@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -39,7 +39,20 @@ def by_place(where: Mapping[int, Place]) -> dict[Place, tuple[int, ...]]:
 
 def whole(record: Deployment) -> dict[Place, tuple[int, ...]]:
     """Everything of the deployment, wherever the record has some of it (see `stopping.Stopping`)."""
-    return {(share.node, share.rack): () for share in (*record.plan, *record.leaving)}
+    return {(share.node, share.rack): () for share in (*record.plan, *record.leaving, *record.stopping)}
+
+
+def stops_of(shares: Iterable[Share]) -> dict[Place, tuple[int, ...]]:
+    """Place -> the ordinals to stop there."""
+    return {(share.node, share.rack): share.numbers() for share in shares}
+
+
+def shares_of(stops: Mapping[Place, Iterable[int]]) -> tuple[Share, ...]:
+    """The same as shares; here an ordinal may be at two places."""
+    return tuple(
+        Share(node, rack, format_ordinals(ordinals))
+        for (node, rack), ordinals in sorted(stops.items(), key=lambda item: (item[0][1], item[0][0]))
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +69,9 @@ def without(record: Deployment, leaving: Mapping[int, Place], ordinals: set[int]
     wanted any more is stopped there too."""
     where = places_of(record.plan)
     unwanted = {ordinal for ordinal in ordinals if ordinal >= record.count}
-    stop = _merged(
-        {ordinal: place for ordinal, place in where.items() if ordinal in ordinals},
-        {ordinal: place for ordinal, place in leaving.items() if ordinal in unwanted},
+    stop = merged(
+        by_place({ordinal: place for ordinal, place in where.items() if ordinal in ordinals}),
+        by_place({ordinal: place for ordinal, place in leaving.items() if ordinal in unwanted}),
     )
     return Change(
         {ordinal: place for ordinal, place in where.items() if ordinal not in ordinals},
@@ -73,13 +86,13 @@ def reverted(record: Deployment, leaving: Mapping[int, Place]) -> Change:
     kept = {ordinal: place for ordinal, place in where.items() if ordinal < record.had}
     stay = {ordinal: place for ordinal, place in leaving.items() if kept.get(ordinal) not in (None, place)}
     beyond = {ordinal: place for ordinal, place in where.items() if ordinal >= record.had}
-    return Change(kept, stay, _merged(beyond, stay))
+    return Change(kept, stay, merged(by_place(beyond), by_place(stay)))
 
 
-def _merged(*all_places: Mapping[int, Place]) -> dict[Place, tuple[int, ...]]:
+def merged(*all_stops: Mapping[Place, Iterable[int]]) -> dict[Place, tuple[int, ...]]:
     found: dict[Place, set[int]] = {}
-    for places in all_places:
-        for place, ordinals in by_place(places).items():
+    for stops in all_stops:
+        for place, ordinals in stops.items():
             found.setdefault(place, set()).update(ordinals)
     return {place: tuple(sorted(ordinals)) for place, ordinals in found.items()}
 
@@ -90,7 +103,12 @@ def lacking(record: Deployment, placed: int, count: int) -> int:
 
 
 def replanned(
-    record: Deployment, where: Mapping[int, Place], leaving: Mapping[int, Place], fence: tuple[int, int], now_ms: int
+    record: Deployment,
+    where: Mapping[int, Place],
+    leaving: Mapping[int, Place],
+    stopping: Mapping[Place, Iterable[int]],
+    fence: tuple[int, int],
+    now_ms: int,
 ) -> Deployment:
     """The record with another plan. `fence`: (epoch, step) of the commands that will follow it."""
     had, before = min(record.had, record.count), places_of(record.plan)
@@ -101,6 +119,7 @@ def replanned(
         state="starting",
         plan=plan_of(where),
         leaving=plan_of(leaving),
+        stopping=shares_of(stopping),
         epoch=fence[0],
         step=fence[1],
         had=had,
@@ -116,10 +135,14 @@ def settled(
     reasons: tuple[str, ...],
     plan: tuple[Share, ...],
     count: int,
+    left: Collection[Place],
     fence: tuple[int, int],
     now_ms: int,
 ) -> Deployment:
-    """The record at rest, with `count` as what is wanted from now on."""
+    """The record at rest, with `count` as what is wanted from now on. `left`: who did not say that what had to stop
+    there has: it stays in the record as `stopping`."""
+    dropped = () if plan else record.plan
+    stops = merged(stops_of(record.stopping), stops_of(record.leaving), stops_of(dropped))
     placed = sum(len(share.numbers()) for share in plan)
     return msgspec.structs.replace(
         record,
@@ -127,6 +150,7 @@ def settled(
         settled=record.generation,
         plan=plan,
         leaving=(),
+        stopping=shares_of({place: ordinals for place, ordinals in stops.items() if place in left}),
         moved="",
         count=count,
         min_count=min(record.min_count, count),

@@ -155,7 +155,7 @@ class RackLeader:
             self._forget(now, node)
         else:
             self._list_again_at = now + self._settings.retry_max_s
-        if self._ready and self._early:
+        if self.ready and self._early:
             early, self._early = self._early, []
             for until, caller, call in early:
                 if now < until:
@@ -163,7 +163,8 @@ class RackLeader:
         return True
 
     @property
-    def _ready(self) -> bool:
+    def ready(self) -> bool:
+        """Every member that ZooKeeper lists is known."""
         return self._listed is not None and not self._unread
 
     def _learn(self, now: float, node: str, data: bytes) -> None:
@@ -220,7 +221,7 @@ class RackLeader:
         if self._epoch is None:
             self._out.send(caller, RackAnswer(call.call, self._identity.rack, False))
             return
-        if not self._ready:
+        if not self.ready:
             # Just elected: whoever is not known yet must not be called absent. The caller repeats what is not kept.
             if len(self._early) < MAX_OPEN_CALLS:
                 self._early.append((now + call.wait_ms / 1000, caller, call))
@@ -288,12 +289,15 @@ class RackLeader:
             ),
         )
 
-    def on_status_call(self, now: float, caller: str, call: RackStatusCall) -> None:
+    def on_status_call(
+        self, now: float, caller: str, call: RackStatusCall, lacking: int = 0, lost: int = 0
+    ) -> None:
+        """`lacking`, `lost`: of images, by a storage leader's `repair`."""
         one = self._identity
         nodes = tuple(self._status(now, self._members[name]) for name in sorted(self._members))
         self._out.send(
             caller,
-            RackStatus(call.call, one.rack, one.layer, self.leads, one.node, self._epoch or 0, nodes),
+            RackStatus(call.call, one.rack, one.layer, self.leads, one.node, self._epoch or 0, nodes, lacking, lost),
         )
 
     def _status(self, now: float, seen: _Seen) -> NodeStatus:

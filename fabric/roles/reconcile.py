@@ -28,7 +28,7 @@ place is `lacking`: the deployment runs on without it, and the patrol tries agai
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Protocol
 
 from fabric.ordinals import parse_ordinals
@@ -56,8 +56,9 @@ class Close(Protocol):
         reasons: tuple[str, ...],
         plan: tuple[Share, ...] | None = None,
         count: int | None = None,
+        left: Collection[Place] = (),
     ) -> None:
-        """Write the end. `plan`, `count`: None leaves them as they are in the record."""
+        """Write the end. `plan`, `count`: None leaves them as they are in the record. `left`: see `plans.settled`."""
 
 
 class Reconcile:
@@ -78,6 +79,10 @@ class Reconcile:
         self._reasons: tuple[str, ...] = ()
         """Why ordinals had to move, found no place, or could not leave: each once."""
         self._unplanned: set[Place] = set()
+        self._stopped = False
+        """What the record has as stopping has stopped."""
+        self._left: set[Place] = set()
+        """Who did not say that what was to leave there has."""
         self.phase: Reserving | Starting | Stopping | None = None
 
     def changed(self, now: float) -> None:
@@ -95,6 +100,11 @@ class Reconcile:
         where, leaving = places_of(record.plan), self._evacuation.leaving(record)
         if record.gone:
             self._stop(now, plans.whole(record), self._settings.stop_deadline_s, self._deleted)
+            return
+        if record.stopping and not self._stopped:
+            # They may run there until the node says otherwise, so they are placed nowhere else before it does, or is
+            # gone.
+            self._stop(now, plans.stops_of(record.stopping), self._settings.start_deadline_s, self._after_stop)
             return
         surplus = {ordinal for ordinal in (*where, *leaving) if ordinal >= record.count}
         if surplus:
@@ -166,12 +176,15 @@ class Reconcile:
         where: dict[int, Place],
         leaving: dict[int, Place],
         then: Callable[[float], None],
+        stop: Mapping[Place, tuple[int, ...]] | None = None,
     ) -> None:
         """Into the record, under the epoch; the next step's commands are for this plan."""
-        charge = self._charge
+        charge, record = self._charge, self._keeper.record
         fence = (charge.epoch, charge.next_step())
-        planned = plans.replanned(self._keeper.record, where, leaving, fence, self._out.wall_ms)
+        stopping = plans.merged(stop or {}, {} if self._stopped else plans.stops_of(record.stopping))
+        planned = plans.replanned(record, where, leaving, stopping, fence, self._out.wall_ms)
         self.phase = None
+        self._stopped = False
         self._evacuation.let_go = False
 
         def written(at: float) -> None:
@@ -235,10 +248,11 @@ class Reconcile:
             self._because(what)
             self._shrink(now, overdue)
         else:
-            self._close(now, "running", self._short(record, len(stuck)))
+            self._close(now, "running", self._short(record, len(stuck)), left=self._left)
 
     def _have_left(self, now: float, left: tuple[Place, ...]) -> None:
         self._evacuation.let_go = True
+        self._left |= set(left)
         self._because(*_left_behind(left))
         self._all_run(now)
 
@@ -270,20 +284,16 @@ class Reconcile:
         return ()
 
     def _shrink(self, now: float, ordinals: set[int]) -> None:
-        """Take `ordinals` out of the plan, then stop them where they are, then reconcile."""
+        """Take `ordinals` out of the plan, then stop them where they are, then go on."""
         change = plans.without(self._keeper.record, self._evacuation.leaving(self._keeper.record), ordinals)
-        # They may run there until the node says otherwise, so they are not placed elsewhere before it does, or is gone.
-        wait_s = self._settings.start_deadline_s
-
-        def written(at: float) -> None:
-            self._stop(at, change.stop, wait_s, self._after_stop)
-
-        self._write_plan(now, change.where, change.leaving, written)
+        self._write_plan(now, change.where, change.leaving, self.begin, change.stop)
 
     def _after_stop(self, now: float, left: tuple[Place, ...]) -> None:
         if left:
+            self._left |= set(left)
             self._give_up(now, "nodes that must stop what they run did not answer", _left_behind(left))
         else:
+            self._stopped = True
             self.begin(now)
 
     def _stop(
@@ -313,7 +323,7 @@ class Reconcile:
         """Whatever was confirmed is stopped; only then the end is written."""
 
         def stopped(at: float, left: tuple[Place, ...]) -> None:
-            self._close(at, "failed", (reason, *reasons, *_left_behind(left)), plan=())
+            self._close(at, "failed", (reason, *reasons, *_left_behind(left)), plan=(), left=left)
 
         self._stop(now, plans.whole(self._keeper.record), self._settings.stop_deadline_s, stopped)
 
@@ -325,16 +335,16 @@ class Reconcile:
             reasons = (f"scaling to {record.count} was not possible, still {had}", *reasons)
         change = plans.reverted(record, self._evacuation.leaving(record))
         if not change.stop and not record.leaving:
-            self._close(now, "running", reasons, count=had)
+            self._close(now, "running", reasons, count=had, left=self._left)
             return
 
         def stopped(at: float, left: tuple[Place, ...]) -> None:
-            self._close(at, "running", (*reasons, *_left_behind(left)), count=had)
+            self._close(at, "running", (*reasons, *_left_behind(left)), count=had, left=self._left | set(left))
 
         def written(at: float) -> None:
             self._stop(at, change.stop, self._settings.stop_deadline_s, stopped)
 
-        self._write_plan(now, change.where, change.leaving, written)
+        self._write_plan(now, change.where, change.leaving, written, change.stop)
 
 
 def _left_behind(left: Iterable[Place]) -> tuple[str, ...]:

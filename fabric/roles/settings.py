@@ -76,8 +76,17 @@ class Settings:
     """A rack without a leader for so long is looked after by the leaders of others."""
     repair_interval_s: float = 30.0
     """How often a storage leader compares its share of the images with who holds them, for what no event has told."""
+    repair_grace_s: float = 15.0
+    """From when a storage leader first saw that an image lacks holders to the first copy: more than an agent takes to
+    restart, and than `session_timeout_s`, after which a rack whose leader died answers again."""
     repair_wait_s: float = 600.0
     """For a copy to be whole; then another holder is picked."""
+    repair_poll_s: float = 1.0
+    """How often a storage leader asks how its copies are."""
+    repair_copies: int = 8
+    """Copies that one storage leader has under way at a time."""
+    repair_copies_a_target: int = 2
+    """Of these, to one storage agent."""
     max_rounds: int = 12
     """Rounds of placing again what another request took first, before the racks are asked anew."""
     max_coordinated: int = 256
