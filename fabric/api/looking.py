@@ -6,7 +6,6 @@ in vain; a rack with registered nodes and no leader is silent as a whole, which 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
@@ -16,7 +15,7 @@ from fabric.api.control import ControlPlane, wall_ms
 from fabric.api.mending import Mending
 from fabric.api.problems import unavailable
 from fabric.api.reading import Versioned
-from fabric.commands import Describe, Described, HasImage, ImageHeld
+from fabric.commands import MAX_LISTED, Describe, Described, HeldList, ListHeld
 from fabric.ordinals import MAX_COUNT
 from fabric.records import BadRecord, Deployment, Drain, Image, Key, Lost
 from fabric.roles.audit import Content, Facts, Place, Told
@@ -24,7 +23,6 @@ from zk import paths
 
 R = TypeVar("R", bound=msgspec.Struct)
 RACKS_AT_A_TIME = 16
-IMAGES_AT_A_TIME = 4
 
 Tell = Callable[[str, int, int], None]
 """(what is being done, how much of it is done, of how much)."""
@@ -96,26 +94,21 @@ async def _ask_nodes(control: ControlPlane, members: Mapping[str, str], tell: Te
 async def _ask_holders(
     control: ControlPlane, names: Mapping[str, tuple[str, ...]], storage: Mapping[str, str], tell: Tell
 ) -> tuple[tuple[Content, ...], frozenset[str]]:
-    """Who holds each content, and which storage nodes did not answer about one of them."""
-    answered = dict.fromkeys(storage, 0)
-    limit = asyncio.Semaphore(IMAGES_AT_A_TIME)
-    asked = 0
-
-    async def one(digest: str) -> Content:
-        nonlocal asked
-        async with limit:
-            tell("asking who holds the images", asked, len(names))
-            asked += 1
-            gathered = await control.call_racks("storage", HasImage(digest))
-        holders: list[Place] = []
-        for reply in gathered.replies:
+    """Who holds each content whole, and which storage nodes did not answer about some of them."""
+    digests = sorted(names)
+    holders: dict[str, list[Place]] = {digest: [] for digest in digests}
+    silent: set[str] = set()
+    for start in range(0, len(digests), MAX_LISTED):
+        tell("asking who holds the images", start, len(digests))
+        some = tuple(digests[start : start + MAX_LISTED])
+        answered: set[str] = set()
+        for reply in (await control.call_racks("storage", ListHeld(some))).replies:
             for node, answer in reply.results:
-                if isinstance(answer, ImageHeld):
-                    if node in answered:
-                        answered[node] += 1
-                    if answer.held:
-                        holders.append((reply.rack, node))
-        return Content(digest, names[digest], tuple(sorted(holders)))
-
-    contents = await asyncio.gather(*(one(digest) for digest in sorted(names)))
-    return tuple(contents), frozenset(node for node, count in answered.items() if count < len(names))
+                if isinstance(answer, HeldList):
+                    answered.add(node)
+                    for index in answer.held:
+                        if index < len(some):
+                            holders[some[index]].append((reply.rack, node))
+        silent |= set(storage) - answered
+    contents = tuple(Content(digest, names[digest], tuple(sorted(holders[digest]))) for digest in digests)
+    return contents, frozenset(silent)
