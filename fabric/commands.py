@@ -238,9 +238,35 @@ class InstanceView(msgspec.Struct, frozen=True):
     reason: Text
 
 
+class Held(msgspec.Struct, frozen=True):
+    """Reserved for ordinals of a deployment. `left_ms`: until the last of these reservations ends by itself."""
+
+    deployment: DeploymentId
+    ordinals: OrdinalText
+    left_ms: Annotated[int, msgspec.Meta(gt=-(1 << 53), lt=1 << 53)]
+
+    def __post_init__(self) -> None:
+        check_ordinals(self.ordinals)
+
+
 class Described(Message, frozen=True):
+    """`reserved`: of the same deployments, what is set aside and not confirmed."""
+
     instances: Annotated[tuple[InstanceView, ...], msgspec.Meta(max_length=MAX_COUNT)]
     more: bool
+    reserved: Annotated[tuple[Held, ...], msgspec.Meta(max_length=MAX_COUNT)] = ()
+
+
+class Verify(Message, frozen=True):
+    """Look at this deployment's record now, and stop what of it is not meant to run on your node."""
+
+    deployment: DeploymentId
+
+
+class Verifying(Message, frozen=True):
+    """The record is being read. `known`: something of the deployment is on the node."""
+
+    known: bool
 
 
 class ReadLog(Message, frozen=True):
@@ -324,6 +350,7 @@ Command = (
     | Cancel
     | Stop
     | Describe
+    | Verify
     | ReadLog
     | HasImage
     | ListHeld
@@ -337,6 +364,7 @@ Answer = (
     | Cancelled
     | Stale
     | Described
+    | Verifying
     | LogText
     | ImageHeld
     | HeldList

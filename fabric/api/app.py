@@ -3,8 +3,9 @@
     gate.py         every request: bounds and counters
     routes/         one module a noun: paths, parameters, what is answered
     deploying.py, instances.py, inventory.py, planning.py, events.py, pushing.py, contents.py     what is done
-    store.py        the znodes, typed;  control.py  the peers;  watches.py  changes
-    schemas.py, views.py, problems.py, paging.py, docs.py     the interface
+    fleet.py        lost nodes, drains, the brake;  auditing.py, looking.py   the audit
+    store.py, noting.py, mending.py   the znodes, typed;  control.py  the peers;  watches.py  changes
+    schemas.py, operator_schemas.py, views.py, problems.py, paging.py, docs.py     the interface
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ from fabric.api.problems import (
     respond,
     unavailable,
 )
-from fabric.api.routes import deployments, fabric, health, images, instances, nodes
+from fabric.api.routes import deployments, fabric, health, images, instances, nodes, operating
 from fabric.api.services import Services
 from fabric.records import BadRecord
 from zk.tree import ConnectionLost, Overloaded, SessionExpired, TreeError
 
-ROUTERS = tuple(module.router for module in (deployments, instances, nodes, fabric, images, health))
+ROUTERS = tuple(module.router for module in (deployments, instances, nodes, fabric, images, operating, health))
 _log = logging.getLogger("fabric.api")
 
 

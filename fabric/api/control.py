@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 import zmq
 
+from fabric.api.noting import NodeNotes
 from fabric.api.problems import unavailable
 from fabric.api.settings import ApiConfig
 from fabric.api.store import Store
@@ -56,6 +57,7 @@ class ControlPlane:
         self.guid = os.urandom(8).hex()
         self.tree = KazooTree(config.zookeeper, session_timeout_s=config.session_timeout_s)
         self.store = Store(TreeClient(self.tree), config.limits, self.rng)
+        self.notes = NodeNotes(TreeClient(self.tree), config.limits, self.rng)
         self.client = Client(self.guid, config.settings, self.rng)
         self.watches = Watches(config.limits.max_watchers)
         self.bus: Bus | None = None

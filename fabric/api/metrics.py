@@ -13,6 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from fabric.api.control import ControlPlane
+from fabric.api.fleet import Fleet
 from fabric.api.pushing import Pushing
 from fabric.roles.client import Statuses
 from zk.paths import LAYERS
@@ -22,7 +23,7 @@ _BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0
 
 
 class Metrics:
-    def __init__(self, control: ControlPlane, pushing: Pushing) -> None:
+    def __init__(self, control: ControlPlane, pushing: Pushing, fleet: Fleet) -> None:
         self._own = CollectorRegistry()
         self.requests = Counter(
             "fabric_api_requests", "Requests answered.", ("method", "route", "status"), registry=self._own
@@ -39,7 +40,7 @@ class Metrics:
             "fabric_api_deployments", "Deployments written, by what for.", ("change",), registry=self._own
         )
         self.image_bytes = Counter("fabric_api_image_bytes", "Bytes of images taken.", registry=self._own)
-        self._state = _State(control, pushing)
+        self._state = _State(control, pushing, fleet)
         self._own.register(self._state)
 
     def text(self, storage: Statuses | None) -> bytes:
@@ -49,9 +50,10 @@ class Metrics:
 
 
 class _State(Collector):
-    def __init__(self, control: ControlPlane, pushing: Pushing) -> None:
+    def __init__(self, control: ControlPlane, pushing: Pushing, fleet: Fleet) -> None:
         self._control = control
         self._pushing = pushing
+        self._fleet = fleet
         self.storage: Statuses | None = None
 
     def collect(self) -> Iterable[Metric]:
@@ -70,6 +72,11 @@ class _State(Collector):
             "fabric_api_followed", "Deployments that are being seen through.", value=control.client.followed
         )
         yield GaugeMetricFamily("fabric_api_pushes", "Images being pushed.", value=self._pushing.under_way)
+        known = self._fleet.known
+        yield GaugeMetricFamily("fabric_lost_nodes", "Compute nodes that vanished.", value=len(known.lost))
+        yield GaugeMetricFamily("fabric_draining_nodes", "Nodes that are being drained.", value=len(known.drains))
+        brake = float(known.brake is not None)
+        yield GaugeMetricFamily("fabric_brake", "1: so many vanished at once that none is replaced.", value=brake)
         if self.storage is not None and not self.storage.silent_racks:
             racks = self.storage.racks
             yield GaugeMetricFamily(

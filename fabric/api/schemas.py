@@ -262,9 +262,11 @@ class DryRunView(Model):
 
 
 InstanceState = Literal[
-    "assigned", "fetching", "starting", "running", "backoff", "exited", "failed", "stopping", "missing", "unknown"
-]
-"""As the node says; `missing`: planned there, but the node has none; `unknown`: the node did not answer."""
+    "recovering", "parked", "assigned", "fetching", "starting", "running", "backoff", "exited", "failed", "stopping",
+    "missing", "unknown",
+]  # fmt: skip
+"""As the node says (`parked`: stopped while the node is out of touch with ZooKeeper); `missing`: planned there, but the
+node has none; `unknown`: the node did not answer."""
 
 
 class InstanceItem(Model):
@@ -311,6 +313,8 @@ class NodeView(Model):
     images: int
     free_bytes: int
     leader: bool
+    draining: str | None = Field(description="By when it is to be empty; null: it is not drained.")
+    lost: str | None = Field(description="Since when it is lost; null: it is here.")
 
 
 class NodeList(Model):

@@ -7,9 +7,11 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from fabric.api.auditing import Auditing
 from fabric.api.contents import Contents
 from fabric.api.control import ControlPlane
 from fabric.api.deploying import Deploying
+from fabric.api.fleet import Fleet
 from fabric.api.instances import Instances
 from fabric.api.inventory import Inventory
 from fabric.api.metrics import Metrics
@@ -20,6 +22,8 @@ from fabric.api.pushing import Pushing
 class Services:
     control: ControlPlane
     inventory: Inventory
+    fleet: Fleet
+    auditing: Auditing
     deploying: Deploying
     instances: Instances
     contents: Contents
@@ -29,16 +33,19 @@ class Services:
     @classmethod
     def over(cls, control: ControlPlane) -> Services:
         inventory = Inventory(control)
+        fleet = Fleet(control)
         contents = Contents(control)
         pushing = Pushing(control, contents)
         return cls(
             control,
             inventory,
+            fleet,
+            Auditing(control),
             Deploying(control, inventory),
             Instances(control, inventory),
             contents,
             pushing,
-            Metrics(control, pushing),
+            Metrics(control, pushing, fleet),
         )
 
 

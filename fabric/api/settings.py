@@ -44,6 +44,18 @@ class ApiLimits:
     """What rack leaders said about their nodes is used again for so long."""
     cordon_wait_s: float = 3.0
     """For a node to say that it knows of its (un)cordoning."""
+    audit_gap_s: float = 3.0
+    """At least so much between the two looks of an audit."""
+    audit_gap_most_s: float = 30.0
+    """At most so much. Above a reservation's time to live, as what is left of one is found only when that is over."""
+    audit_looks: int = 4
+    """Of one audit, before a repair: what comes and goes is not looked at for ever."""
+    audit_poll_s: float = 2.0
+    """Between the looks at whether a repair has worked."""
+    audit_repair_wait_s: float = 60.0
+    """For a repair to have worked; what is not well then is left."""
+    audit_most: int = 1000
+    """Findings that one report lists."""
     list_reads: int = 32
     """Records read at a time for a list."""
     list_most: int = 20_000

@@ -1,9 +1,8 @@
-"""The znodes that the API reads and writes, typed: deployments, images, cordons, idempotency keys.
+"""The znodes of deployments, images and idempotency keys, typed. (Those about nodes: `fabric.api.noting`.)
 
-Theory of operation. ZooKeeper is the only place where records live; nothing is cached here. Each operation has a bound
-(`tree_wait_s`); while the session is not connected nothing is begun at all, so that a refused request has changed
-nothing. A reply that was lost is looked up: every create is recognisable (a deployment's id has random characters of
-ours, a key names its deployment), so that "it may have happened" becomes a yes or a no.
+Theory of operation. What all reads and writes keep to is in `fabric.api.reading`. A reply that was lost is looked up:
+every create is recognisable (a deployment's id has random characters of ours, a key names its deployment), so that "it
+may have happened" becomes a yes or a no.
 
 A deployment comes to be in one transaction: the record, its empty trace, the open marker that makes rack leaders care
 for it, and the idempotency key if there is one; and only if the image's record is still the one that was read.
@@ -12,18 +11,13 @@ for it, and the idempotency key if there is one; and only if the image's record 
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Generic, TypeVar
-
-import msgspec
+from collections.abc import Callable, Iterable
 
 from fabric.api.problems import conflict, not_found, unavailable
-from fabric.api.settings import ApiLimits
-from fabric.records import BadRecord, Deployment, Image, Key, LayerName, decode, encode
+from fabric.api.reading import Records
+from fabric.api.reading import Versioned as Versioned
+from fabric.records import BadRecord, Deployment, Image, Key, LayerName, encode
 from zk import paths
-from zk.client import TreeClient
 from zk.tree import (
     BadVersion,
     Check,
@@ -34,22 +28,10 @@ from zk.tree import (
     MultiFailed,
     NodeExists,
     NoNode,
-    SessionState,
     Set,
     Stat,
     Written,
 )
-
-R = TypeVar("R", bound=msgspec.Struct)
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Versioned(Generic[R]):
-    """A record with what ZooKeeper knows of its znode; `stat.mzxid` is the record's `index`."""
-
-    record: R
-    stat: Stat
 
 
 class IdTaken(Exception):
@@ -64,22 +46,7 @@ class ImageChanged(Exception):
     """The image's record is not the one that was read any more: read it again."""
 
 
-class Store:
-    """Every method may raise the TreeErrors ConnectionLost, SessionExpired, Overloaded and Refused, TimeoutError, and
-    BadRecord; the application turns these into problems."""
-
-    def __init__(self, client: TreeClient, limits: ApiLimits, rng: random.Random) -> None:
-        self._client = client
-        self._limits = limits
-        self._rng = rng
-        self._reads = asyncio.Semaphore(limits.list_reads)
-
-    def require_session(self) -> None:
-        """503 unless ZooKeeper is connected: nothing is promised during an outage."""
-        state = self._client.tree.state
-        if state is not SessionState.CONNECTED:
-            raise unavailable(f"The session with ZooKeeper is {state.value}; nothing was changed. Try again soon.")
-
+class Store(Records):
     # --- deployments ---------------------------------------------------------------------------------------------
 
     async def deployment(self, deployment_id: str, watch: bool = False) -> Versioned[Deployment]:
@@ -102,14 +69,23 @@ class Store:
 
     async def active(self, wanted: Callable[[Deployment], bool]) -> list[Deployment]:
         """Deployments that have, or will have, instances, and that `wanted` says yes to."""
-        found: list[Deployment] = []
+
+        def lives(record: Deployment) -> bool:
+            ended = record.gone or record.state == "deleted" or (record.state == "failed" and record.final)
+            return not ended and wanted(record)
+
+        return [one.record for one in await self.scan(lives) if isinstance(one, Versioned)]
+
+    async def scan(self, keep: Callable[[Deployment], bool]) -> list[Versioned[Deployment] | BadRecord]:
+        """Of all records those to `keep`, and what is wrong with those that can't be read."""
+        found: list[Versioned[Deployment] | BadRecord] = []
         ids = await self.deployment_ids()
-        for start in range(0, len(ids), self._limits.list_reads * 8):
-            for one in await self.deployments(ids[start : start + self._limits.list_reads * 8]):
-                record = one.record
-                ended = record.gone or record.state == "deleted" or (record.state == "failed" and record.final)
-                if not ended and wanted(record):
-                    found.append(record)
+        step = self._limits.list_reads * 8
+        for start in range(0, len(ids), step):
+            some = [paths.deployment(one) for one in ids[start : start + step]]
+            for one in await self._read_each(some, Deployment):
+                if isinstance(one, BadRecord) or (one is not None and keep(one.record)):
+                    found.append(one)
         return found
 
     async def create(
@@ -271,56 +247,6 @@ class Store:
         reads = (self._bounded(self._client.children(paths.rack_members(layer, one))) for one in others)
         members = await asyncio.gather(*reads)
         return [rack for rack, nodes in zip(others, members, strict=True) if nodes]
-
-    # --- cordons -------------------------------------------------------------------------------------------------
-
-    async def cordon(self, node: str, wanted: bool) -> None:
-        """Idempotent, so a lost reply is answered by doing it again."""
-        self.require_session()
-        path = paths.cordon(node)
-        for _ in range(self._limits.write_tries):
-            try:
-                if wanted:
-                    await self._bounded(self._client.create(path))
-                else:
-                    await self._bounded(self._client.delete(path))
-                return
-            except (NodeExists, NoNode):
-                return
-            except ConnectionLost:
-                await self._pause()
-        raise unavailable(f"ZooKeeper did not answer; whether {node} is cordoned is not known. Try again.")
-
-    # --- helpers -------------------------------------------------------------------------------------------------
-
-    async def _read(self, path: str, kind: type[R], watch: bool = False) -> Versioned[R] | None:
-        try:
-            got = await self._bounded(self._client.get(path, watch))
-        except NoNode:
-            return None
-        return Versioned(decode(got.data, kind, path), got.stat)
-
-    async def _read_all(self, all_paths: Sequence[str], kind: type[R]) -> list[Versioned[R]]:
-        async def one(path: str) -> Versioned[R] | None:
-            async with self._reads:
-                try:
-                    return await self._read(path, kind)
-                except BadRecord:
-                    return None  # one bad znode must not hide the others; asked for by name it is an error
-
-        found = await asyncio.gather(*(one(path) for path in all_paths))
-        return [each for each in found if each is not None]
-
-    async def _names(self, path: str) -> list[str]:
-        names = await self._bounded(self._client.children(path))
-        return sorted(names)[: self._limits.list_most]
-
-    async def _bounded(self, call: Awaitable[T]) -> T:
-        async with asyncio.timeout(self._limits.tree_wait_s):
-            return await call
-
-    async def _pause(self) -> None:
-        await asyncio.sleep(0.05 + 0.1 * self._rng.random())
 
 
 def _written(done: Done) -> Stat:

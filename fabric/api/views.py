@@ -23,14 +23,14 @@ from fabric.flavors import Flavor
 from fabric.images.push import REDUNDANCY
 from fabric.messages import Holders, NodeStatus, RackStatus
 from fabric.ordinals import format_ordinals
-from fabric.records import Deployment, Image, LayerName, Share
+from fabric.records import Deployment, Drain, Image, LayerName, Lost, Share
 from fabric.resources import ZERO, Resources
 from fabric.roles.advice import Advice
 from fabric.roles.leaders import Seen
 from fabric.roles.placement import Placement, deal
 
 _KNOWN_STATES: frozenset[str] = frozenset(
-    ("assigned", "fetching", "starting", "running", "backoff", "exited", "failed", "stopping")
+    ("recovering", "parked", "assigned", "fetching", "starting", "running", "backoff", "exited", "failed", "stopping")
 )
 
 
@@ -149,7 +149,7 @@ def planned_instance(
     )
 
 
-def node(value: NodeStatus, leader: str) -> NodeView:
+def node(value: NodeStatus, leader: str, drain: Drain | None = None) -> NodeView:
     return NodeView(
         node=value.node,
         rack=value.rack,
@@ -169,6 +169,34 @@ def node(value: NodeStatus, leader: str) -> NodeView:
         images=value.images,
         free_bytes=value.free_bytes,
         leader=value.node == leader,
+        draining=timestamp(drain.deadline_ms) if drain is not None else None,
+        lost=None,
+    )
+
+
+def lost_node(value: Lost, drain: Drain | None = None) -> NodeView:
+    """A node of which nothing is left but the note that it is lost."""
+    return NodeView(
+        node=value.node,
+        rack=value.rack,
+        layer="compute",
+        address="",
+        data_endpoint="",
+        total=resources(ZERO),
+        free=resources(ZERO),
+        cordoned=drain is not None,
+        instances=0,
+        reserved=0,
+        heard_ms=-1,
+        silent=True,
+        driver="",
+        host="",
+        pid=0,
+        images=0,
+        free_bytes=0,
+        leader=False,
+        draining=timestamp(drain.deadline_ms) if drain is not None else None,
+        lost=timestamp(value.since_ms),
     )
 
 

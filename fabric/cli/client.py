@@ -12,6 +12,7 @@ import os
 import uuid
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
@@ -29,6 +30,7 @@ ANSWER_TIMEOUT_S = 60.0
 DEPLOY_TRIES = 3
 PAGE = 1000
 NOT_PLACED = "does-not-fit"
+MISSING = 404
 
 V = TypeVar("V")
 Query = Mapping[str, str | int]
@@ -96,8 +98,8 @@ class Api:
     def get(self, path: str, query: Query | None = None) -> Answer:
         return self._call("GET", path, query=query)
 
-    def post(self, path: str, query: Query | None = None) -> Answer:
-        return self._call("POST", path, query=query)
+    def post(self, path: str, query: Query | None = None, body: object = None) -> Answer:
+        return self._call("POST", path, query=query, body=body)
 
     def patch(self, path: str, body: object) -> Answer:
         return self._call("PATCH", path, body=body)
@@ -157,9 +159,26 @@ class Api:
     ) -> Answer:
         return Answer(self._send(method, path, query=query, json=body, headers=headers).content)
 
+    def lines(self, method: str, path: str, query: Query) -> Iterator[str]:
+        """An answer that comes line by line, while something is done."""
+        with self._told(method, path), self._client.stream(method, path, params=dict(query)) as response:
+            if not response.is_success:
+                response.read()
+                raise problem(response)
+            yield from response.iter_lines()
+
     def _send(self, method: str, path: str, query: Query | None = None, **named: Any) -> httpx.Response:
-        try:
+        with self._told(method, path):
             response = self._client.request(method, path, params=dict(query or {}), **named)
+        if response.is_success:
+            return response
+        raise problem(response)
+
+    @contextmanager
+    def _told(self, method: str, path: str) -> Iterator[None]:
+        """What goes wrong on the way becomes a Failure."""
+        try:
+            yield
         except httpx.ConnectError as error:
             raise NoAnswer(
                 f"no API answers at {self.base} ({error}): start a fabric with 'fabric up', or name one with --api"
@@ -170,9 +189,6 @@ class Api:
             raise LostAnswer(
                 f"the API at {self.base} broke off {method} {path}: {error or type(error).__name__}"
             ) from error
-        if response.is_success:
-            return response
-        raise problem(response)
 
 
 class NoAnswer(Failure):
@@ -181,6 +197,10 @@ class NoAnswer(Failure):
 
 class LostAnswer(NoAnswer):
     """The request was sent, and no answer came: it may have been carried out."""
+
+
+class Missing(Failure):
+    """There is no such thing (404)."""
 
 
 def segment(text: str) -> str:
@@ -219,4 +239,6 @@ def problem(response: httpx.Response) -> Failure:
     if len(wrong) == 1 and not found.reasons:
         return Failure(wrong[0], code)
     text = found.detail or found.title
+    if response.status_code == MISSING:
+        return Missing(text, code, (*wrong, *found.reasons))
     return Failure(f"{text} (try again in {retry} s)" if retry else text, code, (*wrong, *found.reasons))

@@ -13,7 +13,11 @@ class Exit(IntEnum):
     DONE = 0
     ERROR = 1
     NOT_PLACED = 2
-    """Not placed at all, or placed short of the count."""
+    """Not placed at all, or placed short of the count. Of a drain: something was stopped without another place."""
+    FOUND = 3
+    """An audit found what does not fit together."""
+    REPAIRED = 4
+    """An audit found it, and all of it is repaired."""
     USAGE = 64
     INTERRUPTED = 130
     """Ctrl-C, as shells count it: 128 and the signal's number."""

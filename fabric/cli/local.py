@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fabric.config_keys import Key
 
 API_PORT = 8420
+BRAKE_WAIT_S = 3.0
 _SETTING = "setting:"
 """Prefix of the namespace's names that hold configuration flags."""
 
@@ -231,7 +232,20 @@ def _down(args: Namespace) -> int:
 def _status(args: Namespace) -> int:
     from fabric.local import commands
 
-    return commands.status(_folder_of(args), args.format == "json")
+    return commands.status(_folder_of(args), args.format == "json", brake_of)
+
+
+def brake_of(api: str) -> str:
+    """Why lost nodes are not replaced now; empty when they are, or when the API does not say."""
+    from fabric.cli import views
+    from fabric.cli.client import Api
+
+    try:
+        with Api(api, BRAKE_WAIT_S) as asked:
+            found = asked.get("/v1/brake").read(views.Brake)
+    except Failure:
+        return ""
+    return found.detail if found.on else ""
 
 
 @_told

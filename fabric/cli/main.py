@@ -4,7 +4,7 @@
     local.py       the sub-commands about a fabric on this machine, and an agent or the API in the foreground
     client.py      the HTTP API, and where it is
     watch.py       following a deployment until it is at rest
-    deployments.py, images.py, nodes.py, tracing.py    what the sub-commands do and show
+    deployments.py, images.py, nodes.py, tracing.py, draining.py, operating.py    what the sub-commands do and show
     output.py      tables, JSON, progress; a terminal or not
 
 `fabric --help` and wrong usage must answer at once, so a sub-command's code is imported only when it runs: a parser's

@@ -31,13 +31,13 @@ def nodes(args: Namespace) -> int:
                 one.rack,
                 one.layer,
                 _node_state(one),
-                "never" if one.heard_ms < 0 else output.millis(one.heard_ms),
+                "-" if one.lost else "never" if one.heard_ms < 0 else output.millis(one.heard_ms),
                 one.instances,
                 one.reserved,
                 *_free(one),
                 one.images,
                 one.driver if one.layer == "compute" else "",
-                one.pid,
+                one.pid or "-",
             )
             for one in page.items
         ],
@@ -182,6 +182,10 @@ def _free(one: views.Node) -> tuple[str, str, str]:
 
 
 def _node_state(one: views.Node) -> output.Styled:
+    if one.lost:
+        return output.Styled(f"lost {output.age(one.lost)} ago", "red")
+    if one.draining:
+        return output.Styled("draining", "yellow")
     if one.silent:
         return output.Styled("silent", "red")
     return output.Styled("cordoned", "yellow") if one.cordoned else output.Styled("ready", "green")

@@ -33,6 +33,7 @@ STATES = {
     "missing": "red",
     "unknown": "yellow",
     "backoff": "yellow",
+    "parked": "yellow",
     "deleted": "dim",
 }
 
@@ -177,9 +178,15 @@ def seconds(value: float) -> str:
 
 def age(moment: str | None) -> str:
     """How long ago an RFC 3339 moment was: 12s, 4m, 3h, 9d."""
-    if not moment:
-        return "-"
-    seconds = (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
+    return _short((datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()) if moment else "-"
+
+
+def until(moment: str) -> str:
+    """How far in the future an RFC 3339 moment is: 12s, 4m, 3h, 9d."""
+    return _short((datetime.fromisoformat(moment) - datetime.now(UTC)).total_seconds())
+
+
+def _short(seconds: float) -> str:
     for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
         if seconds >= length:
             return f"{seconds // length:.0f}{unit}"

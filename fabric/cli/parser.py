@@ -37,10 +37,25 @@ examples:
   fabric COMMAND --help                         arguments and examples of a command
 
 The API: --api, else $FABRIC_API, else that of the fabric started here by 'fabric up', else http://127.0.0.1:8420.
-Exit codes: 0 done; 1 error; 2 not placed, or placed short; 64 wrong usage; 130 interrupted."""
+Exit codes: 0 done; 1 error; 2 not placed, or placed short; 3 an audit found something; 4 it found and repaired it;
+64 wrong usage; 130 interrupted."""
 
 PLACED_SHORT = "Exit code 2 says: not placed, or placed short of the count; the reasons are printed."
 WAITED_SHORT = f"With --wait, {PLACED_SHORT[0].lower()}{PLACED_SHORT[1:]}"
+
+
+DRAINED = """\
+An instance is started elsewhere first and then stopped here; those of deployments with 'exclusive' are stopped first.
+What finds no other place by the deadline is stopped. Ctrl-C stops watching, not draining. Exit code 2 says, with
+--monitor: something had to be stopped without another place."""
+
+AUDITED = """\
+What does not fit must be there in two looks some seconds apart, so what is under way is no finding. Exit codes:
+0 clean; 3 found; 4 found and repaired; 1 an error, or something that could not be repaired."""
+
+BRAKED = """\
+When over half of a rack or over a fifth of the fabric vanishes at once, replacement waits until they are back, or until
+'fabric brake release' says that those are gone for good."""
 
 
 class Parser(ArgumentParser):
@@ -320,13 +335,48 @@ def _fabric(subparsers: Any) -> None:
     capacity.add_argument("--flavor", help="of this one only (default: of each)")
     for name, help in (
         ("cordon", "give a node nothing new; what runs there runs on"),
-        ("uncordon", "give a node new instances again"),
+        ("uncordon", "give a node new instances again, and end its drain"),
     ):
         cordon = command(subparsers, name, f"nodes:{name}", help, [f"fabric {name} r1c03"])
         cordon.add_argument("node", metavar="NODE")
+    _operating(subparsers)
     command(
         subparsers, "version", "nodes:version", "print the version of this command and of the API", ["fabric version"]
     )
+
+
+def _operating(subparsers: Any) -> None:
+    drain = command(
+        subparsers,
+        "drain",
+        "draining:drain",
+        "move off a node what runs there, and give it nothing new",
+        ["fabric drain r1c03 --monitor", "fabric drain r1c03 --deadline 10m", "fabric uncordon r1c03    # ends it"],
+        DRAINED,
+    )
+    drain.add_argument("node", metavar="NODE")
+    deadline = "seconds, or 10m, 2h (default 1h; a drain that runs keeps its own)"
+    drain.add_argument("--deadline", type=duration, metavar="S", help=deadline)
+    drain.add_argument("--monitor", action="store_true", help="show progress until the node is empty")
+    drain.add_argument("--timeout", type=seconds, metavar="S", help="of --monitor, in seconds (default: none)")
+    brake = command(
+        subparsers,
+        "brake",
+        "operating:brake",
+        "show whether so many nodes vanished at once that none is replaced; or release that",
+        ["fabric brake", "fabric brake release"],
+        BRAKED,
+    )
+    brake.add_argument("action", nargs="?", choices=("release",), help="replace the nodes that are lost now")
+    audit = command(
+        subparsers,
+        "audit",
+        "operating:audit",
+        "compare records, nodes, reservations and image holders over the whole fabric",
+        ["fabric audit", "fabric audit --repair", "fabric audit --format json"],
+        AUDITED,
+    )
+    audit.add_argument("--repair", action="store_true", help="set right what is found, and look again")
 
 
 def _deployment(parser: Parser) -> None:

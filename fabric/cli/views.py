@@ -121,6 +121,8 @@ class Node(msgspec.Struct, frozen=True):
     images: int
     free_bytes: int
     leader: bool
+    draining: str | None
+    lost: str | None
 
 
 class Rack(msgspec.Struct, frozen=True):
@@ -176,6 +178,71 @@ class Cordon(msgspec.Struct, frozen=True):
     node: str
     cordoned: bool
     effective: bool
+
+
+class DrainedDeployment(msgspec.Struct, frozen=True):
+    id: str
+    name: str
+    state: str
+    exclusive: bool
+    staying: int
+    leaving: int
+    lacking: int
+    reason: str
+
+
+class Drain(msgspec.Struct, frozen=True):
+    node: str
+    since: str
+    deadline: str
+    overdue: bool
+    left: int
+    done: bool
+    deployments: tuple[DrainedDeployment, ...]
+
+
+class Lost(msgspec.Struct, frozen=True):
+    node: str
+    rack: str
+    since: str
+    accepted: str | None
+    by: str
+
+
+class Brake(msgspec.Struct, frozen=True):
+    on: bool
+    since: str | None
+    detail: str
+    nodes: tuple[str, ...]
+    lost: tuple[Lost, ...]
+
+
+class Released(msgspec.Struct, frozen=True):
+    released: tuple[str, ...]
+    brake: Brake
+
+
+class Finding(msgspec.Struct, frozen=True):
+    kind: str
+    subject: str
+    where: str
+    detail: str
+    repair: str
+    repaired: bool
+
+
+class Audit(msgspec.Struct, frozen=True):
+    clean: bool
+    complete: bool
+    findings: tuple[Finding, ...]
+    omitted: int
+    left: int
+    deployments: int
+    nodes: int
+    instances: int
+    images: int
+    looks: int
+    took_ms: int
 
 
 class Image(msgspec.Struct, frozen=True):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -79,8 +80,9 @@ def down(folder: Folder) -> int:
     return 0
 
 
-def status(folder: Folder, as_json: bool) -> int:
-    """Raises NotRunning, ControlError."""
+def status(folder: Folder, as_json: bool, brake: Callable[[str], str]) -> int:
+    """`brake`: asks the API at this URL why lost nodes are not replaced, "" when they are. Raises NotRunning,
+    ControlError."""
     try:
         state = ControlClient(folder).status()
     except ControlError as error:
@@ -91,10 +93,13 @@ def status(folder: Folder, as_json: bool) -> int:
                 f"the fabric in {folder.path} was killed and left its files: `fabric down` removes them"
             ) from None
         raise NotRunning(f"no local fabric runs in {folder.path}: `fabric up` starts one") from None
+    why = brake(state.api.where) if state.api.ready else ""
     if as_json:
-        sys.stdout.write(json.dumps(as_told(state), indent=2) + "\n")
+        sys.stdout.write(json.dumps({**as_told(state), "brake": why}, indent=2) + "\n")
     else:
         _show(state)
+        if why:
+            Console(highlight=False).print(why, style="red", soft_wrap=True)
     return 0
 
 

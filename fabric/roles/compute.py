@@ -1,4 +1,4 @@
-"""A compute agent's answers to commands: offer, reserve, confirm, cancel, stop, describe.
+"""A compute agent's answers to commands: offer, reserve, confirm, cancel, stop, describe, verify.
 
 The agent is the only authority over its node. Every command that changes something carries the deployment's (epoch,
 step); the agent refuses one that is earlier than the latest it has seen (`Stale`), so neither a coordinator that was
@@ -26,6 +26,7 @@ from fabric.commands import (
     Confirm,
     Describe,
     Described,
+    Held,
     Holder,
     LogText,
     Offer,
@@ -36,6 +37,8 @@ from fabric.commands import (
     Stale,
     Stop,
     Unable,
+    Verify,
+    Verifying,
 )
 from fabric.effects import FetchLog, LogFetched
 from fabric.messages import Heartbeat, NodeAnswer
@@ -96,7 +99,10 @@ class Compute:
         if isinstance(command, AskOffer):
             return self._offer(command)
         if isinstance(command, Describe):
-            return self._describe(command)
+            return self._describe(now, command)
+        if isinstance(command, Verify):
+            self.verifier.look(command.deployment)
+            return Verifying(command.deployment in self.instances.works)
         if not isinstance(command, Reserve | Confirm | Cancel | Stop):
             return Unable(f"{type(command).__name__}: expected a command for a compute agent")
         if not isinstance(command, Cancel):
@@ -198,14 +204,19 @@ class Compute:
             oldest = next(one for one in self._fences if one not in self.instances.works)
             del self._fences[oldest]
 
-    def _describe(self, ask: Describe) -> Described:
+    def _describe(self, now: float, ask: Describe) -> Described:
         views = []
         for deployment in sorted(self.instances.works):
             if not ask.deployment or ask.deployment == deployment:
                 views.extend(self.instances.works[deployment].views(self._identity))
             if len(views) > ask.limit:
                 break
-        return Described(tuple(views[: ask.limit]), len(views) > ask.limit)
+        reserved = tuple(
+            Held(deployment, format_ordinals(ordinals), round((until - now) * 1000))
+            for deployment, (ordinals, until) in self.ledger.reservations().items()
+            if not ask.deployment or ask.deployment == deployment
+        )
+        return Described(tuple(views[: ask.limit]), len(views) > ask.limit, reserved[: ask.limit])
 
     def _read_log(self, sender: str, call: str, ask: ReadLog) -> None:
         if len(self._log_reads) >= MAX_LOG_READS:

@@ -49,6 +49,14 @@ class Ledger:
     def placed_count(self) -> int:
         return len(self._placed)
 
+    def reservations(self) -> dict[str, tuple[tuple[int, ...], float]]:
+        """Deployment -> (its reserved ordinals, ascending; when the last of these reservations ends)."""
+        found: dict[str, tuple[tuple[int, ...], float]] = {}
+        for (deployment, ordinal), entry in sorted(self._reserved.items()):
+            ordinals, until = found.get(deployment, ((), entry.expires_s))
+            found[deployment] = ((*ordinals, ordinal), max(until, entry.expires_s))
+        return found
+
     def fits(self, need: Resources) -> int:
         """How many more of `need` fit now."""
         return self.free.holds(need)

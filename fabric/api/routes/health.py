@@ -44,6 +44,7 @@ async def ready(services: ServicesDep) -> ReadyView:
 
 @router.get("/metrics", response_class=Response, summary="For Prometheus")
 async def metrics(services: ServicesDep) -> Response:
+    await services.fleet.last_known()  # read anew, if ZooKeeper answers
     storage = None
     if services.control.leaders("storage"):
         with suppress(TimeoutError):  # then what they would have said is missing

@@ -1,15 +1,29 @@
-"""/v1/nodes and /v1/racks: what the rack leaders know of their agents, and cordons."""
+"""/v1/nodes and /v1/racks: what the rack leaders know of their agents; cordons and drains."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Body, Path, Query
 
 from fabric.api import paging, views
-from fabric.api.problems import CONFLICT, INVALID, UNAVAILABLE, UNKNOWN, conflict, documented, not_found
-from fabric.api.schemas import CordonView, NodeList, NodeView, RackList, RackView
+from fabric.api.control import wall_ms
+from fabric.api.operator_schemas import DrainRequest, DrainView
+from fabric.api.problems import (
+    CONFLICT,
+    INVALID,
+    MEDIA,
+    NOT_JSON,
+    TOO_LARGE,
+    UNAVAILABLE,
+    UNKNOWN,
+    conflict,
+    documented,
+    not_found,
+)
+from fabric.api.schemas import NAME_PATTERN, CordonView, NodeList, NodeView, RackList, RackView
 from fabric.api.services import Services, ServicesDep
 from fabric.messages import NodeStatus
 from fabric.records import LayerName
@@ -17,6 +31,8 @@ from fabric.roles.client import Statuses
 from zk.paths import LAYERS
 
 router = APIRouter(prefix="/v1", tags=["nodes"])
+_NAME = re.compile(NAME_PATTERN)
+_AN_HOUR = DrainRequest()
 LOOK_EVERY_S = 0.1
 
 NodeId = Annotated[str, Path(max_length=64, examples=["r1c07"])]
@@ -32,15 +48,22 @@ async def nodes(
     limit: paging.Limit = paging.DEFAULT_LIMIT,
     after: paging.After = "",
 ) -> NodeList:
-    """By layer, rack and name, as their rack leaders see them by heartbeats."""
+    """By layer, rack and name, as their rack leaders see them by heartbeats; and those that are lost."""
     found = await _statuses(services, layer)
+    notes = await services.fleet.last_known()
     views_ = [
-        views.node(one, status.leader)
+        views.node(one, status.leader, notes.drains.get(one.node))
         for statuses in found
         for status in statuses.racks
         if not rack or status.rack == rack
         for one in status.nodes
     ]
+    here = {one.node for one in views_}
+    views_.extend(
+        views.lost_node(one.record, notes.drains.get(one.record.node))
+        for one in notes.lost
+        if layer != "storage" and (not rack or one.record.rack == rack) and one.record.node not in here
+    )
     views_.sort(key=_node_key)
     page = paging.page(views_, limit, after, _node_key)
     return NodeList(items=list(page.items), next=page.next, silent_racks=_silent(found))
@@ -85,7 +108,45 @@ async def cordon(id: NodeId, services: ServicesDep) -> CordonView:
     summary="Let a node have new instances again",
 )
 async def uncordon(id: NodeId, services: ServicesDep) -> CordonView:
+    """Ends its drain, too; what was moved elsewhere stays there. Also of a node that is away."""
+    if _NAME.fullmatch(id) and await services.inventory.find_node(id, fresh=True) is None:
+        notes = services.control.notes
+        if id in await notes.cordoned() or await notes.drain_of(id) is not None:
+            await notes.uncordon(id)
+            return CordonView(node=id, cordoned=False, effective=False, detail=f"{id} is uncordoned; it is away now")
     return await _cordon(services, id, False)
+
+
+@router.post(
+    "/nodes/{id}/drain",
+    response_model=DrainView,
+    status_code=202,
+    responses={
+        **documented(UNKNOWN, CONFLICT, NOT_JSON, MEDIA, TOO_LARGE, INVALID, UNAVAILABLE),
+        202: {"description": "Written down; what runs there is being moved."},
+    },
+    summary="Move off a node what runs there",
+)
+async def drain(id: NodeId, services: ServicesDep, body: Annotated[DrainRequest, Body()] = _AN_HOUR) -> DrainView:
+    """The node gets nothing new. Each of its instances is started elsewhere first, then stopped here (for `exclusive`
+    deployments the other way round); what finds no other place by the deadline is stopped. Repeated, it sets another
+    deadline. It lasts until the node is uncordoned."""
+    await _compute_node(services, id, "drained")
+    now_ms = wall_ms()
+    found = await services.control.notes.drain(id, now_ms, now_ms + body.deadline_s * 1000)
+    return await services.fleet.drain_view(found.record)
+
+
+@router.get(
+    "/nodes/{id}/drain",
+    response_model=DrainView,
+    responses=documented(UNKNOWN, UNAVAILABLE),
+    summary="How far the drain of a node is",
+)
+async def drained(id: NodeId, services: ServicesDep) -> DrainView:
+    if not _NAME.fullmatch(id):
+        raise not_found("drain of node", id)
+    return await services.fleet.drained(id)
 
 
 # --- helpers ---------------------------------------------------------------------------------------------------------
@@ -108,15 +169,24 @@ def _rack_key(view: RackView) -> str:
     return f"{view.layer}/{view.rack}"
 
 
-async def _cordon(services: Services, node: str, wanted: bool) -> CordonView:
-    """Write it down, then look whether the node knows, for a bounded time."""
+async def _compute_node(services: Services, node: str, what: str) -> NodeStatus:
+    """A compute node that is present; 404 or 409 when it is none."""
     services.control.store.require_session()
     status = await services.inventory.find_node(node) or await services.inventory.find_node(node, fresh=True)
     if status is None:
         raise not_found("node", node, "GET /v1/nodes lists those that are present.")
     if status.layer != "compute":
-        raise conflict(f"Node {node} is a {status.layer} node: only compute nodes can be cordoned.")
-    await services.control.store.cordon(node, wanted)
+        raise conflict(f"Node {node} is a {status.layer} node: only compute nodes can be {what}.")
+    return status
+
+
+async def _cordon(services: Services, node: str, wanted: bool) -> CordonView:
+    """Write it down, then look whether the node knows, for a bounded time."""
+    status = await _compute_node(services, node, "cordoned")
+    if wanted:
+        await services.control.notes.cordon(node)
+    else:
+        await services.control.notes.uncordon(node)
     effective = await _knows(services, status, wanted)
     done = "cordoned" if wanted else "uncordoned"
     detail = f"{node} is {done}" if effective else f"{node} is {done}, but has not said so yet; it will when it looks"

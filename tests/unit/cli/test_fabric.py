@@ -63,6 +63,8 @@ def node(name: str, **changes: object) -> NodeView:
         "images": 1,
         "free_bytes": 2**30,
         "leader": False,
+        "draining": None,
+        "lost": None,
     }
     return NodeView(**{**values, **changes})  # type: ignore[arg-type]
 
@@ -128,6 +130,8 @@ def test_images_are_listed_shown_and_removed(api: ApiServer, fabric: Fabric) -> 
 def test_nodes_racks_and_leaders(api: ApiServer, fabric: Fabric) -> None:
     nodes = [node("r1c01", leader=True), node("r1c02", cordoned=True), node("r1c03", silent=True, heard_ms=-1)]
     nodes.append(node("r1s01", layer="storage"))
+    nodes.append(node("r1c04", draining="2026-01-02T03:04:05.678Z", cordoned=True))
+    nodes.append(node("r1c05", lost="2026-01-02T03:04:05.678Z", silent=True, heard_ms=-1))
     api.on("GET", "/v1/nodes", NodeList(items=nodes, next=None, silent_racks=["compute/r9"]))
     rack = RackView(
         rack="r1",
@@ -147,7 +151,7 @@ def test_nodes_racks_and_leaders(api: ApiServer, fabric: Fabric) -> None:
     leader = LeaderView(layer="compute", rack="r1", node="r1c01", address="tcp://127.0.0.1:1/aa", epoch=57, load=2)
     api.on("GET", "/v1/leaders", LeaderList(items=[leader], next=None))
     ended = fabric("nodes")
-    for shown in ("r1c01 *", "cordoned", "silent", "never", "1.0 GiB"):
+    for shown in ("r1c01 *", "cordoned", "silent", "never", "1.0 GiB", "draining", "lost "):
         assert shown in ended.out
     assert "compute/r9" in ended.err
     assert "no answer" in fabric("racks").out

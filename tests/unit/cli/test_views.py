@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from fabric.api import schemas
+from fabric.api import operator_schemas, schemas
 from fabric.cli import views
 
 PAIRS: list[tuple[type[msgspec.Struct], type[schemas.Model]]] = [
@@ -22,6 +22,13 @@ PAIRS: list[tuple[type[msgspec.Struct], type[schemas.Model]]] = [
     (views.RackCapacity, schemas.RackCapacity),
     (views.Capacity, schemas.CapacityView),
     (views.Cordon, schemas.CordonView),
+    (views.Drain, operator_schemas.DrainView),
+    (views.DrainedDeployment, operator_schemas.DrainedDeployment),
+    (views.Lost, operator_schemas.LostView),
+    (views.Brake, operator_schemas.BrakeView),
+    (views.Released, operator_schemas.ReleaseView),
+    (views.Finding, operator_schemas.FindingView),
+    (views.Audit, operator_schemas.AuditView),
     (views.Image, schemas.ImageView),
     (views.ImageDeleted, schemas.ImageDeletedView),
     (views.Health, schemas.HealthView),

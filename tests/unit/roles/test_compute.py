@@ -13,6 +13,7 @@ from fabric.commands import (
     Confirm,
     Describe,
     HasImage,
+    Held,
     Holder,
     Offer,
     Progress,
@@ -22,13 +23,17 @@ from fabric.commands import (
     Stale,
     Stop,
     Unable,
+    Verify,
+    Verifying,
 )
 from fabric.messages import NodeAnswer
-from fabric.records import Spec
+from fabric.records import Deployment, Share, Spec, encode
 from fabric.resources import Resources
 from fabric.roles.compute import Compute
 from fabric.roles.outbox import Outbox
 from fabric.roles.settings import Identity, Settings
+from zk import paths
+from zk.tree import Get, Got, NoNode, Stat
 
 DEPLOYMENT = "d-abcdef12"
 DIGEST = "b3:" + "cd" * 32
@@ -228,3 +233,38 @@ def test_log_reads_are_answered_when_the_world_answers():
     bench.role.on_log(fx.LogFetched("call-9", True, b"hello"))
     (sent,) = bench.out.take()
     assert sent.message.answer.data == b"hello"
+
+
+def test_what_is_reserved_is_described_with_the_time_that_it_has_left():
+    bench = Bench()
+    bench.reserve(5, 1, "0-2")
+    assert bench.ask(Describe("", 10), now=3.0).reserved == (Held(DEPLOYMENT, "0-2", 18_000),)
+    assert bench.ask(Describe("d-other1", 10)).reserved == ()
+    bench.confirm(5, 2, "0-1")
+    assert bench.ask(Describe(DEPLOYMENT, 10)).reserved == (Held(DEPLOYMENT, "2", 20_000),)
+
+
+def asked_to_verify(bench: Bench) -> str:
+    """The token of the read that a Verify leads to."""
+    assert bench.ask(Verify(DEPLOYMENT)) == Verifying(True)
+    (read,) = (effect for effect in bench.effects if isinstance(effect, fx.CallTree))
+    assert read.op == Get(paths.deployment(DEPLOYMENT))
+    return read.token
+
+
+def test_asked_to_verify_it_stops_what_the_record_does_not_give_it_and_nothing_else():
+    bench = Bench()
+    bench.confirm(5, 2, "0-1")
+    token = asked_to_verify(bench)
+    plan = (Share("n1", "r1", "1"), Share("n2", "r1", "0"))
+    record = Deployment(DEPLOYMENT, "web", SPEC, 2, 2, "spread", 1, 1, state="running", epoch=5, step=2, plan=plan)
+    bench.role.verifier.on_tree(2.0, token, Got(encode(record), Stat(1, 1, 1, 0, 0, 1, 1)))
+    assert [e.instance for e in bench.out.take() if isinstance(e, fx.StopInstance)] == [f"{DEPLOYMENT}.0"]
+    bench.role.verifier.on_tree(3.0, asked_to_verify(bench), NoNode(paths.deployment(DEPLOYMENT)))
+    assert [e.instance for e in bench.out.take() if isinstance(e, fx.StopInstance)] == [f"{DEPLOYMENT}.1"]
+
+
+def test_asked_to_verify_what_it_does_not_have_it_reads_nothing():
+    bench = Bench()
+    assert bench.ask(Verify("d-other1")) == Verifying(False)
+    assert [effect for effect in bench.effects if not isinstance(effect, fx.Send)] == []
