@@ -185,7 +185,8 @@ def _instances(facts: Facts, settings: Settings) -> Iterator[Finding]:
             yield from _extra(extra, "double", f"it runs on {where}, where the plan puts it", version, settings)
             if record.exclusive and left in views and left != meant:
                 why = f"the deployment is exclusive, and it runs on {where} already"
-                yield from _extra({left: views[left]}, "double", why, version, settings)
+                for one in _extra({left: views[left]}, "double", why, version, settings):
+                    yield replace(one, remedy="reconcile")  # its node takes it for its own, by the record
         elif meant is not None:
             yield from _extra(extra, "orphan", f"the plan puts it on {meant[0]}/{meant[1]}", version, settings)
         else:

@@ -130,7 +130,7 @@ def test_an_ordinal_on_a_second_node_is_a_double() -> None:
 def test_what_is_leaving_a_drained_node_is_no_double_unless_it_is_exclusive() -> None:
     leaving = {"leaving": (Share("n3", "r2", "2"),)}
     assert found(facts(records=records(**leaving), told=told(n3=has(N3, 2)))) == []
-    one = only(facts(records=records(exclusive=True, **leaving), told=told(n3=has(N3, 2))), "double", "verify")
+    one = only(facts(records=records(exclusive=True, **leaving), told=told(n3=has(N3, 2))), "double", "reconcile")
     assert one.where == "r2/n3"
     assert "exclusive" in one.detail
 
