@@ -36,10 +36,7 @@ def format_ordinals(ordinals: Iterable[int]) -> str:
 
 def parse_ordinals(text: str) -> tuple[int, ...]:
     """The ordinals in `text`, ascending, none twice. Raises ValueError unless it is a list of such ranges."""
-    found: list[int] = []
-    for low, high in _ranges(text):
-        found.extend(range(low, high + 1))
-    return tuple(found)
+    return _parse_short(text) if len(text) <= _REMEMBERED_TEXT else _parse(text)
 
 
 def check_ordinals(text: str) -> None:
@@ -49,6 +46,18 @@ def check_ordinals(text: str) -> None:
         _check_short(text)
     else:
         _ranges(text)
+
+
+def _parse(text: str) -> tuple[int, ...]:
+    found: list[int] = []
+    for low, high in _ranges(text):
+        found.extend(range(low, high + 1))
+    return tuple(found)
+
+
+@lru_cache(maxsize=256)  # fewer: a short text may mean ten thousand ordinals
+def _parse_short(text: str) -> tuple[int, ...]:
+    return _parse(text)
 
 
 @lru_cache(maxsize=4096)

@@ -157,7 +157,7 @@ class Agent:
         out_at = (
             self._suspended_at + self.settings.session_timeout_s * 2 / 3 if self._suspended_at is not None else None
         )
-        return earliest(
+        first = earliest(
             out_at,
             None if self._gone else self._leaving_at,
             self._member.next_deadline,
@@ -166,8 +166,10 @@ class Agent:
             self._beats.next_deadline,
             self._hint_at,
             self._cordon_at,
-            *(role.next_deadline for role in self._timed),
         )
+        for role in self._timed:
+            first = earliest(first, role.next_deadline)
+        return first
 
     def _route(self, now: float, event: Input) -> None:
         if isinstance(event, Received):

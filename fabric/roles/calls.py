@@ -143,7 +143,9 @@ class RackCalls:
 
     @property
     def next_deadline(self) -> float | None:
-        return min((min(one.deadline, one.repeat_at) for one in self._open.values()), default=None)
+        if not self._open:
+            return None
+        return min(min(one.deadline, one.repeat_at) for one in self._open.values())
 
     def _ask(self, gather: _Gather, rack: str) -> None:
         seen = self._directory.leaders.get(rack)

@@ -135,6 +135,8 @@ class HolderFinder:
 
     @property
     def next_deadline(self) -> float | None:
+        if not self._searches:
+            return None
         return min((one.deadline for one in self._searches.values() if one.deadline is not None), default=None)
 
     def _list(self, search: _Search, now: float) -> None:

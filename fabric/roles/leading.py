@@ -243,11 +243,13 @@ class Leading:
     def next_deadline(self) -> float | None:
         if not self._active:
             return None
-        charges = (one for charge in self._charges.values() if (one := charge.next_deadline) is not None)
+        first: float | None = None
+        for charge in self._charges.values():
+            first = earliest(first, charge.next_deadline)
         return earliest(
+            first,
             self.directory.next_deadline,
             self.calls.next_deadline,
-            min(charges, default=None),
             self.census.next_deadline,
             None if self._held else self.losses.next_deadline,
             None if self._held else self.patrol.next_deadline,

@@ -27,7 +27,7 @@ from typing import Protocol
 from fabric.effects import Quit
 from fabric.messages import PROTOCOL
 from fabric.records import BadRecord, Member, decode, encode
-from fabric.roles.outbox import Outbox
+from fabric.roles.outbox import Outbox, earliest
 from fabric.roles.settings import Identity, Settings
 from zk import paths
 from zk.tree import (
@@ -185,7 +185,7 @@ class Membership:
 
     @property
     def next_deadline(self) -> float | None:
-        return min((one for one in (self._retry_at, self._refuse_at) if one is not None), default=None)
+        return earliest(self._retry_at, self._refuse_at)
 
     def _come_home(self, now: float) -> None:
         self._at_the_door = True

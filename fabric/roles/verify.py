@@ -159,4 +159,4 @@ class Verifier:
     @property
     def next_deadline(self) -> float | None:
         home = self._home_until if self._coming_home and not self._late else None
-        return earliest(home, min(self._due.values(), default=None))
+        return earliest(home, min(self._due.values()) if self._due else None)
