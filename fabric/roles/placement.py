@@ -28,7 +28,8 @@ from fabric.roles.plans import Place
 @dataclass(frozen=True, slots=True)
 class NodeOffer:
     """What one node offered. `used`: instances of this deployment that it has already; `utilisation`: 0 … 1, of the
-    dimension that limits; `held`, `oldest`, `free`, `holders`: see `commands.Offer`."""
+    dimension that limits; `held`, `oldest`, `free`, `holders`: see `commands.Offer`. One without `short` was not heard
+    of (it was silent, or is not asked): it only counts for what the rack has already."""
 
     node: str
     rack: str
@@ -177,6 +178,8 @@ def explain(wish: Wish, offers: Sequence[NodeOffer], silent: Iterable[str] = ())
         for offer in nodes:
             if offer.cordoned:
                 lacking["cordoned"] += 1
+            elif not offer.short and not offer.count:
+                lacking["not heard of"] += 1
             elif wish.max_per_node and offer.count > 0 and _room(wish, offer) < offer.count:
                 lacking[f"at max_per_node {wish.max_per_node}"] += 1
             else:

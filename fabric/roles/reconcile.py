@@ -120,9 +120,7 @@ class Reconcile:
     def _reserve(
         self, now: float, ordinals: tuple[int, ...], need: int, then: Callable[[float, Reservations], None]
     ) -> None:
-        used: dict[str, int] = {}
-        for node, _rack in places_of(self._keeper.record.plan).values():
-            used[node] = used.get(node, 0) + 1
+        used = {place: len(some) for place, some in by_place(places_of(self._keeper.record.plan)).items()}
         exclude = frozenset(self._exclude) | self._charge.census.draining
         phase = Reserving(self._charge, ordinals, need, used, exclude, then)
         self.phase = phase

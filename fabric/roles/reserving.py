@@ -47,7 +47,7 @@ class Reserving:
         charge: Charge,
         ordinals: tuple[int, ...],
         need: int,
-        used: dict[str, int],
+        used: dict[Place, int],
         exclude: frozenset[str],
         done: Callable[[float, Reservations], None],
     ) -> None:
@@ -108,10 +108,12 @@ class Reserving:
             isinstance(answer, Offer) and answer.registered > epoch and answer.count for _, answer in answers
         )
         self._offers = {
-            node: node_offer(node, rack, answer, self._used.get(node, 0) + self._reserved_on(node))
+            node: node_offer(node, rack, answer, self._used.get((node, rack), 0) + self._reserved_on(node))
             for (node, rack), answer in answers
             if isinstance(answer, Offer) and node not in self._exclude and answer.registered <= epoch
         }
+        for (node, rack), count in self._used.items():  # max_per_rack is also about those that are not heard of now
+            self._offers.setdefault(node, NodeOffer(node, rack, 0, count))
         # One that went away in the middle may only be restarting: like a silent one it is worth another round.
         silent = [f"node {node}" for reply in gathered.replies for node in (*reply.silent, *reply.absent)]
         self._silent = (*(f"rack {rack}" for rack in gathered.silent_racks), *silent)
@@ -144,7 +146,7 @@ class Reserving:
             self._finish(now, ())
             return False
         settings = self._charge.settings
-        nobody = not self._offers and not self._exclude
+        nobody = not any(offer.short for offer in self._offers.values()) and not self._exclude
         unsure = now < self._unsure_until
         if now < self._deadline and (oldest or self._silent or nobody or unsure):
             ours = self._charge.keeper.ticket

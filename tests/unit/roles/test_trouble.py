@@ -233,3 +233,17 @@ def test_what_is_being_stopped_is_not_placed_elsewhere_before_it_has(who: str):
     world.until_final(deployment, limit_s=120)
     world.pass_time(20)
     exactly(world, deployment, 12)
+
+
+def test_a_limit_per_rack_counts_what_runs_on_nodes_that_are_silent():
+    world = settled(racks=3, compute=3)
+    deployment = world.create(9, max_per_rack=3)
+    world.until_final(deployment)
+    quiet = next(host for host in everybody(world) if host.running and not host.agent.leads)
+    silence(world, quiet.identity.node)
+    world.change(deployment, count=10, min_count=10)
+    world.until_final(deployment, limit_s=120)
+    record = world.record(deployment)
+    racks = [share.rack for share in record.plan for _ in share.numbers()]
+    assert max(racks.count(rack) for rack in set(racks)) == 3
+    assert (record.count, record.placed) == (9, 9)
