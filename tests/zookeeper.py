@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import select
 import socket
 import struct
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
@@ -19,6 +21,8 @@ from urllib.parse import urlsplit
 
 from zk.client import TreeClient
 from zk.kazoo_tree import KazooTree
+from zk.memory import Ensemble
+from zk.memory_session import MemoryTree
 from zk.server import Installation, find_zookeeper
 from zk.tree import Delete, SessionChanged, SessionState, Tree, TreeEvent, WatchFired
 
@@ -85,6 +89,42 @@ async def kazoo_session(hosts: str, **options: Any) -> AsyncIterator[KazooSessio
         yield session
     finally:
         await tree.close()
+
+
+@dataclass
+class MemorySession:
+    ensemble: Ensemble
+    tree: MemoryTree
+    client: TreeClient
+    events: list[TreeEvent] = field(default_factory=list)
+
+    async def expire(self) -> None:
+        assert self.ensemble.expire(self.tree.session_id)
+
+
+def memory_servers() -> Ensemble:
+    """Servers in memory, on whichever loop runs when they are used."""
+    return Ensemble(
+        lambda after_s, callback: asyncio.get_running_loop().call_later(after_s, callback),
+        lambda: time.time_ns() // 1_000_000,
+    )
+
+
+@asynccontextmanager
+async def memory_session(ensemble: Ensemble, **options: Any) -> AsyncIterator[MemorySession]:
+    """An open MemoryTree, its packets up to 0.5 ms on the way, all its events kept, closed in the end."""
+    rng = random.Random(len(ensemble.sessions))
+    tree = MemoryTree(ensemble, delay=lambda: rng.uniform(0.0, 0.0005), **options)
+    session = MemorySession(ensemble, tree, TreeClient(tree))
+    tree.listen(session.events.append)
+    tree.open()
+    await eventually(lambda: tree.session_id, what="a session on servers in memory")
+    try:
+        yield session
+    finally:
+        ended = asyncio.Event()
+        tree.close(ended.set)
+        await ended.wait()
 
 
 async def remove_chroot(hosts: str) -> None:
