@@ -1,7 +1,7 @@
 """One session's Tree on servers in memory: what zk.session_tree and kazoo are on real ones, and the faults of both.
 
-Theory of operation. Calls go out in order, at most `window` in flight, over the one connection of zk.memory; replies and
-events come back in order, so the n-th reply is that of the n-th call. The others wait: for the window, for a connection
+Theory of operation. Calls go out in order, at most `window` in flight, over the one connection of zk.memory; replies
+and events come back in order, so the n-th reply is that of the n-th call. The others wait: for the window, for a connection
 (SUSPENDED), for a session. When the connection is lost, those in flight get ConnectionLost, the state is SUSPENDED, and
 every armed watch fires ("look again") and is disarmed, which is what kazoo does; when it can, the tree connects again,
 after `retry` seconds. Only then it learns whether its session is over: LOST, SessionExpired for all that waits, and a
@@ -16,8 +16,8 @@ Faults are methods, for whoever simulates them:
                                 servers may have heard of it last a while ago (`unheard_s`, a ping ago)
     drop()                      the connection breaks, and is made again
     lose_reply()                the next write is carried out; instead of its reply, the connection breaks
-    pause(), resume()           the process is stopped: it sends and sees nothing, and its session may expire. Resumed, it
-                                first sees what had come meanwhile, then that its connection is gone
+    pause(), resume()           the process is stopped: it sends and sees nothing, and its session may expire. Resumed,
+                                it first sees what had come meanwhile, then that its connection is gone
     crash()                     the process is dead: nothing is called any more; the servers find out by the timeout
 
 What waits while a process is stopped is bounded by the window and its armed watches.

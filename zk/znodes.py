@@ -87,10 +87,12 @@ class Znodes:
         changes: list[Change] = []
         if isinstance(op, Multi):
             return self._write_all(op, session_id, changes), changes
+        outcome: Outcome
         try:
-            return self._write(op, session_id, changes, None), changes
+            outcome = self._write_one(op, session_id, changes, None)
         except TreeError as error:
-            return error, changes
+            outcome = error
+        return outcome, changes
 
     def end_session(self, session_id: int) -> list[Change]:
         """Delete its ephemerals, in one transaction."""
@@ -111,30 +113,28 @@ class Znodes:
         undo: list[Undo] = []
         for index, part in enumerate(op.ops):
             try:
-                result = self._write(part, session_id, changes, undo)
+                if isinstance(part, Check):
+                    self._found(part.path, part.version)
+                    results.append(Checked())
+                else:
+                    result = self._write_one(part, session_id, changes, undo)
+                    results.append(Created(result.path, None) if isinstance(result, Created) else result)
             except TreeError as error:
                 for step in reversed(undo):
                     step()
                 changes.clear()
                 return MultiFailed(part.path, index, error)
-            results.append(Created(result.path, None) if isinstance(result, Created) else result)
         return Done(tuple(results))
 
-    def _write(
-        self, op: Create | Set | Delete | Check, session_id: int, changes: list[Change], undo: list[Undo] | None
-    ) -> Created | Written | Deleted | Checked:
+    def _write_one(
+        self, op: Create | Set | Delete, session_id: int, changes: list[Change], undo: list[Undo] | None
+    ) -> Created | Written | Deleted:
         """Raises TreeError. Servers find what is wrong in this order: no parent, there already, parent ephemeral; no
         znode, version, children."""
         if isinstance(op, Create):
             return self._create(op, session_id, changes, undo)
         path = op.path
-        node = self.nodes.get(path)
-        if node is None:
-            raise NoNode(path)
-        if op.version != -1 and op.version != node.version:
-            raise BadVersion(path)
-        if isinstance(op, Check):
-            return Checked()
+        node = self._found(path, op.version)
         if isinstance(op, Set):
             if undo is not None:
                 undo.append(_restoring(node))
@@ -153,6 +153,14 @@ class Znodes:
             undo.append(lambda: self._put(path, node))
         changes.append(Change("delete", path))
         return Deleted()
+
+    def _found(self, path: str, version: int) -> Znode:
+        node = self.nodes.get(path)
+        if node is None:
+            raise NoNode(path)
+        if version != -1 and version != node.version:
+            raise BadVersion(path)
+        return node
 
     def _create(self, op: Create, session_id: int, changes: list[Change], undo: list[Undo] | None) -> Created:
         parent = self.nodes.get(op.path.rpartition("/")[0] or "/")
