@@ -48,8 +48,8 @@ from zk.znodes import Change, Write, Znodes
 
 Schedule = Callable[[float, Callable[[], None]], object]
 """Call back after so many seconds; never from inside the call."""
-Observer = Callable[[int, list[Change]], None]
-"""(zxid, what changed), after each transaction that changed something."""
+Observer = Callable[[int, int, list[Change]], None]
+"""(zxid, whose session it was, what changed), after each transaction that changed something. Session 0: nobody's."""
 
 
 class Event(NamedTuple):
@@ -325,7 +325,7 @@ class Ensemble:
 
     def _end(self, session_id: int) -> None:
         session = self._sessions.pop(session_id)
-        self._committed(self._znodes.end_session(session_id))
+        self._committed(session_id, self._znodes.end_session(session_id))
         if session.connection is not None:
             self._close(session.connection)
 
@@ -356,10 +356,10 @@ class Ensemble:
 
     def _write(self, op: Write, session_id: int) -> Outcome:
         outcome, changes = self._znodes.write(op, session_id)
-        self._committed(changes)
+        self._committed(session_id, changes)
         return outcome
 
-    def _committed(self, changes: list[Change]) -> None:
+    def _committed(self, session_id: int, changes: list[Change]) -> None:
         if not changes:
             return
         for kind, path in changes:
@@ -372,7 +372,7 @@ class Ensemble:
                     self._fire_children(path)
                 self._fire_children(path.rpartition("/")[0] or "/")
         for observer in self._observers:
-            observer(self._znodes.zxid, changes)
+            observer(self._znodes.zxid, session_id, changes)
 
     def _fire_children(self, path: str) -> None:
         for connection in self._child_watches.pop(path, ()):
