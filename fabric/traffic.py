@@ -1,4 +1,4 @@
-"""What every bus agrees on, the real one and the simulated: addresses, routes, and what is counted.
+"""What every bus agrees on, the real one and the simulated: addresses, routes, errors, and what is counted.
 
 An *address* is "tcp://host:port/guid": where an agent listens, and the incarnation that does. A *route* is "route:…",
 the `sender` of a received message: sending to it answers on the connection that the message came by. `route:self` is
@@ -21,6 +21,14 @@ _ADDRESS = re.compile(r"(tcp://(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5
 
 OnMessage = Callable[[str, AnyMessage], None]
 """(sender, message)."""
+
+
+class BindFailed(Exception):
+    """The bus could not listen where it was told to: where, why, and what to do."""
+
+
+class PortInUse(BindFailed):
+    """Somebody else listens at this address."""
 
 
 @dataclass(slots=True)

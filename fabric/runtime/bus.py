@@ -34,17 +34,8 @@ from dataclasses import dataclass
 import zmq
 
 from fabric.messages import AnyMessage
-from fabric.runtime.sockets import (
-    BindFailed,
-    BusLimits,
-    Disconnects,
-    PortInUse,
-    SocketContext,
-    bind_to,
-    new_context,
-    router,
-)
-from fabric.traffic import OWN_ROUTE, ROUTE, BusCounters, OnMessage, parse_address
+from fabric.runtime.sockets import BusLimits, Disconnects, SocketContext, bind_to, new_context, router
+from fabric.traffic import OWN_ROUTE, ROUTE, BindFailed, BusCounters, OnMessage, PortInUse, parse_address
 from fabric.wire import BadFrame, Codec
 
 __all__ = ["BindFailed", "Bus", "BusCounters", "BusLimits", "PortInUse", "SocketContext", "new_context"]

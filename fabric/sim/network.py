@@ -28,7 +28,7 @@ from typing import Protocol
 
 from fabric.messages import AnyMessage
 from fabric.sim.clock import Clock
-from fabric.traffic import OWN_ROUTE, ROUTE, BusCounters, OnMessage, parse_address
+from fabric.traffic import OWN_ROUTE, ROUTE, BindFailed, BusCounters, OnMessage, PortInUse, parse_address
 from fabric.wire import MAX_FRAME_BYTES, BadFrame, Codec
 
 QUEUE_MESSAGES = 1_000
@@ -75,10 +75,6 @@ class Weather:
         return ((delay_s, True),)
 
 
-class InUse(Exception):
-    """Somebody else listens at this endpoint."""
-
-
 class Network:
     """All endpoints and what is under way between them. `policy` may be replaced at any time."""
 
@@ -102,7 +98,10 @@ class Network:
 
     def listen(self, bus: SimBus, endpoint: str) -> None:
         if endpoint in self._listening:
-            raise InUse(f"expected nobody at {endpoint}, found {self._listening[endpoint].address}")
+            raise PortInUse(
+                f"{endpoint} is in use: {self._listening[endpoint].address} listens there; stop it or listen on "
+                "another port"
+            )
         self._listening[endpoint] = bus
         for way, frame in self._waiting.pop(endpoint, ()):
             way.queued -= 1
@@ -218,8 +217,9 @@ class Link:
 
 class SimBus:
     """fabric.runtime.bus.Bus for simulated agents: the same methods, counters and rules. `bind`: "tcp://host:port", a
-    port of its own. Raises InUse. `pause` and `resume`: its process is stopped; what comes waits, within each link's
-    bound."""
+    port of its own. Raises PortInUse, and BindFailed when it is none.
+
+    `pause` and `resume`: its process is stopped; what comes waits, within each link's bound."""
 
     def __init__(
         self,
@@ -247,7 +247,7 @@ class SimBus:
         self._to_self = 0
         self._closed = False
         if parse_address(self.address) is None:
-            raise ValueError(f"expected an address like tcp://host:port/guid, found {self.address}")
+            raise BindFailed(f"listen address: expected tcp://host:port and a guid, found {bind!r} and {guid!r}")
         network.listen(self, bind)
 
     def send(self, to: str, message: AnyMessage) -> None:
