@@ -325,9 +325,9 @@ class Ensemble:
 
     def _end(self, session_id: int) -> None:
         session = self._sessions.pop(session_id)
-        self._committed(session_id, self._znodes.end_session(session_id))
-        if session.connection is not None:
+        if session.connection is not None:  # as servers do: before its watches tell of its own ephemerals
             self._close(session.connection)
+        self._committed(session_id, self._znodes.end_session(session_id))
 
     def _close(self, connection: Connection) -> None:
         """By the server. What was sent before is seen before."""

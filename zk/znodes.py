@@ -168,9 +168,9 @@ class Znodes:
             raise NoNode(op.path)
         path = f"{op.path}{parent.made:010d}" if op.sequence else op.path
         if path in self.nodes:
-            raise NodeExists(path)
+            raise NodeExists(op.path)
         if parent.owner:
-            raise Refused(path, "its parent is ephemeral, and an ephemeral has no children")
+            raise Refused(op.path, "its parent is ephemeral, and an ephemeral has no children")
         node = Znode(op.data, self.zxid, session_id if op.ephemeral else 0, self._wall_ms())
         self._put(path, node)
         parent.made += 1
