@@ -161,7 +161,7 @@ class Supervisor:
             self._clock.after(self._rng.expovariate(1 / self._habits.exits_after_s), lambda: self._exits(one))
 
     def _exits(self, one: Instance) -> None:
-        if one.state == "running":
+        if one.state == "running" and self._habits.exits_after_s:
             self._end(one, code=0 if self._rng.random() < 0.3 else 1)
 
     def crash(self, name: str) -> None:

@@ -294,6 +294,7 @@ class Process:
     def _on_tree_event(self, event: TreeEvent) -> None:
         if isinstance(event, SessionChanged):
             self.told, self.told_at = event.state, self.world.clock.now
+            self.world.tell(self.machine.name, f"is told that its session is {event.state.value}")
             if event.state is SessionState.CONNECTED:
                 self.world.agent_sessions[event.session_id] = self.machine.name
             self._lost += event.state is SessionState.LOST

@@ -68,7 +68,7 @@ def simulate(seed: int, options: Options | None = None) -> Result:
         told = " < ".join(f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in reversed(where))
         failure = _failure(world, "bug", f"{type(error).__name__}: {error} ({told})")
     if failure is not None:
-        world.tell("failure", f"{failure.promise}: {failure.found}")
+        world.tell("failed", f"{failure.promise}: {failure.found}")
     return Result(
         seed=seed,
         failure=failure,

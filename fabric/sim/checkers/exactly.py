@@ -29,8 +29,8 @@ class Exactly(Checker):
     def __init__(self, world: World, view: View) -> None:
         super().__init__(world)
         self._view = view
-        self._stale: set[tuple[str, Slot]] = set()
-        """(machine, slot): it ran there when the node came back, and is planned elsewhere."""
+        self._from_before: set[tuple[str, Slot]] = set()
+        """(machine, slot): it ran there already when the node registered last."""
 
     def launched(self, machine: str, instance: Instance) -> None:
         slot = split_id(instance.name)
@@ -40,7 +40,7 @@ class Exactly(Checker):
         if seen is None or machine not in seen.planned.get(slot[1], ()):
             self.fail("planned", f"{instance.name} starts on {machine}, where no record has ever planned it")
         if seen is not None and seen.plan.get(slot[1]) == machine:
-            self._stale.discard((machine, slot))
+            self._from_before.discard((machine, slot))
         self._judge(slot, f"{machine} starts it")
 
     def committed(self, zxid: int, session: int, changes: list[Change]) -> None:
@@ -55,25 +55,21 @@ class Exactly(Checker):
 
     def _came(self, node: str) -> None:
         for slot in tuple(self._view.on_machine.get(node, ())):
-            seen = self._view.deployments.get(slot[0])
-            planned = seen is not None and seen.plan.get(slot[1]) == node
-            if not planned:
-                self._stale.add((node, slot))
-            self._judge(slot, f"{node} is present again", stale=not planned)
+            self._from_before.add((node, slot))
+            self._judge(slot, f"{node} is present again")
 
-    def _judge(self, slot: Slot, why: str, stale: bool = False) -> None:
+    def _judge(self, slot: Slot, why: str) -> None:
         here = self._view.running.get(slot, {})
         if len(here) < 2:
             return
         seen = self._view.deployments.get(slot[0])
         leaves = seen.leaving.get(slot[1]) if seen is not None and not seen.record.exclusive else None
         at = [one for one in here if one in self._view.present and one != leaves]
-        old = [one for one in at if (one, slot) in self._stale]
-        if len(at) > 1 and (stale or old):
-            self.fail("returning", f"{slot[0]}.{slot[1]} runs on {', '.join(sorted(at))}: {why}")
-        fresh = [one for one in at if one not in old]
+        fresh = [one for one in at if (one, slot) not in self._from_before]
         if len(fresh) > 1:
             self.fail("once", f"{slot[0]}.{slot[1]} runs on {', '.join(sorted(fresh))}: {why}")
+        if len(at) > 1:
+            self.fail("returning", f"{slot[0]}.{slot[1]} runs on {', '.join(sorted(at))}: {why}")
 
     def sweep(self) -> None:
         for slot in tuple(self._view.running):
