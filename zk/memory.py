@@ -77,7 +77,7 @@ class Client(Protocol):
 
     session_timeout_s: float
     loses_reply: bool
-    """Carry out the next write, and close the connection instead of replying."""
+    """Carry out the next write, and tell `reply_lost` instead of replying."""
 
     @property
     def is_silent(self) -> bool:
@@ -88,6 +88,9 @@ class Client(Protocol):
 
     def take(self, connection: Connection) -> None:
         """An item has arrived: the first of `connection.down`."""
+
+    def reply_lost(self) -> None:
+        """Its connection is to break here."""
 
     def come_back(self) -> None:
         """There is a quorum again."""
@@ -285,9 +288,7 @@ class Ensemble:
         else:
             outcome = self._write(request, connection.session_id)
             if connection.client.loses_reply:
-                connection.client.loses_reply = False
-                self.unheard(connection)
-                self._close(connection)
+                connection.client.reply_lost()
             else:
                 connection.tell(outcome)
 

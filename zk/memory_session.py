@@ -1,11 +1,11 @@
 """One session's Tree on servers in memory: what zk.session_tree and kazoo are on real ones, and the faults of both.
 
 Theory of operation. Calls go out in order, at most `window` in flight, over the one connection of zk.memory; replies
-and events come back in order, so the n-th reply is that of the n-th call. The others wait: for the window, for a connection
-(SUSPENDED), for a session. When the connection is lost, those in flight get ConnectionLost, the state is SUSPENDED, and
-every armed watch fires ("look again") and is disarmed, which is what kazoo does; when it can, the tree connects again,
-after `retry` seconds. Only then it learns whether its session is over: LOST, SessionExpired for all that waits, and a
-new session.
+and events come back in order, so the n-th reply is that of the n-th call. The others wait: for the window, for a
+connection (SUSPENDED), for a session. When the connection is lost, those in flight get ConnectionLost, the state is
+SUSPENDED, and every armed watch fires ("look again") and is disarmed, which is what kazoo does; when it can, the tree
+connects again, after `retry` seconds. Only then it learns whether its session is over: LOST, SessionExpired for all
+that waits, and a new session.
 
 The tree knows the armed watches as kazoo does: from the reply of the read that armed them, until they fire.
 
@@ -14,8 +14,8 @@ Faults are methods, for whoever simulates them:
     disconnect(), reconnect()   the network to the servers is cut. The client may notice late (`noticed_after_s`): until
                                 then it is CONNECTED for all it knows, and what it asks for never arrives; and the
                                 servers may have heard of it last a while ago (`unheard_s`, a ping ago)
-    drop()                      the connection breaks, and is made again
-    lose_reply()                the next write is carried out; instead of its reply, the connection breaks
+    drop()                      the connection breaks, and is made again; noticed late or not
+    lose_reply()                the next write is carried out, and the connection breaks before its reply
     pause(), resume()           the process is stopped: it sends and sees nothing, and its session may expire. Resumed,
                                 it first sees what had come meanwhile, then that its connection is gone
     crash()                     the process is dead: nothing is called any more; the servers find out by the timeout
@@ -83,6 +83,7 @@ class MemoryTree:
     ) -> None:
         self.session_timeout_s = session_timeout_s
         self.loses_reply = False
+        self._loss_noticed_after_s = 0.0
         self.delay = delay
         self._retry = retry or delay
         self._ensemble = ensemble
@@ -172,15 +173,21 @@ class MemoryTree:
 
     def drop(self, noticed_after_s: float = 0.0, unheard_s: float = 0.0) -> None:
         connection = self._connection
-        if connection is None or connection.cut:
+        if connection is None:
             return
-        connection.sever()
-        self._ensemble.unheard(connection, unheard_s)
-        self._ensemble.release(connection)
+        if not connection.cut:
+            connection.sever()
+            self._ensemble.unheard(connection, unheard_s)
+            self._ensemble.release(connection)
         self._ensemble.schedule(noticed_after_s, partial(self._when_running, partial(self._lost, connection)))
 
-    def lose_reply(self) -> None:
+    def lose_reply(self, noticed_after_s: float = 0.0) -> None:
         self.loses_reply = True
+        self._loss_noticed_after_s = noticed_after_s
+
+    def reply_lost(self) -> None:
+        self.loses_reply = False
+        self.drop(self._loss_noticed_after_s)
 
     def pause(self) -> None:
         if not self._paused:

@@ -140,21 +140,6 @@ def test_replies_that_are_lost_leave_things_done(server: Server) -> None:
         asyncio.run(main(proxy))
 
 
-def test_armed_watches_say_look_again_after_a_lost_connection(server: Server) -> None:
-    async def main(proxy: Proxy) -> None:
-        async with kazoo_session(f"{proxy.hosts}/x") as s:
-            await s.client.exists("/none", watch=True)
-            await s.client.children("/", watch=True)
-            proxy.cut()
-            await eventually(lambda: sorted(s.fired()) == ["/", "/none"])
-            assert s.states()[:2] == [CONNECTED, SUSPENDED]
-            await s.client.create("/none")
-            assert len(s.fired()) == 2, "they were disarmed"
-
-    with Proxy((LOCAL, server.port)) as proxy:
-        asyncio.run(main(proxy))
-
-
 # --- loops that lag -----------------------------------------------------------------------------------------------
 
 

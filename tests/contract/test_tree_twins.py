@@ -106,7 +106,8 @@ class Twin:
         found: list[list[str]] = []
         for session in self.sessions:
             await session.client.exists("/")
-            found.append([str(event.path if isinstance(event, WatchFired) else event.state) for event in session.events])
+            heard = [event.path if isinstance(event, WatchFired) else event.state for event in session.events]
+            found.append([str(each) for each in heard])
             session.events.clear()
         return found
 
