@@ -1,10 +1,9 @@
 """ZooKeeper's servers in memory, for simulations: sessions, watches, expiry, outages. Nothing here waits or draws.
 
-Theory of operation. An `Ensemble` is what all servers are to their clients: one tree of znodes (zk.znodes), the
-sessions, and who watches what. A client (zk.memory_session.MemoryTree) reaches it over a `Connection`, which is two
-queues: requests one way, replies and events the other, each in order and each item late by what the client's `delay`
-says. As in ZooKeeper a request is carried out when it arrives; the events that it causes are sent before its reply; a
-watch belongs to the connection that armed it and is gone with it.
+Theory of operation. An `Ensemble` is all servers together: one tree of znodes (zk.znodes), the sessions, and the
+servers (zk.memory_server) that clients (zk.memory_session.MemoryTree) are connected to (zk.memory_wire). As in
+ZooKeeper a request is carried out when it arrives; a write at once for all servers, a read as far as the client's own
+server has come, which may be behind: `lag`.
 
 Time is the scheduler's: `schedule(after_s, callback)`, which may be a virtual clock or an asyncio loop's `call_later`.
 While a session has a connection on which its client can speak, it lives (pings are not simulated). From when the
@@ -15,132 +14,25 @@ the servers count every session's timeout anew, and tell the clients, which come
 
 What real servers do and these do not: a write that was under way when the quorum was lost is never found to have
 happened after the outage (those that arrived before have, though their reply may be lost); expiry is exact, not rounded
-up to a tick; there are no ACLs, quotas, and no chroots.
+up to a tick; single servers do not die; there are no ACLs, quotas, and no chroots.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, Protocol
 
 from zk import paths
 from zk.client import with_parents
-from zk.tree import (
-    Children,
-    Create,
-    Delete,
-    Existed,
-    Exists,
-    Get,
-    Got,
-    Listed,
-    Multi,
-    NoNode,
-    Op,
-    Outcome,
-    Set,
-    Stat,
-)
+from zk.memory_server import MemoryServer
+from zk.memory_wire import Client, Connection, Farewell, Request, Schedule, Welcome
+from zk.past import Past
+from zk.tree import Create, Delete, Multi, Outcome, Set, Stat
 from zk.znodes import Change, Write, Znodes
 
-Schedule = Callable[[float, Callable[[], None]], object]
-"""Call back after so many seconds; never from inside the call."""
 Observer = Callable[[int, int, list[Change]], None]
 """(zxid, whose session it was, what changed), after each transaction that changed something. Session 0: nobody's."""
-
-
-class Event(NamedTuple):
-    """A watch fired: of the znode's data (or existence), or of its children."""
-
-    path: str
-    of_children: bool
-
-
-class Welcome(NamedTuple):
-    """The answer to a client that connects: its session, or 0 when the one it asked for is over."""
-
-    session_id: int
-
-
-class Farewell(NamedTuple):
-    """The server has closed the connection. The last item of any."""
-
-
-Item = Outcome | Event | Welcome | Farewell
-
-
-class Client(Protocol):
-    """What servers know of a client."""
-
-    session_timeout_s: float
-    loses_reply: bool
-    """Carry out the next write, and tell `reply_lost` instead of replying."""
-
-    @property
-    def is_silent(self) -> bool:
-        """Its process is stopped, or dead: it sends no pings."""
-
-    def delay(self) -> float:
-        """How long the next item takes, in seconds."""
-
-    def take(self, connection: Connection) -> None:
-        """An item has arrived: the first of `connection.down`."""
-
-    def reply_lost(self) -> None:
-        """Its connection is to break here."""
-
-    def come_back(self) -> None:
-        """There is a quorum again."""
-
-
-class Connection:
-    """One connection of a client. `session_id` is 0 until it is welcome. Items are lost once it is `cut`; a server that
-    has closed it (`closed`) reads no more of it."""
-
-    __slots__ = ("child_watches", "client", "closed", "cut", "data_watches", "down", "ensemble", "session_id", "up")
-
-    def __init__(self, ensemble: Ensemble, client: Client) -> None:
-        self.ensemble = ensemble
-        self.client = client
-        self.session_id = 0
-        self.up: deque[Op | Welcome | Farewell] = deque()
-        self.down: deque[Item] = deque()
-        self.cut = False
-        self.closed = False
-        self.data_watches: dict[str, None] = {}
-        self.child_watches: dict[str, None] = {}
-
-    def ask(self, request: Op | Welcome | Farewell) -> None:
-        """From the client: an operation, a Welcome to the session it wants, or a Farewell that ends its session."""
-        if not self.cut:
-            self.up.append(request)
-            self.ensemble.schedule(self.client.delay(), self._arrive)
-
-    def tell(self, item: Item) -> None:
-        """From the server."""
-        if not self.cut:
-            self.down.append(item)
-            self.ensemble.schedule(self.client.delay(), self._deliver)
-
-    def sever(self) -> None:
-        """Nothing that is under way arrives."""
-        self.cut = True
-        self.up.clear()
-        self.down.clear()
-
-    def _arrive(self) -> None:
-        # The first of the queue, whichever it was scheduled for: so order does not depend on the delays.
-        if self.up:
-            request = self.up.popleft()
-            if not self.closed:
-                self.ensemble.serve(self, request)
-
-    def _deliver(self) -> None:
-        if self.down:
-            self.client.take(self)
 
 
 @dataclass(slots=True, eq=False)
@@ -152,18 +44,31 @@ class _Session:
 
 
 class Ensemble:
-    """All servers. `wall_ms`: their clock, for the times in a Stat."""
+    """`wall_ms`: the servers' clock, for the times in a Stat. `lag()`: how late a server applies the next transaction,
+    in seconds, drawn by the caller, for each of `servers` servers; without it none is ever late, and one stands for
+    all."""
 
-    def __init__(self, schedule: Schedule, wall_ms: Callable[[], int]) -> None:
-        self.schedule = schedule
+    def __init__(
+        self,
+        schedule: Schedule,
+        wall_ms: Callable[[], int],
+        *,
+        lag: Callable[[], float] | None = None,
+        servers: int = 3,
+    ) -> None:
         self.is_out = False
-        self._znodes = Znodes(wall_ms, with_parents(paths.ROOTS))
+        self.schedule = schedule
+        self._past = None if lag is None else Past()
+        self._znodes = Znodes(wall_ms, with_parents(paths.ROOTS), self._past)
+        self._servers = [
+            MemoryServer(self._znodes, self._past, schedule, lag, self._asked_to_write, self._end)
+            for _ in range(1 if lag is None else servers)
+        ]
+        self._connections_made = 0
         self._sessions: dict[int, _Session] = {}
         self._sessions_made = 0
         self._clients: dict[Client, None] = {}
         self._connections: dict[Connection, None] = {}
-        self._data_watches: dict[str, dict[Connection, None]] = {}
-        self._child_watches: dict[str, dict[Connection, None]] = {}
         self._observers: list[Observer] = []
 
     # --- for those who look from above ----------------------------------------------------------------------------
@@ -236,10 +141,15 @@ class Ensemble:
 
     # --- for clients ----------------------------------------------------------------------------------------------
 
+    def meet(self, client: Client) -> None:
+        """It will connect, and wants to hear when an outage is over."""
+        self._clients[client] = None
+
     def connect(self, client: Client, session_id: int) -> Connection:
         """A connection that asks for this session (0: a new one). It says Welcome or Farewell, unless it is cut."""
-        self._clients[client] = None
-        connection = Connection(self, client)
+        self._connections_made += 1
+        server = self._servers[self._connections_made % len(self._servers)]
+        connection = Connection(client, server, self.schedule, self._serve)
         connection.ask(Welcome(session_id))
         return connection
 
@@ -260,37 +170,20 @@ class Ensemble:
             session.timer += 1
 
     def release(self, connection: Connection) -> None:
-        """It was cut: drop its watches."""
+        """It was cut."""
         self._connections.pop(connection, None)
-        for table, armed in (
-            (self._data_watches, connection.data_watches),
-            (self._child_watches, connection.child_watches),
-        ):
-            for path in armed:
-                del table[path][connection]
-                if not table[path]:
-                    del table[path]
-            armed.clear()
+        connection.server.drop(connection)
         session = self._sessions.get(connection.session_id)
         if session is not None and session.connection is connection:
             session.connection = None
 
-    def serve(self, connection: Connection, request: Op | Welcome | Farewell) -> None:
-        """A request has arrived."""
+    def _serve(self, connection: Connection, request: Request) -> None:
         if self.is_out:
             self._close(connection)
         elif isinstance(request, Welcome):
             self._welcome(connection, request.session_id)
-        elif isinstance(request, Farewell):
-            self._end(connection.session_id)
-        elif isinstance(request, Get | Exists | Children):
-            connection.tell(self._read(connection, request))
         else:
-            outcome = self._write(request, connection.session_id)
-            if connection.client.loses_reply:
-                connection.client.reply_lost()
-            else:
-                connection.tell(outcome)
+            connection.server.serve(connection, request)
 
     # --- sessions -------------------------------------------------------------------------------------------------
 
@@ -301,7 +194,6 @@ class Ensemble:
             connection.closed = True
             return
         if session is None:
-            self._znodes.zxid += 1
             self._sessions_made += 1
             wanted = self._sessions_made
             session = self._sessions[wanted] = _Session(connection.client.session_timeout_s, connection)
@@ -311,6 +203,7 @@ class Ensemble:
         session.timer += 1
         connection.session_id = wanted
         self._connections[connection] = None
+        connection.server.catch_up(connection.client.seen_zxid)
         connection.tell(Welcome(wanted))
         if connection.client.is_silent:
             self.unheard(connection)
@@ -336,46 +229,31 @@ class Ensemble:
         connection.tell(Farewell())
         connection.closed = True
 
-    # --- operations -----------------------------------------------------------------------------------------------
+    # --- transactions ---------------------------------------------------------------------------------------------
 
-    def _read(self, connection: Connection, op: Get | Exists | Children) -> Outcome:
-        path = op.path
-        node = self._znodes.nodes.get(path)
-        if node is None and not isinstance(op, Exists):
-            return NoNode(path)
-        if op.watch:
-            if isinstance(op, Children):
-                self._child_watches.setdefault(path, {})[connection] = None
-                connection.child_watches[path] = None
-            else:
-                self._data_watches.setdefault(path, {})[connection] = None
-                connection.data_watches[path] = None
-        if isinstance(op, Exists):
-            return Existed(None if node is None else node.stat())
-        assert node is not None
-        return Listed(tuple(sorted(node.children))) if isinstance(op, Children) else Got(node.data, node.stat())
+    def _asked_to_write(self, connection: Connection, op: Write) -> None:
+        self._write(op, connection.session_id, connection)
 
-    def _write(self, op: Write, session_id: int) -> Outcome:
+    def _write(self, op: Write, session_id: int, author: Connection | None = None) -> Outcome:
         outcome, changes = self._znodes.write(op, session_id)
-        self._committed(session_id, changes)
+        self._committed(session_id, changes, author, outcome)
         return outcome
 
-    def _committed(self, session_id: int, changes: list[Change]) -> None:
-        if not changes:
-            return
-        for kind, path in changes:
-            if path in self._data_watches:
-                for connection in self._data_watches.pop(path):
-                    del connection.data_watches[path]
-                    connection.tell(Event(path, of_children=False))
-            if kind != "set":
-                if kind == "delete":
-                    self._fire_children(path)
-                self._fire_children(path.rpartition("/")[0] or "/")
-        for observer in self._observers:
-            observer(self._znodes.zxid, session_id, changes)
-
-    def _fire_children(self, path: str) -> None:
-        for connection in self._child_watches.pop(path, ()):
-            del connection.child_watches[path]
-            connection.tell(Event(path, of_children=True))
+    def _committed(
+        self,
+        session_id: int,
+        changes: list[Change],
+        author: Connection | None = None,
+        outcome: Outcome | None = None,
+    ) -> None:
+        zxid = self._znodes.zxid
+        for server in self._servers:
+            if author is not None and server is author.server:
+                server.learn(zxid, changes, author, outcome)
+            else:
+                server.learn(zxid, changes, None, None)
+        if self._past is not None:
+            self._past.forget(min(server.applied for server in self._servers))
+        if changes:
+            for observer in self._observers:
+                observer(zxid, session_id, changes)

@@ -1,6 +1,6 @@
 """One session's Tree on servers in memory: what zk.session_tree and kazoo are on real ones, and the faults of both.
 
-Theory of operation. Calls go out in order, at most `window` in flight, over the one connection of zk.memory; replies
+Theory of operation. Calls go out in order, at most `window` in flight, over one connection (zk.memory_wire); replies
 and events come back in order, so the n-th reply is that of the n-th call. The others wait: for the window, for a
 connection (SUSPENDED), for a session. When the connection is lost, those in flight get ConnectionLost, the state is
 SUSPENDED, and every armed watch fires ("look again") and is disarmed, which is what kazoo does; when it can, the tree
@@ -30,7 +30,8 @@ from collections.abc import Callable
 from functools import partial
 
 from zk import checks
-from zk.memory import Connection, Ensemble, Event, Farewell, Welcome
+from zk.memory import Ensemble
+from zk.memory_wire import Connection, Event, Farewell, Welcome
 from zk.tree import (
     Children,
     ConnectionLost,
@@ -83,6 +84,7 @@ class MemoryTree:
     ) -> None:
         self.session_timeout_s = session_timeout_s
         self.loses_reply = False
+        self.seen_zxid = 0
         self._loss_noticed_after_s = 0.0
         self.delay = delay
         self._retry = retry or delay
@@ -139,6 +141,7 @@ class MemoryTree:
 
     def open(self) -> None:
         """Begin to connect. Listeners that are there already hear the first CONNECTED."""
+        self._ensemble.meet(self)
         self._dial_later()
 
     def close(self, ended: Callable[[], None] = lambda: None) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple
 
+from zk.past import Past
 from zk.tree import (
     BadVersion,
     Check,
@@ -70,10 +71,11 @@ Undo = Callable[[], None]
 
 
 class Znodes:
-    """`wall_ms`: the servers' clock. `nodes` is there to be read."""
+    """`wall_ms`: the servers' clock. `past`: where to note what was before each change. `nodes` is there to be read."""
 
-    def __init__(self, wall_ms: Callable[[], int], paths: Iterable[str] = ()) -> None:
+    def __init__(self, wall_ms: Callable[[], int], paths: Iterable[str] = (), past: Past | None = None) -> None:
         """`paths`: what is there from the start, parents first."""
+        self._past = past
         self.zxid = 0
         self.nodes: dict[str, Znode] = {"/": Znode(b"", 0, 0, wall_ms())}
         self._wall_ms = wall_ms
@@ -123,6 +125,8 @@ class Znodes:
                 for step in reversed(undo):
                     step()
                 changes.clear()
+                if self._past is not None:
+                    self._past.take_back(self.zxid)
                 return MultiFailed(part.path, index, error)
         return Done(tuple(results))
 
@@ -138,6 +142,8 @@ class Znodes:
         if isinstance(op, Set):
             if undo is not None:
                 undo.append(_restoring(node))
+            if self._past is not None:
+                self._past.node_was(self.zxid, path, (node.data, node.stat()))
             node.data = op.data
             node.mzxid = self.zxid
             node.version += 1
@@ -188,6 +194,9 @@ class Znodes:
         self.nodes[path] = node
         above, _, name = path.rpartition("/")
         self.nodes[above or "/"].children[name] = None
+        if self._past is not None:
+            self._past.node_was(self.zxid, path, None)
+            self._past.child_was(self.zxid, above or "/", name, there=False)
         if node.owner:
             self._ephemerals.setdefault(node.owner, {})[path] = None
 
@@ -195,6 +204,9 @@ class Znodes:
         del self.nodes[path]
         above, _, name = path.rpartition("/")
         del self.nodes[above or "/"].children[name]
+        if self._past is not None:
+            self._past.node_was(self.zxid, path, (node.data, node.stat()))
+            self._past.child_was(self.zxid, above or "/", name, there=True)
         if node.owner:
             owned = self._ephemerals[node.owner]
             del owned[path]
