@@ -34,7 +34,6 @@ from fabric.wire import MAX_FRAME_BYTES, BadFrame, Codec
 QUEUE_MESSAGES = 1_000
 """On one link in one direction, as fabric.runtime.sockets has it."""
 RECENT_FRAMES = 256
-AGENT_PORT = 7400
 
 Frame = bytes | tuple[bytes, ...]
 """A tuple: a stranger's message in several parts."""
@@ -77,10 +76,9 @@ class Weather:
 
 
 class Network:
-    """All endpoints and what is under way between them. `policy` may be replaced at any time. `codec`: that of the
-    busses which `bus` makes."""
+    """All endpoints and what is under way between them. `policy` may be replaced at any time."""
 
-    def __init__(self, clock: Clock, policy: Policy, codec: Codec | None = None) -> None:
+    def __init__(self, clock: Clock, policy: Policy) -> None:
         self.clock = clock
         self.policy = policy
         self.sent = 0
@@ -90,11 +88,6 @@ class Network:
         self._listening: dict[str, SimBus] = {}
         self._waiting: dict[str, deque[tuple[_Way, Frame]]] = {}
         self._routes = 0
-        self._codec = codec or Codec()
-
-    def bus(self, host: str, guid: str, on_message: OnMessage) -> SimBus:
-        """The bus of that host's agent, at the one port that agents have here. Raises PortInUse, BindFailed."""
-        return SimBus(self, self._codec, guid, f"tcp://{host}:{AGENT_PORT}", on_message=on_message)
 
     def stranger(self, endpoint: str, host: str = "elsewhere") -> Stranger:
         """Somebody who connects there; `endpoint`: "tcp://host:port", or a whole address."""
