@@ -35,8 +35,16 @@ Tally = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
 """Messages and reads, which leaders and coordinators add up over thousands of peers: a sum is still a `Number`."""
 MAX_NODES = 5_000
 """Agents in one rack, at most."""
+MAX_HOLDERS = 8
+"""Deployments that one node names as holders of reservations."""
 Lines = Annotated[tuple[Line, ...], msgspec.Meta(max_length=MAX_NODES)]
 """Names of nodes."""
+MAX_LISTED = 256
+"""Images asked about in one `ListHeld`: a rack's answers fit in one message even if it has MAX_NODES agents."""
+Indices = Annotated[
+    tuple[Annotated[int, msgspec.Meta(ge=0, lt=MAX_LISTED)], ...], msgspec.Meta(max_length=MAX_LISTED)
+]
+"""Places in the list that was asked about."""
 DigestText = Annotated[str, msgspec.Meta(max_length=80)]
 """A digest, or empty."""
 
@@ -55,10 +63,22 @@ class AskOffer(Message, frozen=True):
     ticket: Number
 
 
+class Holder(msgspec.Struct, frozen=True):
+    """Another deployment that has unconfirmed reservations on a node; `reserved` would be free there without them."""
+
+    deployment: DeploymentId
+    reserved: Resources
+
+
+Holders = Annotated[tuple[Holder, ...], msgspec.Meta(max_length=MAX_HOLDERS)]
+
+
 class Offer(Message, frozen=True):
     """It promises nothing. `count` instances fit now; `held` more would fit if no other request's unconfirmed
-    reservations were here, the oldest of which has ticket `oldest` (0: none). `capacity`: how many fit in an empty
-    node. `short`: the dimension that limits."""
+    reservations were here, the oldest of which has ticket `oldest` (0: none). `holders`: whose those are, the oldest
+    first. `capacity`: how many fit in an empty node. `short`: the dimension that limits. `free` is told by a cordoned
+    node too: what it could take if it were not. `registered`: the zxid of the node's registration; a claim that is
+    older can't place anything there (see `fabric.roles.compute`)."""
 
     count: Count
     free: Resources
@@ -68,6 +88,8 @@ class Offer(Message, frozen=True):
     oldest: Number
     capacity: Count
     short: Label
+    holders: Holders
+    registered: Number = 0
 
 
 class Reserve(Message, frozen=True):
@@ -86,12 +108,14 @@ class Reserve(Message, frozen=True):
 
 
 class Reserved(Message, frozen=True):
-    """`granted` of the asked ordinals; `count`, `held` and `oldest` as in `Offer`, after granting."""
+    """`granted` of the asked ordinals; the others as in `Offer`, after granting."""
 
     granted: OrdinalText
     count: Count
     held: Count
     oldest: Number
+    free: Resources
+    holders: Holders
 
     def __post_init__(self) -> None:
         check_ordinals(self.granted)
@@ -195,8 +219,8 @@ class Describe(Message, frozen=True):
 
 
 class InstanceView(msgspec.Struct, frozen=True):
-    """One instance as its node sees it. `state`: assigned, fetching, starting, running, backoff, exited, failed,
-    stopping. `started_ms` is 0 before the first start."""
+    """One instance as its node sees it. `state`: recovering, parked, assigned, fetching, starting, running, backoff,
+    exited, failed, stopping. `started_ms` is 0 before the first start."""
 
     id: Label
     deployment: DeploymentId
@@ -244,6 +268,26 @@ class ImageHeld(Message, frozen=True):
     busy: Number
 
 
+class ListHeld(Message, frozen=True):
+    """Which of these images do you have? One question for many, so that who repairs or audits asks once for all."""
+
+    digests: Annotated[tuple[Digest, ...], msgspec.Meta(max_length=MAX_LISTED)]
+
+
+class HeldList(Message, frozen=True):
+    """Answer to `ListHeld`: indices of its digests. `held`: a whole verified copy; `copying`: one is being fetched
+    (see `Replicate`); `damaged`: some of its chunks were lost or rotten, the others are there. `copies`: how many
+    images are being fetched here in all. `busy` as in `ImageHeld`."""
+
+    held: Indices
+    copying: Indices
+    damaged: Indices
+    copies: Number
+    data_endpoint: Line
+    free_bytes: Number
+    busy: Number
+
+
 class DropImage(Message, frozen=True):
     """No image name refers to this content any more: free it."""
 
@@ -255,7 +299,8 @@ class Dropped(Message, frozen=True):
 
 
 class Replicate(Message, frozen=True):
-    """Fetch this image from these data endpoints and hold it."""
+    """Fetch this image from these data endpoints and hold it. Repeated, it asks how far that is: `done`, or failed for
+    `reason` (which is told once; one more begins anew), or neither while it is under way."""
 
     digest: Digest
     sources: Annotated[tuple[Address, ...], msgspec.Meta(max_length=MAX_NODES)]
@@ -272,7 +317,30 @@ class Unable(Message, frozen=True):
     reason: Text
 
 
-Command = AskOffer | Reserve | Confirm | Cancel | Stop | Describe | ReadLog | HasImage | DropImage | Replicate
+Command = (
+    AskOffer
+    | Reserve
+    | Confirm
+    | Cancel
+    | Stop
+    | Describe
+    | ReadLog
+    | HasImage
+    | ListHeld
+    | DropImage
+    | Replicate
+)
 Answer = (
-    Offer | Reserved | Progress | Cancelled | Stale | Described | LogText | ImageHeld | Dropped | Replicating | Unable
+    Offer
+    | Reserved
+    | Progress
+    | Cancelled
+    | Stale
+    | Described
+    | LogText
+    | ImageHeld
+    | HeldList
+    | Dropped
+    | Replicating
+    | Unable
 )

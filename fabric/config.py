@@ -171,6 +171,8 @@ def agent_config(
         cluster_key=_cluster_key(values, [listen[0], data_listen[0]]),
         cache_bytes=values["cache_size"],
         store_bytes=values["store_size"],
+        scrub_mib_s=values["scrub_mib_s"],
+        scrub_every_s=values["scrub_every_s"],
         lifeline_fd=values["lifeline_fd"],
         zookeeper_wait_s=values["zookeeper_wait_s"],
         log_level=values["log_level"],

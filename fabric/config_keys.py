@@ -145,6 +145,13 @@ AGENT_KEYS: tuple[Key, ...] = (
         True,
         example="200 GiB",
     ),
+    Key(
+        "scrub_mib_s",
+        Number(0.001, 100_000.0, "MiB/s"),
+        20.0,
+        "How fast a storage node reads what it holds again, to find chunks that have rotted.",
+    ),
+    Key("scrub_every_s", Number(0.1, MONTH_S, "seconds"), 86400.0, "From the beginning of one such pass to the next."),
     _LIFELINE,
     *_per_dimension(),
     *_limits(),

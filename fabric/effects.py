@@ -247,11 +247,13 @@ class HoldersWanted:
 
 @dataclass(frozen=True, slots=True)
 class StoreChanged:
-    """Storage layer: what the store holds now; told at start and after every change."""
+    """Storage layer: what the store holds whole now; told at start and after every change. `damaged`: images of which
+    it has lost chunks; `FetchImage` of one brings these alone."""
 
     held: tuple[str, ...]
     free_bytes: int
     busy: int
+    damaged: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,6 +170,9 @@ class NodeStatus(msgspec.Struct, frozen=True):
 
 
 class RackStatus(Message, frozen=True):
+    """`images_lacking`: contents in this storage leader's share that have too few holders, all of them in one rack, or
+    a damaged copy; `images_lost`: those of them that nobody holds whole. Each content is in one leader's share."""
+
     call: CallId
     rack: Name
     layer: LayerName
@@ -177,6 +180,8 @@ class RackStatus(Message, frozen=True):
     leader: Line
     epoch: Number
     nodes: Annotated[tuple[NodeStatus, ...], msgspec.Meta(max_length=MAX_NODES)]
+    images_lacking: Number = 0
+    images_lost: Number = 0
 
 
 # --- news ------------------------------------------------------------------------------------------------------------
@@ -212,7 +217,13 @@ class NodeReport(Message, frozen=True):
     progress: Progress
 
 
+class HoldersChanged(Message, frozen=True):
+    """A storage leader to the others: in my rack a storage agent came, went, or has lost an image. Look sooner."""
+
+    rack: Name
+
+
 _Calls = RackCall | RackAnswer | NodeCall | NodeAnswer
 _Requests = Submit | Submitted | FindHolders | Holders | PickStores | RackStatusCall | RackStatus
-_News = LeaderHello | Heartbeat | NodeReport
+_News = LeaderHello | Heartbeat | NodeReport | HoldersChanged
 AnyMessage = _Calls | _Requests | _News

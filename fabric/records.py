@@ -22,7 +22,7 @@ from typing import Annotated, Literal, TypeVar
 import msgspec
 
 from fabric.ordinals import MAX_COUNT, check_ordinals, parse_ordinals
-from fabric.resources import Resources
+from fabric.resources import Amount, Resources
 
 _NAME = r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?"
 Name = Annotated[str, msgspec.Meta(pattern=rf"^{_NAME}\Z")]
@@ -59,6 +59,7 @@ Seconds = Annotated[int, msgspec.Meta(ge=0, le=7 * 86_400)]
 DEFAULT_LOST_AFTER_S = 10
 
 MAX_SHARES = MAX_COUNT
+MAX_SIZES = 8
 PACK_OVER_BYTES = 4096
 MAX_PLAIN_BYTES = 2 * 1024 * 1024
 """Of a deployment's JSON, unpacked: 10,000 shares with names of 64 characters take 0.8 MB."""
@@ -139,6 +140,19 @@ class Spec(msgspec.Struct, frozen=True):
     """Out of touch with ZooKeeper for so long, a node stops its instances of this deployment. 0: they run on."""
 
 
+class Size(msgspec.Struct, frozen=True, array_like=True):
+    """A flavor, briefly."""
+
+    flavor: Label
+    vcpus: Amount
+    memory_mib: Amount
+    disk_mib: Amount
+
+    @property
+    def resources(self) -> Resources:
+        return Resources(self.vcpus, self.memory_mib, self.disk_mib)
+
+
 class _Unplanned(msgspec.Struct, frozen=True):
     """A deployment but for its plan, which is not written as it is in memory."""
 
@@ -166,6 +180,8 @@ class _Unplanned(msgspec.Struct, frozen=True):
     lost_after_s: Seconds = DEFAULT_LOST_AFTER_S
     exclusive: bool = False
     lacking: Count = 0
+    moved: OrdinalText = ""
+    smaller: Annotated[tuple[Size, ...], msgspec.Meta(max_length=MAX_SIZES)] = ()
 
 
 class _Written(_Unplanned, frozen=True):
@@ -173,6 +189,7 @@ class _Written(_Unplanned, frozen=True):
 
     plan: dict[Name, str] = {}
     leaving: dict[Name, str] = {}
+    stopping: dict[Name, str] = {}
 
 
 class Deployment(_Unplanned, frozen=True):
@@ -185,18 +202,25 @@ class Deployment(_Unplanned, frozen=True):
     `placed` is how many ordinals the plan has; below `count` it was placed short (`min_count`). Times: ms since 1970.
 
     A node that vanished is replaced `lost_after_s` later (after ZooKeeper counted it out); `lacking` ordinals of a
-    settled deployment ran, were lost, and have no other place yet. `leaving`: ordinals that run elsewhere by the plan,
+    settled deployment ran, were lost, and have no other place yet; `moved`, below `had`, were given another place since
+    it was settled. `leaving`: ordinals that run elsewhere by the plan,
     or are about to, and still at their old node too, which is being drained; with `exclusive` they are stopped there
-    before they start elsewhere, and are never in two places.
+    before they start elsewhere, and are never in two places. `stopping`: ordinals that left the plan and may run there
+    still; whoever coordinates sees to their end before it places them anew.
+    `smaller`: flavors to think of when there is no room for this one, the nearest first; empty once it ran or failed.
     Raises ValueError for a plan that has an ordinal twice, or two shares of one node.
     """
 
     plan: tuple[Share, ...] = ()
     leaving: tuple[Share, ...] = ()
+    stopping: tuple[Share, ...] = ()
 
     def __post_init__(self) -> None:
         _check_shares("plan", self.plan)
         _check_shares("leaving", self.leaving)
+        if len(self.stopping) > MAX_SHARES:
+            raise ValueError(f"stopping: expected at most {MAX_SHARES} shares, found {len(self.stopping)}")
+        check_ordinals(self.moved)
 
     @property
     def placed(self) -> int:
@@ -226,8 +250,8 @@ def _check_shares(what: str, shares: tuple[Share, ...]) -> None:
 
 class Lost(msgspec.Struct, frozen=True):
     """/lost/{node}: a compute node that had been here and is not, found by its rack's leader (or, in a rack without
-    one, by another). `accepted_ms`: since when it is replaced, which is decided a moment later, because many that vanish
-    at once are first waited for (the brake); 0: not yet. `by`: who decided: a leader's node, or "operator".
+    one, by another). `accepted_ms`: since when it is replaced, which is decided a moment later, because many that
+    vanish at once are first waited for (the brake); 0: not yet. `by`: who decided: a leader's node, or "operator".
     The znode goes when the node is back."""
 
     node: Name
@@ -271,6 +295,7 @@ R = TypeVar("R", bound=msgspec.Struct)
 
 _SHARE = re.compile(rf"({_NAME})=([0-9,-]*)")
 _FIELDS = _Unplanned.__struct_fields__
+_SHARES = ("plan", "leaving", "stopping")
 
 
 def encode(record: msgspec.Struct) -> bytes:
@@ -278,7 +303,8 @@ def encode(record: msgspec.Struct) -> bytes:
     if not isinstance(record, Deployment):
         return msgspec.json.encode(record)
     fields = {name: getattr(record, name) for name in _FIELDS}
-    plain = msgspec.json.encode(_Written(**fields, plan=_by_rack(record.plan), leaving=_by_rack(record.leaving)))
+    plan, leaving, stopping = (_by_rack(getattr(record, name)) for name in _SHARES)
+    plain = msgspec.json.encode(_Written(**fields, plan=plan, leaving=leaving, stopping=stopping))
     return plain if len(plain) <= PACK_OVER_BYTES else _PACKED + zlib.compress(plain, 6)
 
 
@@ -289,7 +315,8 @@ def decode(data: bytes, kind: type[R], where: str) -> R:
             return msgspec.json.decode(data, type=kind)
         written = msgspec.json.decode(_unpacked(data), type=_Written)
         fields = {name: getattr(written, name) for name in _FIELDS}
-        return kind(**fields, plan=_shares(written.plan), leaving=_shares(written.leaving))
+        plan, leaving, stopping = (_shares(getattr(written, name)) for name in _SHARES)
+        return kind(**fields, plan=plan, leaving=leaving, stopping=stopping)
     except (msgspec.DecodeError, ValueError, RecursionError, zlib.error) as error:
         raise BadRecord(f"{where}: expected a {kind.__name__} record as JSON, found: {error}") from error
 

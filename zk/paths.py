@@ -13,7 +13,7 @@
     /images/{name}                                 persistent  one record an image
     /cordons/{node}                                persistent  this node gets nothing new
     /drains/{node}                                 persistent  what runs on this node is to run elsewhere
-    /lost/{node}                                   persistent  this node vanished: since when, and whether it is replaced
+    /lost/{node}                                   persistent  this node vanished: since when, is it replaced
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from fabric.api.control import ControlPlane
 from fabric.api.problems import unavailable
 from fabric.commands import DropImage, Dropped
 from fabric.images.protocol import Holder
+from fabric.images.push import REDUNDANCY
 from fabric.messages import Holders
 from fabric.records import Image
 from zk import paths
@@ -31,7 +32,6 @@ LOOK_EVERY_S = 0.1
 FENCE_TRIES = 80
 HELD_TRIES = 30
 WANT = 16
-REDUNDANCY = 2
 
 
 def fence_of(digest: str) -> str:

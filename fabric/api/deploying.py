@@ -11,7 +11,7 @@ import msgspec
 
 from fabric.api import ids, planning
 from fabric.api.control import ControlPlane, wall_ms
-from fabric.api.inventory import Inventory, why_impossible
+from fabric.api.inventory import Inventory, what_would_do, why_impossible
 from fabric.api.problems import (
     IMPOSSIBLE,
     KEY_REUSED,
@@ -26,8 +26,9 @@ from fabric.api.problems import (
 from fabric.api.schemas import DeploymentRequest, DryRunView
 from fabric.api.store import IdTaken, ImageChanged, KeyTaken, Versioned
 from fabric.flavors import Flavor
-from fabric.records import Deployment, Image, Spec
+from fabric.records import Deployment, Image, Share, Size, Spec
 from fabric.resources import Resources
+from fabric.roles.advice import smaller
 from zk.tree import Stat
 
 MAX_NAMES_TOLD = 20
@@ -55,7 +56,10 @@ class Deploying:
             if not admitted:
                 self._control.require_leaders("compute", "storage")
                 least = _least(request)
-                await self._admit(flavor.name, flavor.resources, least, request.max_per_node, request.max_per_rack)
+                await self._admit(
+                    flavor.name, flavor.resources, least, request.max_per_node, request.max_per_rack,
+                    self._smaller(flavor.resources),
+                )  # fmt: skip
                 admitted = True
             record = self._record(request, flavor, image.record, key)
             try:
@@ -75,6 +79,7 @@ class Deploying:
             self._control,
             ids.deployment_id(wall_ms(), self._control.rng),
             flavor.resources,
+            self._smaller(flavor.resources),
             request.count,
             _least(request),
             request.policy,
@@ -98,7 +103,9 @@ class Deploying:
             record = before.record
             spec = record.spec
             least = _scaled_least(record, count)
-            await self._admit(spec.flavor, spec.resources, least, record.max_per_node, record.max_per_rack)
+            await self._admit(
+                spec.flavor, spec.resources, least, record.max_per_node, record.max_per_rack, (), record.plan
+            )
 
         def update(record: Deployment) -> Deployment | None:
             _refuse_gone(record)
@@ -170,12 +177,29 @@ class Deploying:
             )
         return made, None
 
-    async def _admit(self, flavor: str, need: Resources, least: int, max_per_node: int, max_per_rack: int) -> None:
+    async def _admit(
+        self,
+        flavor: str,
+        need: Resources,
+        least: int,
+        max_per_node: int,
+        max_per_rack: int,
+        flavors: tuple[Size, ...],
+        plan: tuple[Share, ...] = (),
+    ) -> None:
+        """`flavors`: to think of instead; `plan`: what of it is there already, and can only be scaled."""
         lines = await self._why_impossible(flavor, need, least, max_per_node, max_per_rack)
         if lines:
+            found = await self._inventory.statuses("compute")
+            would_do = what_would_do(need, least, max_per_node, max_per_rack, flavors, plan, found)
             raise ProblemError(
-                IMPOSSIBLE, f"{least} instances of {flavor} do not fit in this fabric, even empty.", reasons=lines
+                IMPOSSIBLE,
+                f"{least} instances of {flavor} do not fit in this fabric, even empty.",
+                reasons=(*lines, *would_do),
             )
+
+    def _smaller(self, wanted: Resources) -> tuple[Size, ...]:
+        return smaller(wanted, {name: one.resources for name, one in self._control.config.flavors.items()})
 
     async def _why_impossible(
         self, flavor: str, need: Resources, least: int, max_per_node: int, max_per_rack: int
@@ -202,6 +226,7 @@ class Deploying:
                 resources=flavor.resources,
                 environment=dict(request.environment),
                 restart=request.restart,
+                stop_after_s=request.stop_after_s,
             ),
             count=request.count,
             min_count=_least(request),
@@ -212,6 +237,9 @@ class Deploying:
             max_per_rack=request.max_per_rack,
             labels=dict(request.labels),
             key=key,
+            lost_after_s=request.lost_after_s,
+            exclusive=request.exclusive,
+            smaller=self._smaller(flavor.resources),
         )
 
 

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 
 from fabric.api.control import ControlPlane
 from fabric.messages import NodeStatus
-from fabric.records import LayerName
+from fabric.records import LayerName, Share, Size
 from fabric.resources import DIMENSIONS, Resources
+from fabric.roles.advice import KINDS, Case, Kind, advise
 from fabric.roles.client import Statuses
+from fabric.roles.placement import NodeOffer, Wish
 
 
 class Inventory:
@@ -125,6 +127,32 @@ def why_impossible(
         for room in rooms(need, found, max_per_node, max_per_rack)[:50]
     )
     return tuple(lines)
+
+
+def what_would_do(
+    need: Resources,
+    least: int,
+    max_per_node: int,
+    max_per_rack: int,
+    flavors: tuple[Size, ...],
+    plan: tuple[Share, ...],
+    found: Statuses,
+) -> tuple[str, ...]:
+    """What would do instead of `least` instances, as far as heartbeats tell, in a sentence each. `plan`: what runs
+    already; then only the count can change."""
+    there = {share.node: len(share.numbers()) for share in plan}
+    have = sum(there.values())
+    offers = [
+        NodeOffer(
+            one.node, one.rack, one.free.holds(need), there.get(one.node, 0), cordoned=one.cordoned, free=one.free
+        )
+        for status in found.racks
+        for one in status.nodes
+        if not one.silent
+    ]
+    wish = Wish(least - have, max_per_node=max_per_node, max_per_rack=max_per_rack)
+    kinds: tuple[Kind, ...] = ("fewer", "uncordon") if plan else KINDS
+    return tuple(one.sentence for one in advise(Case(wish, need, offers, flavors, have, kinds)))
 
 
 def _limited(counts: list[int], max_per_node: int, max_per_rack: int) -> int:

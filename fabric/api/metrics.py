@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 
 from fabric.api.control import ControlPlane
 from fabric.api.pushing import Pushing
+from fabric.roles.client import Statuses
 from zk.paths import LAYERS
 from zk.tree import SessionState
 
@@ -38,9 +39,12 @@ class Metrics:
             "fabric_api_deployments", "Deployments written, by what for.", ("change",), registry=self._own
         )
         self.image_bytes = Counter("fabric_api_image_bytes", "Bytes of images taken.", registry=self._own)
-        self._own.register(_State(control, pushing))
+        self._state = _State(control, pushing)
+        self._own.register(self._state)
 
-    def text(self) -> bytes:
+    def text(self, storage: Statuses | None) -> bytes:
+        """`storage`: what the storage leaders said just now, if they did."""
+        self._state.storage = storage
         return generate_latest(self._own)
 
 
@@ -48,6 +52,7 @@ class _State(Collector):
     def __init__(self, control: ControlPlane, pushing: Pushing) -> None:
         self._control = control
         self._pushing = pushing
+        self.storage: Statuses | None = None
 
     def collect(self) -> Iterable[Metric]:
         control = self._control
@@ -65,6 +70,18 @@ class _State(Collector):
             "fabric_api_followed", "Deployments that are being seen through.", value=control.client.followed
         )
         yield GaugeMetricFamily("fabric_api_pushes", "Images being pushed.", value=self._pushing.under_way)
+        if self.storage is not None and not self.storage.silent_racks:
+            racks = self.storage.racks
+            yield GaugeMetricFamily(
+                "fabric_images_lacking",
+                "Image contents that have too few holders, all of them in one rack, or a damaged copy.",
+                value=sum(rack.images_lacking for rack in racks),
+            )
+            yield GaugeMetricFamily(
+                "fabric_images_lost",
+                "Those of them that nobody who is here has whole.",
+                value=sum(rack.images_lost for rack in racks),
+            )
         if control.bus is not None:
             bus = control.bus.counters
             yield from _labelled("fabric_api_bus_sent", "Messages sent to peers.", "message", bus.sent)

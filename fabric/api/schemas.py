@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_vali
 from pydantic_core import PydanticCustomError
 
 from fabric.ordinals import MAX_COUNT
-from fabric.records import LayerName, Policy, Restart, State
+from fabric.records import DEFAULT_LOST_AFTER_S, LayerName, Policy, Restart, State
 
 NAME_PATTERN = r"^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$"
 MAX_LABELS = 32
@@ -25,6 +25,10 @@ MAX_VARIABLES = 64
 MAX_ENVIRONMENT_BYTES = 8 * 1024
 """The environment travels in the command to each node and lies in the deployment's znode, so it is small."""
 OUR_PREFIX = "FABRIC_"
+MAX_WAIT_S = 7 * 86_400
+STOP_GRACE_S = 5
+"""What an instance may take to stop (fabric.roles.settings has the limit); a node that stops its own in time has to
+have done so before they run elsewhere."""
 MAX_PAGE = 1000
 DEFAULT_PAGE = 100
 
@@ -83,6 +87,24 @@ class DeploymentRequest(Model):
     max_per_node: int = Field(default=0, ge=0, le=MAX_COUNT, description="0: no limit.")
     max_per_rack: int = Field(default=0, ge=0, le=MAX_COUNT, description="0: no limit.")
     restart: Restart = Field(default="always", description="What happens when an instance exits by itself.")
+    lost_after_s: int = Field(
+        default=DEFAULT_LOST_AFTER_S,
+        ge=0,
+        le=MAX_WAIT_S,
+        description="A node that vanished is replaced so many seconds after ZooKeeper counted it out.",
+    )
+    stop_after_s: int = Field(
+        default=0,
+        ge=0,
+        le=MAX_WAIT_S,
+        description="Out of touch with ZooKeeper for so many seconds, a node stops its instances of this deployment, "
+        "so that none runs twice; needs a `lost_after_s` of that and the time that stopping takes. 0: they run on, "
+        "and a copy is resolved when the node is back.",
+    )
+    exclusive: bool = Field(
+        default=False,
+        description="An ordinal that moves off a drained node is stopped before it starts elsewhere, not after.",
+    )
     name: NodeOrImageName | None = Field(
         default=None, description="For people; need not be unique. Default: the image's name."
     )
@@ -107,6 +129,10 @@ class DeploymentRequest(Model):
     def _ordered(self) -> Self:
         if self.min_count is not None and self.min_count > self.count:
             raise _rule("min_count", f"at most count, which is {self.count}", str(self.min_count))
+        least = self.stop_after_s + STOP_GRACE_S
+        if self.stop_after_s and self.lost_after_s < least:
+            why = f"at least {least}: stop_after_s, and {STOP_GRACE_S} for the stopping"
+            raise _rule("lost_after_s", why, str(self.lost_after_s))
         return self
 
 
@@ -174,8 +200,13 @@ class DeploymentView(Model):
     state: State
     final: bool = Field(description="At rest: running, failed or deleted, with nothing left to do.")
     gone: bool = Field(description="Its deletion was asked for.")
+    lost_after_s: int
+    stop_after_s: int
+    exclusive: bool
     placed: int = Field(description="Ordinals in the plan; fewer than `count`: placed short.")
+    lacking: int = Field(description="Ordinals that ran, were lost or had to go, and have no other place yet.")
     plan: list[ShareView]
+    leaving: list[ShareView] = Field(description="Still at their old node too, which is being drained.")
     reason: str
     reasons: list[str]
     generation: int = Field(description="Grows with every change a user asks for.")
@@ -201,6 +232,19 @@ class RackOffer(Model):
     silent: list[str] = Field(description="Nodes that did not answer.")
 
 
+class AdviceView(Model):
+    """What would do, all of it together; a field that is 0 or empty says nothing."""
+
+    kinds: list[Literal["fewer", "flavor", "max_per_node", "max_per_rack", "wait", "uncordon"]]
+    sentence: str
+    count: int = Field(description="Ask for so many.")
+    flavor: str
+    max_per_node: int
+    max_per_rack: int
+    wait_for: list[str] = Field(description="Deployments that must have given their reservations back.")
+    uncordon: list[str] = Field(description="Nodes.")
+
+
 class DryRunView(Model):
     """The placement that would be made now. Nothing is reserved."""
 
@@ -214,6 +258,7 @@ class DryRunView(Model):
     silent_racks: list[str]
     reason: str
     reasons: list[str]
+    advice: list[AdviceView] = Field(description="Each of these would do; the smallest change first.")
 
 
 InstanceState = Literal[
@@ -352,6 +397,11 @@ class ImageView(Model):
     content: str = Field(description="The digest of the whole content that was given with the push, if one was.")
     holders: list[str] = Field(description="One image: who holds it now. In a list: who acknowledged the push.")
     silent: list[str] = Field(default=[], description="Storage nodes that did not answer.")
+    redundant: bool | None = Field(
+        default=None,
+        description="One image: two nodes, in different racks, hold it whole now. When not, it is being repaired, if "
+        "there is a holder and room in another rack. In a list: not asked.",
+    )
 
 
 class ImageList(Model):

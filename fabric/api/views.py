@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from fabric.api.schemas import (
+    AdviceView,
     DeploymentView,
     FlavorView,
     ImageView,
@@ -19,12 +20,14 @@ from fabric.api.schemas import (
 from fabric.api.store import Versioned
 from fabric.commands import InstanceView
 from fabric.flavors import Flavor
-from fabric.messages import NodeStatus, RackStatus
+from fabric.images.push import REDUNDANCY
+from fabric.messages import Holders, NodeStatus, RackStatus
 from fabric.ordinals import format_ordinals
 from fabric.records import Deployment, Image, LayerName, Share
 from fabric.resources import ZERO, Resources
+from fabric.roles.advice import Advice
 from fabric.roles.leaders import Seen
-from fabric.roles.placement import Given
+from fabric.roles.placement import Placement, deal
 
 _KNOWN_STATES: frozenset[str] = frozenset(
     ("assigned", "fetching", "starting", "running", "backoff", "exited", "failed", "stopping")
@@ -44,15 +47,25 @@ def share(value: Share) -> ShareView:
     return ShareView(node=value.node, rack=value.rack, ordinals=value.ordinals, count=len(value.numbers()))
 
 
-def shares_of(given: tuple[Given, ...]) -> list[ShareView]:
-    """A placement as a plan: ordinals are dealt out in the order of the nodes."""
-    plan: list[ShareView] = []
-    first = 0
-    for one in given:
-        ordinals = format_ordinals(range(first, first + one.count))
-        plan.append(ShareView(node=one.node, rack=one.rack, ordinals=ordinals, count=one.count))
-        first += one.count
-    return plan
+def shares_of(count: int, placement: Placement) -> list[ShareView]:
+    """A placement of `count` ordinals as a plan."""
+    return [
+        ShareView(node=node, rack=rack, ordinals=format_ordinals(ordinals), count=len(ordinals))
+        for (node, rack), ordinals in deal(range(count), placement).items()
+    ]
+
+
+def advice(value: Advice) -> AdviceView:
+    return AdviceView(
+        kinds=list(value.kinds),
+        sentence=value.sentence,
+        count=value.count,
+        flavor=value.flavor,
+        max_per_node=value.max_per_node,
+        max_per_rack=value.max_per_rack,
+        wait_for=list(value.wait_for),
+        uncordon=list(value.uncordon),
+    )
 
 
 def deployment(found: Versioned[Deployment]) -> DeploymentView:
@@ -75,8 +88,13 @@ def deployment(found: Versioned[Deployment]) -> DeploymentView:
         state=record.state,
         final=record.final,
         gone=record.gone,
+        lost_after_s=record.lost_after_s,
+        stop_after_s=record.spec.stop_after_s,
+        exclusive=record.exclusive,
         placed=record.placed,
+        lacking=record.lacking,
         plan=[share(one) for one in record.plan],
+        leaving=[share(one) for one in record.leaving],
         reason=record.reason,
         reasons=list(record.reasons),
         generation=record.generation,
@@ -186,8 +204,8 @@ def flavor(value: Flavor) -> FlavorView:
     return FlavorView(name=value.name, resources=resources(value.resources))
 
 
-def image(record: Image, holders: tuple[str, ...] | None = None, silent: tuple[str, ...] = ()) -> ImageView:
-    """`holders`: who has it now, if that was asked; else those that acknowledged the push."""
+def image(record: Image, now: Holders | None = None) -> ImageView:
+    """`now`: what the storage agents said, if they were asked; else `holders` are those that acknowledged the push."""
     return ImageView(
         name=record.name,
         digest=record.digest,
@@ -195,6 +213,7 @@ def image(record: Image, holders: tuple[str, ...] | None = None, silent: tuple[s
         kind=record.kind,
         pushed=timestamp(record.pushed_ms),
         content=record.content,
-        holders=sorted(record.holders if holders is None else holders),
-        silent=sorted(silent),
+        holders=sorted(record.holders if now is None else now.found),
+        silent=[] if now is None else sorted(now.silent),
+        redundant=None if now is None else len({holder.rack for holder in now.chosen}) >= REDUNDANCY,
     )

@@ -33,7 +33,7 @@ def plan(args: Namespace) -> int:
     else:
         verb = "would be placed" if found.feasible else "could be placed"
         output.line(f"{found.placed} of {found.count} {args.flavor} {verb}; nothing is reserved")
-        _reasons(found.reason, found.reasons)
+        _reasons(found.reason, [*found.reasons, *(one.sentence for one in found.advice)])
         output.table(
             ("RACK", ">NODES", ">OFFERED", ">USED", "DID NOT ANSWER"),
             [
@@ -154,6 +154,9 @@ def _request(args: Namespace) -> dict[str, object]:
         "max_per_node": args.max_per_node,
         "max_per_rack": args.max_per_rack,
         "restart": args.restart,
+        "lost_after_s": args.lost_after,
+        "stop_after_s": args.stop_after,
+        "exclusive": args.exclusive or None,
         "name": args.name,
         "labels": _unique("--label", args.label),
         "environment": _unique("--env", args.env),
@@ -216,8 +219,10 @@ def _show(args: Namespace, seen: watch.Seen) -> None:
                 f"{one.placed} placed of {one.count}"
                 + (f", at least {one.min_count}" if one.min_count < one.count else ""),
             ),
+            ("lacking", f"{one.lacking} ran, and have no place now" if one.lacking else ""),
             ("policy", _policy(one)),
             ("restart", one.restart),
+            ("lost node", _when_lost(one)),
             ("labels", _joined(one.labels)),
             ("environment", _joined(one.environment)),
             ("state", _state(one)),
@@ -228,6 +233,19 @@ def _show(args: Namespace, seen: watch.Seen) -> None:
     )
     _reasons("", one.reasons)
     _plan(one.plan)
+    if one.leaving:
+        output.line("leaving their nodes, which are being drained:")
+        _plan(one.leaving)
+
+
+def _when_lost(one: views.Deployment) -> str:
+    """What happens to the instances on a node that vanishes, or is cut off."""
+    parts = [f"replaced after {output.seconds(one.lost_after_s)}"]
+    if one.stop_after_s:
+        parts.append(f"cut off, it stops its own after {output.seconds(one.stop_after_s)}")
+    if one.exclusive:
+        parts.append("drained, they are stopped before they start elsewhere")
+    return "; ".join(parts)
 
 
 def _state(one: views.Deployment) -> output.Styled:

@@ -73,6 +73,7 @@ def show(args: Namespace) -> int:
             ("content", image.content),
             ("pushed", f"{image.pushed} ({output.age(image.pushed)} ago)"),
             ("holders now", ", ".join(image.holders) or output.Styled("none", "red")),
+            ("redundant", "yes" if image.redundant else output.Styled("no: not in two racks", "red")),
         ]
     )
     output.silent("storage nodes", image.silent)

@@ -167,6 +167,14 @@ def millis(value: float) -> str:
     return f"{value:.0f} ms" if value >= 10 or value == int(value) else f"{value:.1f} ms"
 
 
+def seconds(value: float) -> str:
+    """In the largest unit that leaves a whole number: 45 s, 10 m, 36 h, 7 d."""
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if value >= length and value % length == 0:
+            return f"{value // length:.0f} {unit}"
+    return f"{value:.0f} s"
+
+
 def age(moment: str | None) -> str:
     """How long ago an RFC 3339 moment was: 12s, 4m, 3h, 9d."""
     if not moment:

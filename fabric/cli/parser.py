@@ -21,6 +21,8 @@ from fabric.ordinals import MAX_COUNT
 MAX_LOG_BYTES = 1 << 20
 DEFAULT_LOG_BYTES = 64 * 1024
 DEFAULT_LIMIT = 1000
+MAX_WAIT_S = 7 * 86_400
+_UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 DESCRIPTION = """\
 Deploys instances of images on a fabric of peers: agents on compute and storage nodes that find each other through
@@ -98,6 +100,16 @@ def seconds(text: str) -> float:
     return value
 
 
+def duration(text: str) -> int:
+    """Whole seconds, or 10m, 2h, 7d; at most a week."""
+    digits = text.rstrip("smhd")
+    unit = text[len(digits) :]
+    value = int(digits) * _UNITS_S[unit] if digits.isascii() and digits.isdecimal() and unit in _UNITS_S else -1
+    if not 0 <= value <= MAX_WAIT_S:
+        raise argparse.ArgumentTypeError(f"expected seconds, or a time such as 10m, at most 7d, found {text!r}")
+    return value
+
+
 def pair(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not name:
@@ -136,6 +148,9 @@ def _request(parser: Parser) -> None:
     add("--label", type=pair, action="append", default=[], metavar="NAME=VALUE", help="may be repeated")
     add("--env", type=pair, action="append", default=[], metavar="NAME=VALUE", help="for the instances; repeatable")
     add("--restart", choices=("always", "on-failure", "never"), help="when an instance exits by itself (always)")
+    add("--lost-after", type=duration, metavar="S", help="a node that vanished is replaced so much later (10 s)")
+    add("--stop-after", type=duration, metavar="S", help="a node that is cut off stops its own after this (0: never)")
+    add("--exclusive", action="store_true", help="drained, an instance is stopped before it starts elsewhere")
 
 
 def _waiting(parser: Parser, until: str) -> None:
@@ -191,9 +206,18 @@ def _deployments(subparsers: Any) -> None:
         "trace",
         "tracing:trace",
         "show how a request went: the nine steps with times, offers and losers, conflicts, image holders",
-        ["fabric trace d-1r2k0q9x4ab"],
+        ["fabric trace d-1r2k0q9x4ab", "fabric trace d-1r2k0q9x4ab --replay"],
     )
     _deployment(trace)
+    trace.add_argument("--replay", action="store_true", help="place it again from the recorded offers, and compare")
+    trace.add_argument(
+        "--run",
+        metavar="N",
+        dest="number",
+        type=whole(1, 100),
+        default=0,
+        help="with --replay: which of its runs, 1 the oldest; default: the last that placed anything",
+    )
 
     scale = command(
         subparsers,

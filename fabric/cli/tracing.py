@@ -1,11 +1,13 @@
 """trace: how a request went, as a person wants to read it.
 
 First the nine steps with their times, then who was asked and who won, then where the image came from, then the nodes.
-Losers are put together by their reason: forty nodes that lost for one reason are one line.
+Losers are put together by their reason: forty nodes that lost for one reason are one line. `--replay` decides again
+where everything goes, from the trace alone, and says whether that is what was decided then.
 """
 
 from __future__ import annotations
 
+import json
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,10 +15,11 @@ from datetime import UTC, datetime
 
 from fabric.cli import output
 from fabric.cli.client import Api, segment
-from fabric.cli.exits import Exit
+from fabric.cli.exits import Exit, Failure
 from fabric.commands import FetchNote
 from fabric.ordinals import parse_ordinals
-from fabric.roles.trace import STEPS, NodeSeen, OfferSeen, Run, Span, Trace
+from fabric.roles.replay import Outcome, outcomes, pick, replay
+from fabric.roles.trace import STEPS, NodeSeen, Run, Span, Trace
 
 NODE_ROWS = 40
 NAMES_SHOWN = 6
@@ -24,8 +27,12 @@ CONFLICTS_SHOWN = 8
 
 
 def trace(args: Namespace) -> int:
+    if args.number and not args.replay:
+        raise Failure("--run: expected together with --replay, found alone", Exit.USAGE)
     with Api.of(args) as api:
         answer = api.get(f"/v1/deployments/{segment(args.id)}/trace")
+    if args.replay:
+        return _replay(args, answer.read(Trace))
     if output.wants_json(args):
         output.emit(answer)
         return Exit.DONE
@@ -36,6 +43,36 @@ def trace(args: Namespace) -> int:
         if number:
             output.line()
         _run(args.id, run)
+    return Exit.DONE
+
+
+def _replay(args: Namespace, found: Trace) -> int:
+    chosen = pick(found, args.number)
+    if chosen is None:
+        expected = f"a run {args.number}" if args.number else "a run that placed anything"
+        raise Failure(f"{args.id}: expected {expected}, found {len(found.runs)} runs in its trace: see fabric trace")
+    number, run = chosen
+    done = replay(run)
+    if output.wants_json(args):
+        told = {
+            "deployment": args.id,
+            "run": number,
+            "generation": run.generation,
+            "rounds": done.rounds,
+            "planned": done.planned,
+            "same": done.same,
+            "impossible": done.impossible,
+            "difference": done.difference,
+        }
+        print(json.dumps(told))
+        return Exit.DONE if done.same else Exit.ERROR
+    about = f"run {number} of {args.id}, generation {run.generation}"
+    if done.impossible:
+        raise Failure(f"{about}: can't be replayed: {done.impossible}")
+    if done.difference:
+        raise Failure(f"{about}: not the same after {done.rounds} rounds that were: {done.difference}")
+    same = "the same plan" if done.planned else "the same, and no plan"
+    output.line(f"{about}: replayed {done.rounds} rounds: {same}")
     return Exit.DONE
 
 
@@ -94,28 +131,30 @@ def _racks(run: Run) -> None:
 
 
 def _offers(run: Run) -> None:
-    if not run.offers:
+    if not run.searches:
         return
     output.line("\noffers (step 6)", "bold")
-    groups: dict[tuple[bool, str], list[OfferSeen]] = {}
-    for offer in run.offers:
-        groups.setdefault((offer.given > 0, offer.why), []).append(offer)
+    groups: dict[tuple[bool, str], list[Outcome]] = {}
+    for one in outcomes(run.searches[-1]):
+        groups.setdefault((one.given > 0, one.why), []).append(one)
     output.table(
         ("", ">NODES", ">OFFERED", ">TAKEN", "WHICH", "WHY NO MORE"),
         [
             (
                 output.Styled("won", "green") if won else output.Styled("lost", "yellow"),
-                len(offers),
-                sum(offer.count for offer in offers),
-                sum(offer.given for offer in offers),
-                _names([offer.node for offer in offers]),
+                len(same),
+                sum(one.offer.count for one in same),
+                sum(one.given for one in same),
+                _names([one.offer.node for one in same]),
                 why,
             )
-            for (won, why), offers in sorted(groups.items(), key=lambda group: (not group[0][0], group[0][1]))
+            for (won, why), same in sorted(groups.items(), key=lambda group: (not group[0][0], group[0][1]))
         ],
     )
-    if run.offers_omitted:
-        output.line(f"and {run.offers_omitted} more offers that the trace did not keep")
+    if run.searches[-1].omitted:
+        output.line(f"and {run.searches[-1].omitted} more offers or rounds that the trace did not keep")
+    if len(run.searches) + run.searches_omitted > 1:
+        output.line(f"the last of {len(run.searches) + run.searches_omitted} searches for places")
 
 
 def _rounds(run: Run) -> None:

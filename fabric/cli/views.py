@@ -46,8 +46,13 @@ class Deployment(msgspec.Struct, frozen=True):
     state: str
     final: bool
     gone: bool
+    lost_after_s: int
+    stop_after_s: int
+    exclusive: bool
     placed: int
+    lacking: int
     plan: tuple[Share, ...]
+    leaving: tuple[Share, ...]
     reason: str
     reasons: tuple[str, ...]
     created: str
@@ -63,6 +68,17 @@ class RackOffer(msgspec.Struct, frozen=True):
     silent: tuple[str, ...]
 
 
+class Advice(msgspec.Struct, frozen=True):
+    kinds: tuple[str, ...]
+    sentence: str
+    count: int
+    flavor: str
+    max_per_node: int
+    max_per_rack: int
+    wait_for: tuple[str, ...]
+    uncordon: tuple[str, ...]
+
+
 class DryRun(msgspec.Struct, frozen=True):
     feasible: bool
     count: int
@@ -73,6 +89,7 @@ class DryRun(msgspec.Struct, frozen=True):
     silent_racks: tuple[str, ...]
     reason: str
     reasons: tuple[str, ...]
+    advice: tuple[Advice, ...]
 
 
 class Instance(msgspec.Struct, frozen=True):
@@ -170,6 +187,7 @@ class Image(msgspec.Struct, frozen=True):
     content: str
     holders: tuple[str, ...]
     silent: tuple[str, ...] = ()
+    redundant: bool | None = None
 
 
 class ImageDeleted(msgspec.Struct, frozen=True):

@@ -108,10 +108,13 @@ class Shelf:
             return error
         return StoreFull(f"{self.directory}: the disk refused a write ({error.strerror}): make room or drop images")
 
-    def read_chunk(self, chunk: bytes, size: int) -> tuple[bytes | None, int]:
-        """The bytes of a chunk file, or None if they are not `size` bytes with this hash; and the inode they are in."""
+    def read_chunk(self, chunk: bytes, size: int, from_disk: bool = False) -> tuple[bytes | None, int]:
+        """The bytes of a chunk file, or None if they are not `size` bytes with this hash; and the inode they are in.
+        `from_disk`: not what the kernel remembers of it, as far as that has been written."""
         fd = os.open(self.chunk_path(chunk), os.O_RDONLY | os.O_CLOEXEC)
         try:
+            if from_disk:
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
             data = os.pread(fd, size + 1, 0)
             sound = len(data) == size and chunk_hash(data) == chunk
             return (data if sound else None), os.fstat(fd).st_ino

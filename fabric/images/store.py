@@ -9,7 +9,8 @@ again from the manifests at opening.
 
 What is read is hashed before it is handed out (blake3: 7 GB/s), so a chunk that has rotted is never served: it is
 removed, and the images that name it stop being held until some push brings the chunk again. For the same reason `put`
-reads a chunk that is already there before it counts it as brought.
+reads a chunk that is already there before it counts it as brought. At opening the sizes of the files alone are looked
+at; `fabric.images.scrub` reads them all soon after, and again and again.
 
 Threads: every method may be called from any thread. The lock guards the tables; files are written and read outside of
 it.
@@ -108,13 +109,19 @@ class ChunkStore:
         with self._lock:
             return self._ledger.whole(digest)
 
-    def manifest_bytes(self, digest: str) -> bytes:
-        """The encoded manifest of a held image. Raises `NotHeld`."""
+    def damaged(self) -> list[str]:
+        """The digests of images that are here but for chunks that were lost."""
         with self._lock:
-            if not self._ledger.whole(digest):
-                known = digest in self._ledger.images
-                raise NotHeld(f"image {digest} is not held here" + (" whole: it lost chunks" if known else ""))
-            return self._ledger.images[digest].manifest.encode()
+            return sorted(digest for digest, image in self._ledger.images.items() if image.missing)
+
+    def manifest_bytes(self, digest: str) -> bytes:
+        """The encoded manifest of an image, whole or damaged: another holder may need just the chunks that are here.
+        Raises `NotHeld`."""
+        with self._lock:
+            image = self._ledger.images.get(digest)
+            if image is None:
+                raise NotHeld(f"image {digest} is not held here")
+            return image.manifest.encode()
 
     def used_bytes(self) -> int:
         """Bytes of all chunks and manifests, those of open pushes included."""
@@ -124,14 +131,20 @@ class ChunkStore:
         """Bytes that could still be put: what the limit leaves, and never more than the disk has."""
         return self._shelf.free_bytes()
 
-    def read_chunk(self, chunk: bytes) -> bytes:
-        """The bytes of a chunk, checked against its hash. Raises `NotHeld`, or `ChunkCorrupt` and forgets the chunk."""
+    def chunks(self) -> list[bytes]:
+        """The hashes of all chunks that count as sound, in no order."""
+        with self._lock:
+            return [chunk for chunk, entry in self._ledger.chunks.items() if entry.sound]
+
+    def read_chunk(self, chunk: bytes, from_disk: bool = False) -> bytes:
+        """The bytes of a chunk, checked against its hash. Raises `NotHeld`, or `ChunkCorrupt` and forgets the chunk.
+        `from_disk`: see `Shelf`."""
         with self._lock:
             if not self._ledger.is_sound(chunk):
                 raise NotHeld(f"chunk {chunk.hex()} is not here")
             size = self._ledger.chunks[chunk].size
         try:
-            data, inode = self._shelf.read_chunk(chunk, size)
+            data, inode = self._shelf.read_chunk(chunk, size, from_disk)
         except OSError as error:
             if error.errno not in _LOST:
                 raise  # such as too many open files: it says nothing about the chunk

@@ -42,6 +42,7 @@ from fabric.messages import (
     FindHolders,
     Heartbeat,
     Holders,
+    HoldersChanged,
     LeaderHello,
     NodeAnswer,
     NodeCall,
@@ -79,15 +80,16 @@ class Agent:
         self.settings = settings
         self._rng = rng
         self._out = Outbox()
-        self._member = Membership(identity, settings, self._out)
         self._beats = Beats(identity, rng, self._out)
         self._candidacy = Candidacy(identity.layer, identity.rack, identity.guid, self._leader_record(0))
         self._rack = RackLeader(identity, settings, self._out)
         compute = identity.layer == "compute"
         self._compute = Compute(identity, settings, rng, self._out, journal) if compute else None
+        home = self._compute.verifier if self._compute is not None else None
+        self._member = Membership(identity, settings, self._out, home)
         self._storage = None if compute else Storage(identity, settings, self._out)
-        self._leading = Leading(identity, settings, rng, self._out) if compute else None
-        self._storage_leading = None if compute else StorageLeading(identity, settings, self._out)
+        self._leading = Leading(identity, settings, rng, self._out, self._rack) if compute else None
+        self._storage_leading = None if compute else StorageLeading(identity, settings, rng, self._out)
         everybody = (self._compute, self._storage, self._leading, self._storage_leading)
         self._timed = [role for role in everybody if role is not None]
         self._session = 0
@@ -118,6 +120,8 @@ class Agent:
 
     def start(self, now: float) -> list[Effect]:
         """Before any input. What the journal holds was taken over by the constructor."""
+        if self._compute is not None:
+            self._compute.touch.lost(now)
         return self._out.take()
 
     def handle(self, now: float, wall_ms: int, event: Input) -> list[Effect]:
@@ -190,6 +194,7 @@ class Agent:
         """What follows from any input: leadership begun or ended, news told."""
         if self._leaving_at is not None and self._member.left and self._candidacy.resigned:
             self._quit()
+        self._member.go_on()
         if self._member.present and not self._was_present:
             self._registered(now)
         self._was_present = self._member.present
@@ -203,20 +208,25 @@ class Agent:
             self._compute.instances.flush(now)
         self._hint_load(now)
         if self._compute is not None:
-            self._beats.beat(now, self._compute.heartbeat())
+            self._beats.beat(now, self._compute.mark, self._compute.heartbeat)
         elif self._storage is not None:
-            self._beats.beat(now, self._storage.heartbeat())
+            self._beats.beat(now, self._storage.mark, self._storage.heartbeat)
 
     # --- ZooKeeper --------------------------------------------------------------------------------------------------
 
     def _on_session(self, now: float, event: SessionChanged) -> None:
         self._member.on_session(event)
-        for leading in (self._leading, self._storage_leading):
-            if leading is not None:
-                leading.directory.on_session(event)
+        if self._leading is not None:
+            self._leading.on_session(event)
+        if self._storage_leading is not None:
+            self._storage_leading.on_session(now, event)
         if event.state is SessionState.CONNECTED:
             self._session = event.session_id
             self._suspended_at = None
+            if self._compute is not None:
+                self._compute.touch.found()
+                if self._member.present:  # in the same session: it was counted as present all the time
+                    self._compute.touch.resume(now)
             if self._standing:
                 self._submit(self._candidacy.on_session(event))
             if self._rack.leads:
@@ -225,12 +235,17 @@ class Agent:
                 self._leading.release(now)
         elif event.state is SessionState.SUSPENDED:
             self._suspended_at = now
+            if self._compute is not None:
+                self._compute.touch.lost(now)
             self._submit(self._candidacy.on_session(event))
             if self._leading is not None:
                 self._leading.hold()
         else:
             self._suspended_at = None
             self._standing = False
+            if self._compute is not None:
+                self._compute.touch.lost(now)
+                self._compute.departed(now)
             self._submit(self._candidacy.on_session(event))
             self._drop_leadership("the session is lost")
 
@@ -241,7 +256,7 @@ class Agent:
             self._submit(self._candidacy.on_session(SessionChanged(SessionState.CONNECTED, self._session)))
         if self._compute is not None:
             self._ask_cordon()
-            self._compute.verify_all(now)
+            self._compute.arrived(now, self._member.registered)
         elif self._storage is not None:
             self._storage.registered(now)
 
@@ -251,16 +266,19 @@ class Agent:
             self._submit(self._candidacy.on_outcome(token, outcome))
         elif token == CORDON:
             self._on_cordon(now, outcome)
-        elif self._member.on_tree(now, token, outcome) or self._rack.on_tree(now, token, outcome):
+        elif self._member.on_tree(now, token, outcome):
             return
+        elif self._rack.on_tree(now, token, outcome):
+            if self._storage_leading is not None and self._rack.ready:
+                self._storage_leading.repair.on_members(now, self._rack.nodes)
         elif self._leading is not None and self._leading.on_tree(now, token, outcome):
             return
-        elif self._storage_leading is not None and self._storage_leading.directory.on_tree(now, token, outcome):
-            self._storage_leading.calls.on_leaders_changed()
+        elif self._storage_leading is not None and self._storage_leading.on_tree(now, token, outcome):
+            return
         elif self._storage is not None and self._storage.leftovers.on_tree(now, token, outcome):
             return
         elif self._compute is not None and not self._compute.instances.finder.on_tree(now, token, outcome):
-            self._compute.on_tree(now, token, outcome)
+            self._compute.verifier.on_tree(now, token, outcome)
 
     def _ask_cordon(self) -> None:
         self._out.tree(CORDON, Exists(paths.cordon(self.identity.node), watch=True))
@@ -275,9 +293,10 @@ class Agent:
         self._member.on_watch(path)
         self._submit(self._candidacy.on_watch(path))
         self._rack.on_watch(path)
-        for leading in (self._leading, self._storage_leading):
-            if leading is not None:
-                leading.directory.on_watch(path)
+        if self._leading is not None:
+            self._leading.on_watch(path)
+        if self._storage_leading is not None:
+            self._storage_leading.directory.on_watch(path)
         if self._compute is not None and path == paths.cordon(self.identity.node):
             self._ask_cordon()
 
@@ -298,7 +317,7 @@ class Agent:
             self._leading.begin(now, self._session)
             self._leading.release(now)
         if self._storage_leading is not None:
-            self._storage_leading.begin()
+            self._storage_leading.begin(now)
 
     def _count_out(self) -> None:
         """The session has been SUSPENDED for so long that somebody else may lead the rack. The deployments in charge
@@ -354,9 +373,13 @@ class Agent:
         elif isinstance(message, RackCall):
             self._rack.on_call(now, sender, message)
         elif isinstance(message, RackStatusCall):
-            self._rack.on_status_call(now, sender, message)
+            repair = self._storage_leading.repair if self._storage_leading is not None else None
+            counts = (repair.lacking, repair.lost) if repair is not None else (0, 0)
+            self._rack.on_status_call(now, sender, message, *counts)
         elif isinstance(message, Heartbeat):
             self._rack.on_heartbeat(now, message)
+            if self._storage_leading is not None:
+                self._storage_leading.repair.on_heartbeat(now, message)
         elif isinstance(message, LeaderHello):
             self._beats.on_hello(now, message)
         elif isinstance(message, RackAnswer):
@@ -371,6 +394,8 @@ class Agent:
             self._compute.instances.finder.on_holders(now, message)
         elif self._storage_leading is not None and isinstance(message, FindHolders | PickStores):
             self._storage_leading.on_ask(now, sender, message)
+        elif self._storage_leading is not None and isinstance(message, HoldersChanged):
+            self._storage_leading.repair.on_changed(now)
 
     # --- the layer's own inputs -------------------------------------------------------------------------------------
 
@@ -408,3 +433,5 @@ class Agent:
             storage.on_ready(event)
         elif isinstance(event, ImageFailed):
             storage.on_failed(event)
+        elif isinstance(event, HoldersWanted):
+            storage.on_holders_wanted(event)

@@ -7,6 +7,7 @@ back), so that what leaders know is hardly ever old.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Hashable
 
 from fabric.messages import Heartbeat, LeaderHello
 from fabric.roles.outbox import Outbox
@@ -17,14 +18,14 @@ SOON_S = 0.2
 
 
 class Beats:
-    """Embed it: `on_hello` for each LeaderHello, `beat` after every input with what there is to say now."""
+    """Embed it: `on_hello` for each LeaderHello, `beat` after every input."""
 
     def __init__(self, identity: Identity, rng: random.Random, out: Outbox) -> None:
         self._identity = identity
         self._rng = rng
         self._out = out
         self._leader: LeaderHello | None = None
-        self._said: Heartbeat | None = None
+        self._said: Hashable = None
         self._said_to = ""
         self._said_at = 0.0
         self._due: float | None = None
@@ -44,13 +45,15 @@ class Beats:
     def next_deadline(self) -> float | None:
         return self._due
 
-    def beat(self, now: float, news: Heartbeat) -> None:
+    def beat(self, now: float, mark: Hashable, news: Callable[[], Heartbeat]) -> None:
+        """Called after every input, so it must cost nothing when nothing is new: `mark` is another one when what `news`
+        would say has changed."""
         if self._leader is None:
             return
-        if news != self._said and self._said_to == self._leader.address:
+        if mark != self._said and self._said_to == self._leader.address:
             soon = max(now, self._said_at + SOON_S)
             self._due = soon if self._due is None else min(self._due, soon)
         if self._due is not None and now >= self._due:
-            self._out.send(self._leader.address, news)
-            self._said, self._said_to, self._said_at = news, self._leader.address, now
+            self._out.send(self._leader.address, news())
+            self._said, self._said_to, self._said_at = mark, self._leader.address, now
             self._due = now + self._leader.interval_ms / 1000 * (0.9 + 0.2 * self._rng.random())

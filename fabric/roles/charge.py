@@ -14,19 +14,20 @@ from fabric.commands import Answer, Command, Stale
 from fabric.messages import NodeCommand
 from fabric.records import Deployment
 from fabric.roles.calls import Gathered, RackCalls
+from fabric.roles.census import Census
 from fabric.roles.outbox import Outbox
+from fabric.roles.plans import Place
 from fabric.roles.recorder import Recorder
 from fabric.roles.recordkeeper import RecordKeeper
 from fabric.roles.settings import Identity, Settings
 from zk import paths
-from zk.tree import Children
-
-Place = tuple[str, str]
-"""(node, rack)."""
+from zk.tree import Children, Exists
 
 MAX_HELD = 256
 MEMBERS = "members:"
 """Part of the token of a question to ZooKeeper for the members of a rack."""
+GONE = "gone:"
+"""Part of the token of a question to ZooKeeper whether a node is a member of its rack."""
 
 
 @dataclass(slots=True)
@@ -38,6 +39,7 @@ class Charge:
     rng: random.Random
     out: Outbox
     calls: RackCalls
+    census: Census
     keeper: RecordKeeper
     recorder: Recorder
     abdicate: Callable[[float, str], None]
@@ -84,6 +86,12 @@ class Charge:
         """Racks that did not answer may have nobody left to say so: ZooKeeper is asked who is there (`on_members`)."""
         for rack in sorted(racks):
             self.out.tree(f"{self.keeper.prefix}{MEMBERS}{rack}", Children(paths.rack_members("compute", rack)))
+
+    def ask_gone(self, places: Iterable[Place]) -> None:
+        """A leader's list of its rack may be older than what was written just now; ZooKeeper's answer to this session
+        is not."""
+        for node, rack in sorted(places):
+            self.out.tree(f"{self.keeper.prefix}{GONE}{node}/{rack}", Exists(paths.member("compute", rack, node)))
 
     def results(self, now: float, gathered: Gathered) -> list[tuple[Place, Answer]] | None:
         """All answers; None when one of them says that a later epoch has taken over, and this charge is at its end."""

@@ -5,8 +5,9 @@ step); the agent refuses one that is earlier than the latest it has seen (`Stale
 replaced while it slept nor a message that was under way too long can undo what came later. Every command may be
 repeated. What is confirmed or told to stop is journaled before it is acknowledged.
 
-After each new registration, and every `verify_every_s`, the agent also looks up the record of every deployment that it
-runs a part of: what moved elsewhere, or was deleted, while this agent could not be reached is stopped (no orphans).
+And nothing *new* is reserved or confirmed under a claim that is older than this node's registration (zxids tell): the
+coordinator may have been replaced while the node was away, and its successor may have placed the same ordinals
+elsewhere, which an agent that was told nothing since can't know. A coordinator that wants the node claims anew.
 """
 
 from __future__ import annotations
@@ -15,9 +16,8 @@ import random
 from collections import OrderedDict
 from collections.abc import Mapping
 
-import msgspec
-
 from fabric.commands import (
+    MAX_HOLDERS,
     Answer,
     AskOffer,
     Cancel,
@@ -26,6 +26,7 @@ from fabric.commands import (
     Confirm,
     Describe,
     Described,
+    Holder,
     LogText,
     Offer,
     Progress,
@@ -36,23 +37,21 @@ from fabric.commands import (
     Stop,
     Unable,
 )
-from fabric.effects import FetchLog, LogFetched, StopInstance
+from fabric.effects import FetchLog, LogFetched
 from fabric.messages import Heartbeat, NodeAnswer
 from fabric.ordinals import format_ordinals, parse_ordinals
-from fabric.records import BadRecord, Deployment, decode
+from fabric.resources import ZERO
 from fabric.roles.instances import Instances
 from fabric.roles.ledger import Ledger
 from fabric.roles.outbox import Outbox, earliest
 from fabric.roles.settings import Identity, Settings
-from fabric.roles.work import NOTHING, Entry, Work, instance_id
-from zk import paths
-from zk.tree import Get, Got, NoNode, Outcome
+from fabric.roles.touch import Touch
+from fabric.roles.verify import Verifier
+from fabric.roles.work import NOTHING, Entry, Work
 
-PREFIX = "verify:"
 MAX_FENCES = 1024
 """Deployments whose last (epoch, step) is remembered after they left this node."""
 MAX_LOG_READS = 64
-VERIFY_AGAIN_S = 2.0
 
 
 class Compute:
@@ -69,18 +68,15 @@ class Compute:
         self._identity = identity
         self._settings = settings
         self._out = out
-        self._rng = rng
         self.ledger = Ledger(identity.total)
         self.instances = Instances(identity, settings, rng, out, self.ledger, journal)
+        self.verifier = Verifier(identity, settings, rng, out, self.instances)
+        self.touch = Touch(self.instances, out)
         self.cordoned = False
+        self.registered: int | None = None
+        """The zxid of this node's registration; None while there is none."""
         self._fences: OrderedDict[str, tuple[int, int]] = OrderedDict()
-        self._journaled = {key[2:] for key in journal if key.startswith("f/")}
         self._log_reads: dict[str, tuple[str, str]] = {}
-        self._verify_at: dict[str, float] = {}
-        for key in sorted(journal):
-            if key.startswith("f/"):
-                epoch, step = msgspec.json.decode(journal[key], type=tuple[int, int])
-                self._fences[key[2:]] = (epoch, step)
         for work in self.instances.works.values():
             self._fences[work.deployment] = (work.epoch, work.step)
 
@@ -123,7 +119,7 @@ class Compute:
     def _offer(self, ask: AskOffer) -> Offer:
         count, held, oldest = self._room(ask.deployment, ask)
         return Offer(
-            count=0 if self.cordoned else min(count, ask.wanted),
+            count=0 if self.cordoned or self.registered is None else min(count, ask.wanted),
             free=self.ledger.free,
             total=self.ledger.total,
             cordoned=self.cordoned,
@@ -131,7 +127,12 @@ class Compute:
             oldest=oldest,
             capacity=min(self.ledger.total.holds(ask.resources), 10_000),
             short=self.ledger.free.shortest(ask.resources),
+            registered=self.registered or 0,
+            holders=self._holders(ask.deployment),
         )
+
+    def _holders(self, deployment: str) -> tuple[Holder, ...]:
+        return tuple(Holder(owner, reserved) for owner, reserved in self.ledger.holders(deployment)[:MAX_HOLDERS])
 
     def _room(self, deployment: str, ask: AskOffer | Reserve) -> tuple[int, int, int]:
         held, oldest = self.ledger.held_by_others(deployment, ask.resources)
@@ -139,13 +140,18 @@ class Compute:
 
     def _reserve(self, now: float, ask: Reserve) -> Reserved:
         granted = []
-        if not self.cordoned:
+        open_to_it = not self.cordoned and self._takes_new(ask.epoch)
+        if open_to_it:
             expires_s = now + ask.ttl_ms / 1000
             for ordinal in parse_ordinals(ask.ordinals):
                 if self.ledger.reserve((ask.deployment, ordinal), ask.resources, ask.ticket, expires_s):
                     granted.append(ordinal)
         count, held, oldest = self._room(ask.deployment, ask)
-        return Reserved(format_ordinals(granted), 0 if self.cordoned else count, held, oldest)
+        room, free = (count, self.ledger.free) if open_to_it else (0, ZERO)
+        return Reserved(format_ordinals(granted), room, held, oldest, free, self._holders(ask.deployment))
+
+    def _takes_new(self, epoch: int) -> bool:
+        return self.registered is not None and epoch > self.registered
 
     def _confirm(self, now: float, ask: Confirm) -> Progress:
         ordinals = parse_ordinals(ask.ordinals)
@@ -159,14 +165,14 @@ class Compute:
             if entry is not None:
                 if entry.state != "stopping":
                     entry.epoch, entry.step = ask.epoch, ask.step
-            elif self.ledger.confirm((ask.deployment, ordinal), work.spec.resources):
+            elif self._takes_new(ask.epoch) and self.ledger.confirm((ask.deployment, ordinal), work.spec.resources):
                 work.entries[ordinal] = Entry(ordinal, ask.epoch, ask.step)
                 fresh = True
             else:
                 refused.append(ordinal)
         if work.entries:
             works[ask.deployment] = work
-            self._verify_at.setdefault(ask.deployment, self._verify_later(now))
+            self.verifier.schedule(now, ask.deployment)
             if fresh or moved:
                 self.instances.save(work)
             self.instances.begin(now, work)
@@ -182,23 +188,15 @@ class Compute:
         work.epoch, work.step = ask.epoch, ask.step
         marked = self.instances.mark_stopping(work, ordinals)
         if marked:
-            self._remember_fence(ask.deployment)
             self.instances.save(work)
             self.instances.stop(work, marked)
         work.messages += 1
         return work.progress()
 
-    def _remember_fence(self, deployment: str) -> None:
-        self._journaled.add(deployment)
-        self._out.persist(((f"f/{deployment}", msgspec.json.encode(self._fences[deployment])),))
-
     def _trim_fences(self) -> None:
         while len(self._fences) > MAX_FENCES + len(self.instances.works):
             oldest = next(one for one in self._fences if one not in self.instances.works)
             del self._fences[oldest]
-            if oldest in self._journaled:
-                self._journaled.discard(oldest)
-                self._out.persist(deletes=(f"f/{oldest}",))
 
     def _describe(self, ask: Describe) -> Described:
         views = []
@@ -222,58 +220,12 @@ class Compute:
             sender, call = asked
             self._out.send(sender, NodeAnswer(call, self._identity.node, LogText(event.known, event.data)))
 
-    # --- no orphans ----------------------------------------------------------------------------------------------
-
-    def _verify_later(self, now: float) -> float:
-        return now + self._settings.verify_every_s * (0.5 + self._rng.random())
-
-    def verify_all(self, now: float) -> None:
-        """After a registration: is what runs here still meant to run here?"""
-        for deployment in sorted(self.instances.works):
-            self._verify_at[deployment] = self._verify_later(now)
-            self._out.tree(f"{PREFIX}{deployment}", Get(paths.deployment(deployment)))
-
-    def on_tree(self, now: float, token: str, outcome: Outcome) -> bool:
-        if not token.startswith(PREFIX):
-            return False
-        deployment = token[len(PREFIX) :]
-        self._verify_at[deployment] = self._verify_later(now)
-        work = self.instances.works.get(deployment)
-        if work is None:
-            del self._verify_at[deployment]
-            return True
-        if isinstance(outcome, NoNode):
-            self._give_up(work, tuple(work.entries), "its deployment does not exist any more")
-        elif isinstance(outcome, Got):
-            try:
-                record = decode(outcome.data, Deployment, paths.deployment(deployment))
-            except BadRecord as error:
-                self._out.note("error", f"{error}; its instances run on")
-                return True
-            mine = {
-                ordinal
-                for share in record.plan
-                if share.node == self._identity.node
-                for ordinal in share.numbers()
-            }
-            known = (record.epoch, record.step)
-            gone = tuple(o for o, e in work.entries.items() if o not in mine and (e.epoch, e.step) <= known)
-            self._give_up(work, gone, f"generation {record.generation} of {deployment} has it elsewhere or not at all")
-            if any(e.state != "stopping" and (e.epoch, e.step) > known for e in work.entries.values()):
-                self._verify_at[deployment] = now + VERIFY_AGAIN_S  # what was read is older than what we know
-        else:
-            self._verify_at[deployment] = now + VERIFY_AGAIN_S
-        return True
-
-    def _give_up(self, work: Work, ordinals: tuple[int, ...], why: str) -> None:
-        marked = self.instances.mark_stopping(work, ordinals)
-        if marked:
-            self._out.note("warning", f"{work.deployment}: stopping ordinals {format_ordinals(marked)}: {why}")
-            self.instances.save(work)
-            for ordinal in marked:
-                self._out.add(StopInstance(instance_id(work.deployment, ordinal), self._settings.stop_grace_s))
-
     # --- status and time -----------------------------------------------------------------------------------------
+
+    @property
+    def mark(self) -> tuple[int, bool, int]:
+        """Another one when a heartbeat would say something else."""
+        return self.ledger.changes, self.cordoned, self.instances.images
 
     def heartbeat(self) -> Heartbeat:
         return Heartbeat(
@@ -289,15 +241,28 @@ class Compute:
 
     def tick(self, now: float) -> None:
         self.ledger.expire(now)
+        self.touch.tick(now)
         self.instances.tick(now)
-        for deployment in [one for one, due in self._verify_at.items() if due <= now]:
-            del self._verify_at[deployment]
-            if deployment in self.instances.works:
-                self._verify_at[deployment] = self._verify_later(now)
-                self._out.tree(f"{PREFIX}{deployment}", Get(paths.deployment(deployment)))
+        self.verifier.tick(now)
 
     @property
     def next_deadline(self) -> float | None:
         return earliest(
-            self.ledger.next_expiry(), self.instances.next_deadline, min(self._verify_at.values(), default=None)
+            self.ledger.next_expiry(),
+            self.touch.next_deadline,
+            self.instances.next_deadline,
+            self.verifier.next_deadline,
         )
+
+    # --- membership ----------------------------------------------------------------------------------------------
+
+    def arrived(self, now: float, registered: int) -> None:
+        """Counted as present, with all that it has."""
+        self.registered = registered
+        self.verifier.registered(now)
+        self.touch.resume(now)
+
+    def departed(self, now: float) -> None:
+        """The session is over, and with it the registration: others may be given what was set aside here."""
+        self.registered = None
+        self.ledger.cancel_all()

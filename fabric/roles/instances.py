@@ -79,8 +79,11 @@ class Instances:
         self._notes: dict[str, Found] = {}
         self._dirty: set[str] = set()
         self._reported: dict[str, float] = {}
-        self._adopted = False
+        self.adopted = False
+        """What the driver found at start is known."""
         self._orphans: set[str] = set()
+        self._retry_at: float | None = None
+        """No instance is to be started again before this."""
         self._load(journal)
 
     def _load(self, journal: Mapping[str, bytes]) -> None:
@@ -106,6 +109,13 @@ class Instances:
     @property
     def images(self) -> int:
         return sum(self._images.values())
+
+    @property
+    def ending(self) -> bool:
+        """Something is being stopped, and not gone yet."""
+        return bool(self._orphans) or any(
+            entry.state == "stopping" for work in self.works.values() for entry in work.entries.values()
+        )
 
     # --- what the compute role asks ------------------------------------------------------------------------------
 
@@ -133,6 +143,12 @@ class Instances:
         for ordinal in ordinals:
             grace_s = self._settings.stop_grace_s
             self._out.add(StopInstance(instance_id(work.deployment, ordinal), grace_s))
+
+    def park(self, work: Work, entry: Entry) -> None:
+        """Stop it, but keep its place and its name: it starts again when its entry is `assigned` again."""
+        entry.state, entry.retry_at, entry.pid = "parked", None, 0
+        self.stop(work, (entry.ordinal,))
+        self._dirty.add(work.deployment)
 
     @staticmethod
     def mark_stopping(work: Work, ordinals: tuple[int, ...]) -> tuple[int, ...]:
@@ -276,7 +292,7 @@ class Instances:
         entry.attempt = event.attempt
         entry.pid, entry.started_ms, entry.directory = event.pid, event.started_ms, event.directory
         entry.started_s = now
-        if entry.state == "stopping":
+        if entry.state in ("stopping", "parked"):
             return
         if entry.state == "exited":  # it had ended for good; somebody runs it all the same
             self._out.add(StopInstance(event.instance, self._settings.stop_grace_s))
@@ -290,7 +306,7 @@ class Instances:
 
     def on_failed(self, now: float, event: InstanceFailed) -> None:
         known = self._entry(event.instance)
-        if known is None or known[1].state == "stopping" or event.attempt < known[1].attempt:
+        if known is None or known[1].state in ("stopping", "parked") or event.attempt < known[1].attempt:
             return
         work, entry = known
         if entry.ran:
@@ -305,7 +321,7 @@ class Instances:
             self._orphan(event.instance)
             return
         work, entry = known
-        if entry.state in ("stopping", "exited") or event.attempt < entry.attempt:
+        if entry.state in ("stopping", "parked", "exited") or event.attempt < entry.attempt:
             return
         entry.attempt = event.attempt
         entry.pid = 0
@@ -330,6 +346,7 @@ class Instances:
         pause_s = min(FIRST_BACKOFF_S * 2.0 ** min(entry.retries, 16), self._settings.max_restart_backoff_s)
         entry.retries += 1
         entry.state, entry.reason, entry.retry_at = "backoff", reason, now + pause_s
+        self._retry_at = earliest(self._retry_at, entry.retry_at)
         entry.pid = 0
 
     def on_gone(self, now: float, event: InstanceGone) -> None:
@@ -353,16 +370,12 @@ class Instances:
 
     def on_adopted(self, now: float, event: Adopted) -> None:
         """The driver has told all it found: what it did not find starts again, what should stop stops."""
-        self._adopted = True
+        self.adopted = True
         for _, work in sorted(self.works.items()):
             stopping = tuple(o for o, entry in sorted(work.entries.items()) if entry.state == "stopping")
             self.stop(work, stopping)
-            for entry in work.entries.values():
-                if entry.state == "recovering":
-                    entry.state = "assigned"
             if any(entry.state != "stopping" for entry in work.entries.values()):
                 self._want(work.spec.digest)  # also for what runs already: the cache must not evict what it runs from
-            self._advance(now, work)
 
     # --- reports and time ----------------------------------------------------------------------------------------
 
@@ -390,6 +403,9 @@ class Instances:
 
     def tick(self, now: float) -> None:
         self.finder.tick(now)
+        if self._retry_at is None or now < self._retry_at:
+            return
+        self._retry_at = None
         for _, work in sorted(self.works.items()):
             due = [
                 entry
@@ -402,15 +418,11 @@ class Instances:
             if due:
                 self._want(work.spec.digest)
                 self._advance(now, work)
+            for entry in work.entries.values():
+                self._retry_at = earliest(self._retry_at, entry.retry_at)
 
     @property
     def next_deadline(self) -> float | None:
-        retries = (
-            entry.retry_at
-            for work in self.works.values()
-            for entry in work.entries.values()
-            if entry.retry_at is not None
-        )
-        return earliest(min(retries, default=None), self.finder.next_deadline)
+        return earliest(self._retry_at, self.finder.next_deadline)
 
 

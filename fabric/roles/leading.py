@@ -1,10 +1,9 @@
-"""What a compute rack leader does beside its rack: coordinate deployments, and look for those that nobody coordinates.
+"""What a compute rack leader does beside its rack: coordinate deployments, and look for those that need it.
 
-Deployments reach it in two ways: by `Submit` (step 3), and by its own sweep over the open markers. The sweep is shared
-by all leaders: rendezvous hashing says which leader looks after which deployment, so nothing waits for one process, and
-two leaders that disagree for a moment meet at the owner znode, which only one of them gets.
-
-It also prunes: final records beyond `keep_final`, or older than `keep_final_s`, go, oldest first, a few at a time.
+Deployments reach it in three ways: by `Submit` (step 3), by its own sweep over the open markers, and by its patrol over
+those at rest (`patrol`), which also looks after lost nodes (`losses`) with the other leaders. Sweep and patrol are
+shared by all leaders: rendezvous hashing says which leader looks after which deployment, so nothing waits for one
+process, and two leaders that disagree for a moment meet at the owner znode, which only one of them gets.
 """
 
 from __future__ import annotations
@@ -14,19 +13,20 @@ import re
 import zlib
 
 from fabric.messages import NodeReport, Submit, Submitted
-from fabric.records import BadRecord, Deployment, decode
 from fabric.roles.calls import RackCalls
+from fabric.roles.census import Census
 from fabric.roles.coordinator import Coordinator
 from fabric.roles.leaders import LeaderDirectory
+from fabric.roles.losses import Losses
 from fabric.roles.outbox import Outbox, earliest
+from fabric.roles.patrol import Patrol
+from fabric.roles.rack import RackLeader
 from fabric.roles.settings import Identity, Settings
 from zk import paths
-from zk.tree import Children, Delete, Existed, Exists, Get, Got, Listed, Multi, Outcome
+from zk.tree import Children, Delete, Existed, Exists, Listed, Outcome, SessionChanged
 
 _ID = re.compile(r"d-[0-9a-z]{6,24}")
 SWEEP = "sweep:"
-PRUNE = "prune:"
-PRUNE_BATCH = 100
 MAX_SWEPT = 64
 """Orphaned deployments taken in one sweep, at most."""
 
@@ -34,13 +34,31 @@ MAX_SWEPT = 64
 class Leading:
     """Embed it; it acts only between `begin` and `end`."""
 
-    def __init__(self, identity: Identity, settings: Settings, rng: random.Random, out: Outbox) -> None:
+    def __init__(
+        self, identity: Identity, settings: Settings, rng: random.Random, out: Outbox, rack: RackLeader
+    ) -> None:
         self._identity = identity
         self._settings = settings
         self._rng = rng
         self._out = out
         self.directory = LeaderDirectory("compute", out)
         self.calls = RackCalls(out, self.directory, f"{identity.guid[:8]}-c-", settings.hop_margin_s)
+        self.census = Census(out)
+        self.losses = Losses(identity, settings, out, self.census, rack.is_member, self._answers_for)
+        rack.on_vanished, rack.on_appeared = self.losses.vanished, self.losses.appeared
+        self.patrol = Patrol(
+            settings,
+            rng,
+            out,
+            self.census,
+            self.losses,
+            is_mine=lambda one: _ID.fullmatch(one) is not None and self._is_mine(one),
+            leaders=lambda: len(self.directory.leaders),
+            free=lambda one: one not in self._charges and len(self._charges) < settings.max_coordinated,
+            take=lambda now, one: self._take(now, one, None),
+        )
+        self._led: dict[str, int] = {}
+        """Rack -> its leader's epoch, when that last changed."""
         self._charges: dict[str, Coordinator] = {}
         self._once_more: dict[str, Submit] = {}
         """Submitted again while in charge: a change may have come too late for that coordinator, so look once more."""
@@ -48,10 +66,6 @@ class Leading:
         self._active = False
         self._held = False
         self._sweep_at: float | None = None
-        self._prune_at: float | None = None
-        self._pruned_to = ""
-        self._finals = 0
-        self._beyond = 0
 
     @property
     def load(self) -> int:
@@ -63,8 +77,10 @@ class Leading:
         self._active = True
         self._session = session
         self.directory.start()
+        self.census.start()
+        self.losses.begin()
+        self.patrol.begin(now)
         self._sweep_at = now + self._settings.sweep_interval_s * self._rng.random()
-        self._prune_at = now + self._settings.prune_interval_s * (0.5 + self._rng.random())
 
     def end(self, session_lives: bool) -> None:
         """Leadership is over: everything in charge is dropped, and the next owner reads the records. In a session that
@@ -77,7 +93,11 @@ class Leading:
         self._charges.clear()
         self._once_more.clear()
         self.directory.stop()
-        self._sweep_at = self._prune_at = None
+        self.census.stop()
+        self.losses.end()
+        self.patrol.end()
+        self._led.clear()
+        self._sweep_at = None
 
     def hold(self) -> None:
         self._held = self.calls.held = True
@@ -110,9 +130,24 @@ class Leading:
         if charge is not None:
             charge.on_report(now, report.epoch, report.node, report.progress)
 
+    def on_session(self, event: SessionChanged) -> None:
+        self.directory.on_session(event)
+        self.census.on_session(event)
+
+    def on_watch(self, path: str) -> None:
+        self.directory.on_watch(path)
+        self.census.on_watch(path)
+
     def on_tree(self, now: float, token: str, outcome: Outcome) -> bool:
         if self.directory.on_tree(now, token, outcome):
             self.calls.on_leaders_changed()
+            self._on_leaders(now)
+            return True
+        if self.census.on_tree(now, token, outcome):
+            self.losses.changed(now)
+            self.patrol.soon(now)
+            return True
+        if self.losses.on_tree(now, token, outcome) or self.patrol.on_tree(now, token, outcome):
             return True
         if token.startswith("dep:"):
             charge = self._charges.get(token.split(":", 2)[1])
@@ -121,9 +156,6 @@ class Leading:
             return True
         if token.startswith(SWEEP):
             self._swept(now, token[len(SWEEP) :], outcome)
-            return True
-        if token.startswith(PRUNE):
-            self._pruned(token[len(PRUNE) :], outcome)
             return True
         return False
 
@@ -137,6 +169,7 @@ class Leading:
             self._rng,
             self._out,
             self.calls,
+            self.census,
             now,
             self._ended,
         )
@@ -149,7 +182,7 @@ class Leading:
         if again is not None and self._active and not self._held:
             self._take(now, deployment, again)
 
-    # --- sweep and prune -----------------------------------------------------------------------------------------
+    # --- sweep ---------------------------------------------------------------------------------------------------
 
     def _swept(self, now: float, deployment: str, outcome: Outcome) -> None:
         if not self._active or self._held:
@@ -170,46 +203,23 @@ class Leading:
             self._out.note("info", f"{deployment}: open and without an owner: taking it")
             self._take(now, deployment, None)
 
-    def _is_mine(self, deployment: str) -> bool:
+    def _is_mine(self, name: str) -> bool:
         """Rendezvous hashing over the racks that have a leader."""
         racks = sorted(self.directory.leaders) or [self._identity.rack]
-        best = max(racks, key=lambda rack: zlib.crc32(rack.encode(), zlib.crc32(deployment.encode())))
+        best = max(racks, key=lambda rack: zlib.crc32(rack.encode(), zlib.crc32(name.encode())))
         return best == self._identity.rack
 
-    def _pruned(self, deployment: str, outcome: Outcome) -> None:
-        if not self._active or self._held:
-            return
-        if isinstance(outcome, Listed):
-            self._prune_some(outcome.names)
-        elif isinstance(outcome, Got):
-            path = paths.deployment(deployment)
-            try:
-                record = decode(outcome.data, Deployment, path)
-            except BadRecord as error:
-                self._out.note("warning", f"{error}; it is left as it is")
-                return
-            if record.state not in ("failed", "deleted") or not record.final:
-                return
-            self._finals += 1
-            aged = self._out.wall_ms - record.updated_ms > self._settings.keep_final_s * 1000
-            if aged or self._beyond > 0:
-                self._beyond -= 1
-                self._finals -= 1
-                keys = (Delete(paths.key(record.key)),) if record.key else ()
-                gone = Multi((Delete(paths.trace(deployment)), Delete(path, outcome.stat.version), *keys))
-                self._out.tree(f"{PRUNE}gone", gone)
+    def _answers_for(self, rack: str) -> bool:
+        """The own rack, and those without a leader that fall to this one."""
+        return rack == self._identity.rack or (rack not in self.directory.leaders and self._is_mine(rack))
 
-    def _prune_some(self, names: tuple[str, ...]) -> None:
-        """The next few of this leader's share, oldest first; at the end of the list it is known how many final ones
-        there are, and so how many are too many in the next round."""
-        mine = [name for name in names if _ID.fullmatch(name) and self._is_mine(name)]
-        batch = [name for name in mine if name > self._pruned_to][:PRUNE_BATCH]
-        if len(batch) < PRUNE_BATCH:
-            self._beyond = max(0, self._finals - self._settings.keep_final // max(1, len(self.directory.leaders)))
-            self._finals = 0
-        self._pruned_to = batch[-1] if len(batch) == PRUNE_BATCH else ""
-        for name in batch:
-            self._out.tree(f"{PRUNE}{name}", Get(paths.deployment(name)))
+    def _on_leaders(self, now: float) -> None:
+        """A rack that lost its leader, or got another one, may have lost members that nobody saw go."""
+        led = {rack: seen.epoch for rack, seen in self.directory.leaders.items()}
+        if self.directory.complete and led != self._led:
+            self._led = led
+            self.losses.changed(now)
+            self.patrol.soon(now, self._settings.orphan_after_s * (0.5 + self._rng.random()))
 
     # --- time ----------------------------------------------------------------------------------------------------
 
@@ -218,16 +228,16 @@ class Leading:
             return
         self.directory.tick(now)
         self.calls.tick(now)
+        self.census.tick(now)
+        if not self._held:
+            self.losses.tick(now)
+        self.patrol.tick(now, self._held)
         for charge in list(self._charges.values()):
             charge.tick(now)
         if self._sweep_at is not None and now >= self._sweep_at:
             self._sweep_at = now + self._settings.sweep_interval_s * (0.75 + 0.5 * self._rng.random())
             if not self._held:
                 self._out.tree(SWEEP, Children(paths.OPEN))
-        if self._prune_at is not None and now >= self._prune_at:
-            self._prune_at = now + self._settings.prune_interval_s * (0.75 + 0.5 * self._rng.random())
-            if not self._held:
-                self._out.tree(PRUNE, Children(paths.DEPLOYMENTS))
 
     @property
     def next_deadline(self) -> float | None:
@@ -238,6 +248,8 @@ class Leading:
             self.directory.next_deadline,
             self.calls.next_deadline,
             min(charges, default=None),
+            self.census.next_deadline,
+            None if self._held else self.losses.next_deadline,
+            None if self._held else self.patrol.next_deadline,
             self._sweep_at,
-            self._prune_at,
         )

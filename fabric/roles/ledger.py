@@ -27,6 +27,8 @@ class Ledger:
 
     def __init__(self, total: Resources) -> None:
         self.total = total
+        self.changes = 0
+        """Grows with every change of what is free."""
         self._used = ZERO
         self._reserved: dict[Slot, Reservation] = {}
         self._placed: dict[Slot, Resources] = {}
@@ -62,6 +64,20 @@ class Ledger:
         more = self.total.minus(self._used_without(back)).holds(need) - self.fits(need)
         return max(0, more), min(entry.ticket for entry in others)
 
+    def holders(self, deployment: str) -> tuple[tuple[str, Resources], ...]:
+        """(another deployment that has reservations, what would be free more without them), the oldest first."""
+        reserved: dict[str, Resources] = {}
+        for (owner, _), entry in sorted(self._reserved.items(), key=lambda item: item[1].ticket):
+            if owner != deployment:
+                reserved[owner] = reserved.get(owner, ZERO) + entry.resources
+        return tuple(
+            (owner, self.total.minus(self._used_without(back)).minus(self.free)) for owner, back in reserved.items()
+        )
+
+    def _use(self, used: Resources) -> None:
+        self._used = used
+        self.changes += 1
+
     def _used_without(self, back: Resources) -> Resources:
         return self._used.minus(back)
 
@@ -78,7 +94,7 @@ class Ledger:
         if self.fits(need) < 1:
             return False
         self._reserved[slot] = Reservation(need, ticket, expires_s)
-        self._used = self._used + need
+        self._use(self._used + need)
         return True
 
     def confirm(self, slot: Slot, need: Resources) -> bool:
@@ -95,21 +111,26 @@ class Ledger:
         """Place without asking whether it fits: for what the journal says is here already."""
         if slot not in self._placed:
             self._placed[slot] = need
-            self._used = self._used + need
+            self._use(self._used + need)
 
     def cancel(self, slot: Slot) -> None:
         entry = self._reserved.pop(slot, None)
         if entry is not None:
-            self._used = self._used.minus(entry.resources)
+            self._use(self._used.minus(entry.resources))
 
     def cancel_deployment(self, deployment: str) -> None:
         for slot in [slot for slot in self._reserved if slot[0] == deployment]:
             self.cancel(slot)
 
+    def cancel_all(self) -> None:
+        """Give every reservation back; what was confirmed stays."""
+        for slot in list(self._reserved):
+            self.cancel(slot)
+
     def release(self, slot: Slot) -> None:
         need = self._placed.pop(slot, None)
         if need is not None:
-            self._used = self._used.minus(need)
+            self._use(self._used.minus(need))
 
     def expire(self, now: float) -> list[Slot]:
         """Give back what nobody confirmed in time; the slots that were."""
@@ -119,4 +140,6 @@ class Ledger:
         return over
 
     def next_expiry(self) -> float | None:
-        return min((entry.expires_s for entry in self._reserved.values()), default=None)
+        if not self._reserved:
+            return None
+        return min(entry.expires_s for entry in self._reserved.values())

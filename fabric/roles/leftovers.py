@@ -27,9 +27,10 @@ from __future__ import annotations
 import zlib
 
 from fabric.effects import DropContent
-from fabric.records import BadRecord, Deployment, Image, decode
+from fabric.records import BadRecord
 from fabric.roles.outbox import Outbox, earliest
 from fabric.roles.settings import Settings
+from fabric.roles.wanted import DEPLOYMENTS, IMAGES, need_of, record_path
 from zk import paths
 from zk.tree import (
     Children,
@@ -49,7 +50,6 @@ from zk.tree import (
 )
 
 PREFIX = "leftover:"
-IMAGES, DEPLOYMENTS = "images", "deployments"
 DROPPED_POLL_S = 0.25
 DROP_WAIT_S = 30.0
 """A disk that has not dropped a content by then has failed, or will be late: pushes of it are not kept out longer."""
@@ -160,8 +160,7 @@ class Leftovers:
         """The next record; after the images, and only if anything is left to ask about, the deployments."""
         if self._sought and self._names:
             self._name = self._names.pop()
-            path = paths.image(self._name) if self._kind == IMAGES else paths.deployment(self._name)
-            self._ask("record", Get(path))
+            self._ask("record", Get(record_path(self._kind, self._name)))
         elif self._sought and self._kind == IMAGES:
             self._kind = DEPLOYMENTS
             self._ask("list", Children(paths.DEPLOYMENTS))
@@ -174,7 +173,7 @@ class Leftovers:
 
     def _on_record(self, data: bytes) -> None:
         try:
-            self._sought.discard(_needed(self._kind, self._name, data))
+            self._sought.discard(need_of(self._kind, self._name, data).digest)
         except BadRecord as error:
             self._out.note("error", f"{error}; leftovers are kept")
             self._sought.clear()
@@ -224,12 +223,3 @@ class Leftovers:
 
 def _fence(digest: str) -> str:
     return paths.drop_fence(digest.partition(":")[2])
-
-
-def _needed(kind: str, name: str, data: bytes) -> str:
-    """The content that a record needs, or "". Raises BadRecord."""
-    if kind == IMAGES:
-        return decode(data, Image, paths.image(name)).digest
-    record = decode(data, Deployment, paths.deployment(name))
-    over = record.final and record.state in ("failed", "deleted")
-    return "" if over else record.spec.digest

@@ -1,10 +1,13 @@
 """Being here: one ephemeral member znode under the node's layer and rack, and one under the node id alone.
 
-Theory of operation. In each new session the member makes its rack's znode if it is missing, then creates its own two,
-`/members/{layer}/{rack}/{node}` and `/nodes/{node}`, with the same record, in one transaction. The second is what makes
-a node id one agent's though racks and layers differ.
+Theory of operation. In each new session the member makes its rack's znode if it is missing, comes home (`Home`, of a
+compute agent: is what runs here still this node's?), then creates its own two znodes, `/members/{layer}/{rack}/{node}`
+and `/nodes/{node}`, with the same record, in one transaction. The second is what makes a node id one agent's though
+racks and layers differ. The same transaction checks that what was read at home still holds. Last it learns the zxid of
+its registration, by which it can tell older claims from newer ones.
 
-        CONNECTED (new session) -> make rack -> create both -> PRESENT
+        CONNECTED (new session) -> make rack -> come home -> create both -> learn zxid -> PRESENT
+                                                    |BadVersion, NoNode on a check: come home again
                                                     |NodeExists, on either: whose is it?
                                                     |- this session's (the reply was lost)       -> PRESENT
                                                     |- an earlier start of this agent (its guid
@@ -19,6 +22,8 @@ deletes both. LOST drops everything; the next CONNECTED registers anew. While SU
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from fabric.effects import Quit
 from fabric.messages import PROTOCOL
 from fabric.records import BadRecord, Member, decode, encode
@@ -26,6 +31,8 @@ from fabric.roles.outbox import Outbox
 from fabric.roles.settings import Identity, Settings
 from zk import paths
 from zk.tree import (
+    BadVersion,
+    Check,
     Create,
     Created,
     Delete,
@@ -48,10 +55,23 @@ from zk.tree import (
 PREFIX = "member:"
 
 
-class Membership:
-    """Embed it: pass it every SessionChanged, WatchFired and TreeDone. `present` says whether the znode is ours."""
+class Home(Protocol):
+    """What must be so before this node may be counted as present."""
 
-    def __init__(self, identity: Identity, settings: Settings, out: Outbox) -> None:
+    def arrive(self, now: float) -> None:
+        """Begin to see to it, anew."""
+
+    @property
+    def checks(self) -> tuple[Check, ...] | None:
+        """What to check in the moment of registration; None: not ready yet."""
+
+
+class Membership:
+    """Embed it: pass it every SessionChanged, WatchFired and TreeDone, and call `go_on` after every input. `present`
+    says whether the znode is ours, `registered` under which zxid."""
+
+    def __init__(self, identity: Identity, settings: Settings, out: Outbox, home: Home | None = None) -> None:
+        self._home = home
         self._identity = identity
         self._settings = settings
         self._out = out
@@ -68,7 +88,9 @@ class Membership:
         self._retry_at: float | None = None
         self._delay_s = settings.retry_min_s
         self._other = ""
+        self._at_the_door = False
         self.present = False
+        self.registered = 0
         self.left = False
         """After `leave`: nothing of this session's membership is in ZooKeeper any more, as far as can be known."""
 
@@ -77,16 +99,24 @@ class Membership:
         if event.state is SessionState.LOST:
             self._session = 0
             self.present = False
+            self._at_the_door = False
             self._step = ""
             self._refuse_at = self._retry_at = None
         elif self._connected and (event.session_id != self._session or not self.present):
             self._session = event.session_id
             self.present = False
+            self._at_the_door = False
             self._delay_s = self._settings.retry_min_s
             self._ask("rack", Create(paths.rack_members(self._identity.layer, self._identity.rack)))
 
     def on_watch(self, path: str) -> None:
-        if path in self._paths and self._connected and not self.present:
+        if path in self._paths and self._connected and not self.present and not self._at_the_door:
+            self._create()
+
+    def go_on(self) -> None:
+        """Come home meanwhile? Then register."""
+        if self._at_the_door and self._connected and (self._home is None or self._home.checks is not None):
+            self._at_the_door = False
             self._create()
 
     def on_tree(self, now: float, token: str, outcome: Outcome) -> bool:
@@ -100,16 +130,23 @@ class Membership:
         step, self._step = self._step, ""
         conflict = outcome.cause if isinstance(outcome, MultiFailed) else None
         ready = (
-            (step == "rack" and isinstance(outcome, Created | NodeExists))
-            or (step == "whose" and isinstance(outcome, NoNode))
+            (step == "whose" and isinstance(outcome, NoNode))
             or (step == "tidy" and isinstance(outcome, Done))
             or (step == "tidy one" and isinstance(outcome, Deleted | NoNode))
             or (step == "watch" and isinstance(outcome, Existed) and outcome.stat is None)
         )
         if ready:
             self._create()
+        elif step == "rack" and isinstance(outcome, Created | NodeExists):
+            self._come_home(now)
         elif step == "create" and isinstance(outcome, Done):
-            self._arrived()
+            self._ask("learn", Exists(self._path))
+        elif step == "create" and isinstance(outcome, MultiFailed) and isinstance(conflict, BadVersion):
+            self._come_home(now)
+        elif step == "create" and isinstance(outcome, MultiFailed) and outcome.index >= len(self._paths):
+            self._come_home(now)
+        elif step == "learn" and isinstance(outcome, Existed) and outcome.stat is not None:
+            self._arrived(outcome.stat.czxid)
         elif step == "create" and isinstance(outcome, MultiFailed) and isinstance(conflict, NodeExists):
             self._contested = self._paths[outcome.index]
             self._ask("whose", Get(self._contested))
@@ -138,6 +175,7 @@ class Membership:
 
     def leave(self) -> None:
         """Unregister at once instead of at the end of the session."""
+        self._at_the_door = False
         self._refuse_at = self._retry_at = None
         if self.present and self._connected:
             self.present = False
@@ -149,11 +187,16 @@ class Membership:
     def next_deadline(self) -> float | None:
         return min((one for one in (self._retry_at, self._refuse_at) if one is not None), default=None)
 
+    def _come_home(self, now: float) -> None:
+        self._at_the_door = True
+        if self._home is not None:
+            self._home.arrive(now)
+
     def _judge(self, now: float, found: Got) -> None:
         here = Delete(self._contested, found.stat.version)
         if found.stat.owner == self._session:
             if self._contested == self._path:
-                self._arrived()
+                self._arrived(found.stat.czxid)
             else:  # they come and go together, so somebody removed the other one by hand
                 self._ask("tidy one", here)
             return
@@ -194,10 +237,15 @@ class Membership:
             pid=one.pid,
         )
         data = encode(record)
-        self._ask("create", Multi(tuple(Create(path, data, ephemeral=True) for path in self._paths)))
+        checks = self._home.checks if self._home is not None else ()
+        if checks is None:  # something has changed since: it was ready a moment ago
+            self._at_the_door = True
+            return
+        self._ask("create", Multi((*(Create(path, data, ephemeral=True) for path in self._paths), *checks)))
 
-    def _arrived(self) -> None:
+    def _arrived(self, registered: int) -> None:
         self.present = True
+        self.registered = registered
         self._refuse_at = None
         self._out.note("info", f"registered at {self._path}")
 

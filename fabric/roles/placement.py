@@ -17,15 +17,18 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
-from fabric.commands import Offer
+from fabric.commands import Holder, Offer
 from fabric.records import Policy
+from fabric.resources import ZERO, Resources
+from fabric.roles.plans import Place
 
 
 @dataclass(frozen=True, slots=True)
 class NodeOffer:
     """What one node offered. `used`: instances of this deployment that it has already; `utilisation`: 0 … 1, of the
-    dimension that limits; `held`, `oldest`: see `messages.Offer`."""
+    dimension that limits; `held`, `oldest`, `free`, `holders`: see `commands.Offer`."""
 
     node: str
     rack: str
@@ -37,6 +40,8 @@ class NodeOffer:
     capacity: int = 0
     held: int = 0
     oldest: int = 0
+    free: Resources = ZERO
+    holders: tuple[Holder, ...] = ()
 
 
 def node_offer(node: str, rack: str, offer: Offer, used: int = 0) -> NodeOffer:
@@ -61,6 +66,8 @@ def node_offer(node: str, rack: str, offer: Offer, used: int = 0) -> NodeOffer:
         offer.capacity,
         0 if offer.cordoned else offer.held,
         offer.oldest,
+        offer.free if offer.registered else ZERO,  # one that is not registered takes nothing
+        offer.holders,
     )
 
 
@@ -148,6 +155,12 @@ def _spread(
         if rack.nodes and rack.room > 0:
             heapq.heappush(heap, (used + 1, salt, name))
     return left
+
+
+def deal(ordinals: Iterable[int], placement: Placement) -> dict[Place, tuple[int, ...]]:
+    """(node, rack) -> its ordinals: the smallest go to the first node. When it is short, the largest get no place."""
+    left = iter(sorted(ordinals))
+    return {(one.node, one.rack): tuple(islice(left, one.count)) for one in placement.given}
 
 
 def explain(wish: Wish, offers: Sequence[NodeOffer], silent: Iterable[str] = ()) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ Losing leadership drops all of it: open calls get no answer from here, and their
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from fabric.commands import Answer, Command
@@ -79,6 +80,16 @@ class RackLeader:
         self._serial = 0
         self._epoch: int | None = None
         self._list_again_at: float | None = None
+        self._look_at: float | None = None
+        """No member is to be greeted before this; a bound, as heartbeats only put it off."""
+        self.on_vanished: Callable[[float, str], None] = lambda now, node: None
+        """Told of a member that is gone from the list."""
+        self.on_appeared: Callable[[str], None] = lambda node: None
+        """Told of a member whose record was read."""
+
+    def is_member(self, node: str) -> bool:
+        """On ZooKeeper's list of this rack, as far as this leader knows."""
+        return self._listed is not None and node in self._listed
 
     @property
     def leads(self) -> bool:
@@ -106,7 +117,7 @@ class RackLeader:
         self._early.clear()
         self._open.clear()
         self._by_call.clear()
-        self._list_again_at = None
+        self._list_again_at = self._look_at = None
 
     # --- the member list -----------------------------------------------------------------------------------------
 
@@ -128,7 +139,7 @@ class RackLeader:
         if isinstance(outcome, Listed):
             self._listed = set(outcome.names)
             self._unread &= self._listed
-            for gone in set(self._members) - self._listed:
+            for gone in sorted(set(self._members) - self._listed):
                 self._forget(now, gone)
             for name in outcome.names:
                 if name not in self._members:
@@ -144,7 +155,7 @@ class RackLeader:
             self._forget(now, node)
         else:
             self._list_again_at = now + self._settings.retry_max_s
-        if self._ready and self._early:
+        if self.ready and self._early:
             early, self._early = self._early, []
             for until, caller, call in early:
                 if now < until:
@@ -152,7 +163,8 @@ class RackLeader:
         return True
 
     @property
-    def _ready(self) -> bool:
+    def ready(self) -> bool:
+        """Every member that ZooKeeper lists is known."""
         return self._listed is not None and not self._unread
 
     def _learn(self, now: float, node: str, data: bytes) -> None:
@@ -164,12 +176,14 @@ class RackLeader:
         known = self._members.get(node)
         if known is None or known.member.guid != member.guid:
             known = self._members[node] = _Seen(member, now)
+            self.on_appeared(node)
         self._hello(now, known)
 
     def _forget(self, now: float, node: str) -> None:
         """A member's session is over: nobody waits for it any more."""
         if self._members.pop(node, None) is None:
             return
+        self.on_vanished(now, node)
         for key, entry in list(self._open.items()):
             if node in entry.waiting or node in entry.late:
                 entry.waiting.discard(node)
@@ -181,6 +195,7 @@ class RackLeader:
     def _hello(self, now: float, seen: _Seen) -> None:
         assert self._epoch is not None
         seen.hello_at = now
+        self._look_at = earliest(self._look_at, self._hello_due(seen))
         interval_ms = int(self._settings.heartbeat_interval_s * 1000)
         one = self._identity
         self._out.send(
@@ -206,7 +221,7 @@ class RackLeader:
         if self._epoch is None:
             self._out.send(caller, RackAnswer(call.call, self._identity.rack, False))
             return
-        if not self._ready:
+        if not self.ready:
             # Just elected: whoever is not known yet must not be called absent. The caller repeats what is not kept.
             if len(self._early) < MAX_OPEN_CALLS:
                 self._early.append((now + call.wait_ms / 1000, caller, call))
@@ -274,12 +289,15 @@ class RackLeader:
             ),
         )
 
-    def on_status_call(self, now: float, caller: str, call: RackStatusCall) -> None:
+    def on_status_call(
+        self, now: float, caller: str, call: RackStatusCall, lacking: int = 0, lost: int = 0
+    ) -> None:
+        """`lacking`, `lost`: of images, by a storage leader's `repair`."""
         one = self._identity
         nodes = tuple(self._status(now, self._members[name]) for name in sorted(self._members))
         self._out.send(
             caller,
-            RackStatus(call.call, one.rack, one.layer, self.leads, one.node, self._epoch or 0, nodes),
+            RackStatus(call.call, one.rack, one.layer, self.leads, one.node, self._epoch or 0, nodes, lacking, lost),
         )
 
     def _status(self, now: float, seen: _Seen) -> NodeStatus:
@@ -315,11 +333,14 @@ class RackLeader:
         if self._list_again_at is not None and now >= self._list_again_at:
             self._list_again_at = None
             self._list()
-        for node, seen in self._members.items():
-            if now >= self._hello_due(seen):
-                self._hello(now, seen)
-                if seen.heard is None or self._silent(now, seen):
-                    self._read(node)  # it may have started anew under the same name
+        if self._look_at is not None and now >= self._look_at:
+            self._look_at = None
+            for node, seen in self._members.items():
+                if now >= self._hello_due(seen):
+                    self._hello(now, seen)
+                    if seen.heard is None or self._silent(now, seen):
+                        self._read(node)  # it may have started anew under the same name
+                self._look_at = earliest(self._look_at, self._hello_due(seen))
 
     def _hello_due(self, seen: _Seen) -> float:
         """Hello is repeated to whom has not been heard of for two heartbeats."""
@@ -330,11 +351,8 @@ class RackLeader:
     def next_deadline(self) -> float | None:
         if self._epoch is None:
             return None
-        return earliest(
-            min((entry.deadline for entry in self._open.values()), default=None),
-            min((self._hello_due(seen) for seen in self._members.values()), default=None),
-            self._list_again_at,
-        )
+        calls = min((entry.deadline for entry in self._open.values()), default=None) if self._open else None
+        return earliest(calls, self._look_at, self._list_again_at)
 
     def _list(self) -> None:
         self._out.tree(PREFIX, Children(self._list_path, watch=True))

@@ -10,16 +10,15 @@ from fabric.commands import FetchNote, Progress
 from fabric.messages import Submit
 from fabric.ordinals import format_ordinals
 from fabric.roles.calls import Gathered
-from fabric.roles.placement import NodeOffer, Placement
+from fabric.roles.placement import NodeOffer
+from fabric.roles.placings import Placings
 from fabric.roles.settings import Identity
 from fabric.roles.trace import (
     MAX_NODES,
-    MAX_OFFERS,
     MAX_RACKS,
     MAX_ROUNDS,
     STEPS,
     NodeSeen,
-    OfferSeen,
     RackSeen,
     RoundSeen,
     Run,
@@ -40,13 +39,13 @@ class Recorder:
         self._submit = submit
         self._spans: list[Span] = []
         self._racks: dict[str, RackSeen] = {}
-        self._offers: dict[str, OfferSeen] = {}
-        self._omitted = 0
         self._rounds: list[RoundSeen] = []
         self._nodes: dict[str, NodeSeen] = {}
         self._progress: dict[str, Progress] = {}
         self._confirmed_ms = 0
         self.messages = 0
+        self.placings = Placings()
+        """Step 6: what was wished and offered, and what came of it."""
 
     def after_ms(self, now: float) -> int:
         return int((now - self._began) * 1000)
@@ -79,38 +78,6 @@ class Recorder:
 
     def gathered(self, gathered: Gathered) -> None:
         self.messages += gathered.sent + sum(reply.messages for reply in gathered.replies)
-
-    def placed(self, offers: Sequence[NodeOffer], placement: Placement) -> None:
-        """Step 6: what was taken of each offer, and why not more."""
-        given = {one.node: one.count for one in placement.given}
-        for offer in sorted(offers, key=lambda one: (-given.get(one.node, 0), one.rack, one.node)):
-            if offer.node not in self._offers and len(self._offers) >= MAX_OFFERS:
-                self._omitted += 1
-                continue
-            took = given.get(offer.node, 0)
-            why = (
-                "cordoned"
-                if offer.cordoned
-                else f"out of {offer.short}"
-                if offer.count == 0
-                else "taken whole"
-                if took == offer.count
-                else "enough elsewhere, by the policy"
-            )
-            self._offers[offer.node] = OfferSeen(
-                node=offer.node,
-                rack=offer.rack,
-                count=offer.count,
-                given=took,
-                why=why,
-                used=offer.used,
-                utilisation=round(offer.utilisation, 4),
-                cordoned=offer.cordoned,
-                capacity=offer.capacity,
-                held=offer.held,
-                oldest=offer.oldest,
-                short=offer.short,
-            )
 
     def round(self, now: float, asked: int, granted: int, conflicts: Iterable[str], why: str = "") -> None:
         if len(self._rounds) < MAX_ROUNDS:
@@ -164,6 +131,7 @@ class Recorder:
             spans.append(Span(1, STEPS[1], 0, waited_ms, f"{submit.considered} leaders seen"))
             spans.append(Span(2, STEPS[2], waited_ms, 0, f"{self._identity.node}, load {submit.load}"))
         spans.sort(key=lambda span: (span.step, span.after_ms))
+        searches, omitted = self.placings.seen()
         agents = [progress for _, progress in sorted(self._progress.items())]
         return Run(
             generation=generation,
@@ -178,8 +146,8 @@ class Recorder:
             reasons=reasons,
             spans=tuple(spans),
             racks=tuple(self._racks[rack] for rack in sorted(self._racks)),
-            offers=tuple(self._offers[node] for node in sorted(self._offers)),
-            offers_omitted=self._omitted,
+            searches=searches,
+            searches_omitted=omitted,
             rounds=tuple(msgspec.structs.replace(one, after_ms=one.after_ms + waited_ms) for one in self._rounds),
             nodes=tuple(_later(self._nodes[node], waited_ms) for node in sorted(self._nodes)),
             nodes_omitted=max(0, len(self._progress) - len(self._nodes)),

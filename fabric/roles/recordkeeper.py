@@ -137,6 +137,11 @@ class RecordKeeper:
         else:
             self._retry(now, outcome, self.claim)
 
+    def renew(self, now: float) -> None:
+        """Claim anew, in the place of our own claim: `claimed` is called again, under a later epoch."""
+        self._record = msgspec.structs.replace(self.record, updated_ms=self._out.wall_ms)
+        self._take(Delete(self._owner))
+
     def _take(self, *first: Delete) -> None:
         owner = Owner(node=self._identity.node, guid=self._identity.guid, address=self._identity.address)
         claim = Create(self._owner, encode(owner), ephemeral=True)

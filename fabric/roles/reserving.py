@@ -15,22 +15,28 @@ that could still be given back. All of it is bounded by `place_deadline_s`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from fabric.commands import AskOffer, Cancel, Offer, Reserve, Reserved
 from fabric.ordinals import format_ordinals, parse_ordinals
+from fabric.resources import ZERO
+from fabric.roles.advice import advise, case_of
 from fabric.roles.calls import Gathered
-from fabric.roles.charge import Charge, Place
-from fabric.roles.placement import NodeOffer, Placement, Wish, explain, node_offer, place
+from fabric.roles.charge import Charge
+from fabric.roles.placement import NodeOffer, Placement, Wish, deal, explain, node_offer, place
+from fabric.roles.plans import Place
 
 
 @dataclass(frozen=True, slots=True)
 class Reservations:
-    """`places`: ordinal -> where. Fewer than wanted, or none, when no more could be had: then `reasons` say why."""
+    """`places`: ordinal -> where. Fewer than wanted, or none, when no more could be had: then `reasons` say why.
+    `newcomers`: nodes that registered after the coordinator's claim, and so take nothing under it, might have room."""
 
     places: dict[int, Place]
     reasons: tuple[str, ...]
+    newcomers: bool = False
 
 
 class Reserving:
@@ -60,6 +66,7 @@ class Reserving:
         self._began = 0.0
         self._asked_at = 0.0
         self._again_at: float | None = None
+        self._newcomers = False
         self._unsure_until = 0.0
         """Nodes that did not answer a Reserve may hold reservations of ours until then."""
 
@@ -70,6 +77,7 @@ class Reserving:
 
     def begin(self, now: float) -> None:
         self._began = now
+        self._charge.recorder.placings.begin(self._wish())
         self._deadline = now + self._charge.settings.place_deadline_s
         self._discuss(now)
 
@@ -95,12 +103,17 @@ class Reserving:
         answers = self._charge.results(now, gathered)
         if answers is None:
             return
+        epoch = self._charge.epoch
+        self._newcomers = any(
+            isinstance(answer, Offer) and answer.registered > epoch and answer.count for _, answer in answers
+        )
         self._offers = {
             node: node_offer(node, rack, answer, self._used.get(node, 0) + self._reserved_on(node))
             for (node, rack), answer in answers
-            if isinstance(answer, Offer) and node not in self._exclude
+            if isinstance(answer, Offer) and node not in self._exclude and answer.registered <= epoch
         }
-        silent = [f"node {node}" for reply in gathered.replies for node in reply.silent]
+        # One that went away in the middle may only be restarting: like a silent one it is worth another round.
+        silent = [f"node {node}" for reply in gathered.replies for node in (*reply.silent, *reply.absent)]
         self._silent = (*(f"rack {rack}" for rack in gathered.silent_racks), *silent)
         self._charge.recorder.discussed(self._asked_at, now, gathered, list(self._offers.values()))
         self._place(now)
@@ -117,7 +130,7 @@ class Reserving:
     def _place(self, now: float) -> None:
         offers = list(self._offers.values())
         placement = place(self._wish(), offers)
-        self._charge.recorder.placed(offers, placement)
+        self._charge.recorder.placings.placed(self._missing, offers, placement)
         if placement.short and not self._content_with(now, placement):
             return
         self._reserve(now, placement)
@@ -126,6 +139,10 @@ class Reserving:
         """Too few places for what is missing. True: reserve what there is. False: waiting, or at the end."""
         enough = len(self._places) + sum(one.count for one in placement.given) >= max(1, self._need)
         oldest = min((offer.oldest for offer in self._offers.values() if offer.held), default=0)
+        if self._newcomers:
+            self._give_back(now)
+            self._finish(now, ())
+            return False
         settings = self._charge.settings
         nobody = not self._offers and not self._exclude
         unsure = now < self._unsure_until
@@ -140,9 +157,9 @@ class Reserving:
         if enough:
             if placement.given:
                 return True
-            self._finish(now, explain(self._wish(), list(self._offers.values()), self._silent))
+            self._finish(now, self._why(0))
             return False
-        reasons = explain(self._wish(), list(self._offers.values()), self._silent)
+        reasons = self._why(max(1, self._need))
         self._give_back(now)
         nobody_left = "no compute agent is left to ask" if self._exclude else "no compute agent answered"
         self._finish(now, reasons or (nobody_left,))
@@ -151,10 +168,7 @@ class Reserving:
     def _reserve(self, now: float, placement: Placement) -> None:
         charge = self._charge
         ttl_ms = int(charge.settings.reservation_ttl_s * 1000)
-        free = iter(sorted(self._missing))
-        asked: dict[Place, list[int]] = {}
-        for one in placement.given:
-            asked[one.node, one.rack] = [next(free) for _ in range(one.count)]
+        asked = deal(self._missing, placement)
         self._touched.update(asked)
         self._rounds += 1
         step = charge.next_step()
@@ -176,7 +190,7 @@ class Reserving:
         ]
         charge.ask_nodes(now, commands, lambda at, gathered: self._reserved(at, asked, gathered))
 
-    def _reserved(self, now: float, asked: dict[Place, list[int]], gathered: Gathered) -> None:
+    def _reserved(self, now: float, asked: dict[Place, tuple[int, ...]], gathered: Gathered) -> None:
         charge = self._charge
         answers = charge.results(now, gathered)
         if answers is None:
@@ -185,6 +199,7 @@ class Reserving:
         known = {where: answer for where, answer in answers if isinstance(answer, Reserved)}
         conflicts: list[str] = []
         lost: list[Place] = []
+        won: set[int] = set()
         for where, ordinals in asked.items():
             node = where[0]
             answer = known.get(where)
@@ -194,6 +209,7 @@ class Reserving:
             for ordinal in granted:
                 self._places[ordinal] = where
             self._missing -= granted
+            won |= granted
             if len(granted) < len(ordinals):
                 conflicts.append(f"{node}:{len(ordinals) - len(granted)}")
             offer = self._offers[node]
@@ -203,21 +219,24 @@ class Reserving:
                 held=answer.held if answer else 0,
                 oldest=answer.oldest if answer else 0,
                 used=offer.used + len(granted),
+                free=answer.free if answer else ZERO,
+                holders=answer.holders if answer else (),
             )
+        charge.recorder.placings.granted(asked, won)
         self._take_back(now, lost)
         total = sum(len(ordinals) for ordinals in asked.values())
         charge.recorder.round(now, total, len(self._places), conflicts)
         if not self._missing:
             self._finish(now, ())
         elif not conflicts:  # all that was asked came; the rest has no place, and that is enough for this request
-            self._finish(now, explain(self._wish(), list(self._offers.values()), self._silent))
+            self._finish(now, self._why(0))
         elif self._rounds < charge.settings.max_rounds and any(one.count for one in self._offers.values()):
             self._place(now)
         else:
             self._again_at = now + charge.settings.contention_wait_s * (0.5 + charge.rng.random())
             if now >= self._deadline:
                 self._again_at = None
-                reasons = explain(self._wish(), list(self._offers.values()), self._silent)
+                reasons = self._why(max(1, self._need))
                 self._give_back(now)
                 self._finish(now, ("others were faster until the deadline", *reasons))
 
@@ -237,12 +256,19 @@ class Reserving:
         cancel(self._charge, now, self._touched)
         self._touched.clear()
 
+    def _why(self, least: int) -> tuple[str, ...]:
+        """What would do, and why no more fits. `least`: see `advice.case_of`."""
+        wish, offers = self._wish(), list(self._offers.values())
+        reserved = Counter(node for node, _rack in self._places.values())
+        advice = advise(case_of(self._charge.record, wish, reserved, offers, least))
+        return (*(one.sentence for one in advice), *explain(wish, offers, self._silent))
+
     def _finish(self, now: float, reasons: tuple[str, ...]) -> None:
         charge = self._charge
         conflicts = f", {self._rounds} rounds" if self._rounds > 1 else ""
         detail = f"{len(self._places)} reserved, {len(self._missing)} without a place{conflicts}"
         charge.recorder.span(6, self._asked_at, now, detail)
-        self._done(now, Reservations(dict(self._places), reasons))
+        self._done(now, Reservations(dict(self._places), reasons, self._newcomers and bool(self._missing)))
 
 
 def cancel(charge: Charge, now: float, places: Iterable[Place]) -> None:

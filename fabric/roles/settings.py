@@ -17,6 +17,8 @@ class Settings:
     """Agent to rack leader, with free capacity."""
     silent_after_s: float = 3.5
     """A rack leader does not wait for an agent that it has not heard of for so long."""
+    home_wait_s: float = 20.0
+    """Before it registers, an agent waits so long for what must not run there any more to be gone."""
     sweep_interval_s: float = 5.0
     """How often a rack leader looks for open deployments without an owner."""
     load_hint_interval_s: float = 5.0
@@ -52,9 +54,9 @@ class Settings:
     """For all of a deployment's ordinals to be gone; what is left then is stopped by its agent's own check."""
     verify_every_s: float = 120.0
     """How often an agent compares what it runs with the deployments' records (half as much jitter either way)."""
-    lost_note_s: float = 1.0
+    lost_note_s: float = 0.3
     """A member that vanished and is not back after this long is noted as lost."""
-    brake_settle_s: float = 2.0
+    brake_settle_s: float = 1.0
     """From there to the decision to replace it: nodes that vanish together are seen together by then."""
     brake_window_s: float = 60.0
     """Nodes whose replacement was decided this recently still count as vanished together with those lost now."""
@@ -66,14 +68,25 @@ class Settings:
     """Fewer lost nodes than this never stop replacement: half of a rack of two is one."""
     brake_interval_s: float = 2.0
     """How often it is looked whether those that vanished are back."""
+    keep_lost_s: float = 7 * 86400.0
+    """A note of a lost node that never came back is kept for so long."""
     patrol_interval_s: float = 60.0
     """How often a leader reads its share of all records, for what no event has told."""
     orphan_after_s: float = 2.0
     """A rack without a leader for so long is looked after by the leaders of others."""
     repair_interval_s: float = 30.0
     """How often a storage leader compares its share of the images with who holds them, for what no event has told."""
+    repair_grace_s: float = 15.0
+    """From when a storage leader first saw that an image lacks holders to the first copy: more than an agent takes to
+    restart, and than `session_timeout_s`, after which a rack whose leader died answers again."""
     repair_wait_s: float = 600.0
     """For a copy to be whole; then another holder is picked."""
+    repair_poll_s: float = 1.0
+    """How often a storage leader asks how its copies are."""
+    repair_copies: int = 8
+    """Copies that one storage leader has under way at a time."""
+    repair_copies_a_target: int = 2
+    """Of these, to one storage agent."""
     max_rounds: int = 12
     """Rounds of placing again what another request took first, before the racks are asked anew."""
     max_coordinated: int = 256
@@ -83,7 +96,6 @@ class Settings:
     keep_final: int = 1000
     """Final (failed, deleted) deployment records kept, at most."""
     keep_final_s: float = 7 * 86400.0
-    prune_interval_s: float = 60.0
     leftovers_every_s: float = 900.0
     """How often a storage agent looks for what it holds for no image any more."""
     leftovers_after_s: float = 60.0

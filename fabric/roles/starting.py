@@ -3,12 +3,14 @@
 Every node with a share gets a `Confirm`, which is repeated to those that have not reported for a while (it is also the
 question "how are they?"). The phase ends when every ordinal of the plan runs, or as soon as some need another place:
 
-- *absent*: ZooKeeper does not count the node as present any more; its ordinals may run elsewhere at once;
+- *absent*: ZooKeeper does not count the node as present any more. Ordinals that never ran there go elsewhere at once;
+  those that did when their node is to be replaced (`census`), and are left alone until then;
 - *refused*: the node has no room for them after all (it lost its reservations with a restart);
 - *failed*, blame "node": it could not start them; blame "image": nobody could, so the deployment fails;
 - *stalled*: no progress for `start_stall_s`, though it answers.
 
-A node that is present but silent is waited for, until ZooKeeper says that it is gone: what it was told may be running.
+Whoever must go elsewhere is stopped first where it was (`stopping`). A node that is present but silent is waited for,
+until ZooKeeper says that it is gone: what it was told may be running.
 """
 
 from __future__ import annotations
@@ -20,17 +22,17 @@ from fabric.commands import Confirm, Progress, Unable
 from fabric.ordinals import format_ordinals, parse_ordinals
 from fabric.records import Share
 from fabric.roles.calls import Gathered
-from fabric.roles.charge import Charge, Place
+from fabric.roles.charge import Charge
+from fabric.roles.plans import Place
 
 
 @dataclass(frozen=True, slots=True)
 class StartResult:
-    """`running` ordinals; `moves`: ordinal -> why it needs another place; `at_node` are those of them that must be
-    stopped on their node first; `fatal`: why none can ever start (empty: it may)."""
+    """`running` ordinals; `moves`: ordinal -> why it needs another place; `fatal`: why none can ever start (empty: it
+    may)."""
 
     running: frozenset[int]
     moves: dict[int, str]
-    at_node: frozenset[int]
     fatal: str = ""
 
 
@@ -44,35 +46,34 @@ class _Target:
     mark: tuple[object, ...] = ()
     absent: bool = False
     refused: set[int] = field(default_factory=set)
-
-    @property
-    def running(self) -> set[int]:
-        return set(parse_ordinals(self.progress.running)) & set(self.ordinals) if self.progress else set()
+    running: set[int] = field(default_factory=set)
 
     @property
     def done(self) -> bool:
-        return self.running >= set(self.ordinals)
+        return len(self.running) == len(self.ordinals)
 
 
 class Starting:
-    """One plan being brought up. Give it every `NodeReport` of the deployment. Ordinals below `had` ran when the
-    deployment was last settled: they are not waited for, only looked after when their node says that it is gone or has
-    lost them."""
+    """One plan being brought up. Give it every `NodeReport` of the deployment. `old` ordinals ran there when the
+    deployment was last settled: they are not waited for, only looked after when their node is replaced or has lost
+    them."""
 
     def __init__(
         self,
         charge: Charge,
         plan: tuple[Share, ...],
-        had: int,
+        old: frozenset[int],
         step: int,
         done: Callable[[float, StartResult], None],
     ) -> None:
         self._charge = charge
         self._step = step
-        self._had = had
+        self._old = old
         self._done = done
         self._ended = False
         self._asked_once = False
+        self._unknown: set[str] = set()
+        """Racks whose leader did not answer: ZooKeeper was asked who is there."""
         self._targets = {share.node: _Target((share.node, share.rack), share.numbers()) for share in plan}
         self._poll_at: float | None = None
         self._deadline = 0.0
@@ -131,12 +132,14 @@ class Starting:
             for node in reply.absent:
                 if node in self._targets:
                     self._targets[node].absent = True
-        self._charge.ask_members(gathered.silent_racks)
+        self._unknown = set(gathered.silent_racks)
+        self._charge.ask_members(self._unknown)
         self._asked_once = True
         self._judge(now)
 
     def on_members(self, now: float, rack: str, present: frozenset[str]) -> None:
         """Who is there in a rack whose leader did not answer."""
+        self._unknown.discard(rack)
         for node, target in self._targets.items():
             if target.where[1] == rack and node not in present:
                 target.absent = True
@@ -152,6 +155,7 @@ class Starting:
 
     def _learn(self, now: float, target: _Target, progress: Progress) -> None:
         target.progress = progress
+        target.running = set(parse_ordinals(progress.running)) & set(target.ordinals)
         target.heard = now
         mark = (progress.running, progress.waiting, progress.done_bytes, progress.fetch)
         if mark != target.mark:
@@ -165,21 +169,21 @@ class Starting:
         settings = self._charge.settings
         running: set[int] = set()
         moves: dict[int, str] = {}
-        at_node: set[int] = set()
         fatal = ""
         open_targets = False
         for node, target in self._targets.items():
             left = set(target.ordinals) - target.running
             if target.absent:
-                moves.update(dict.fromkeys(target.ordinals, f"node {node} is gone"))
+                replaced = self._charge.census.is_replaced(now, node, self._charge.record.lost_after_s)
+                lost = (o for o in target.ordinals if replaced or o not in self._old)
+                moves.update(dict.fromkeys(lost, f"node {node} is gone"))
                 continue
             running |= target.running
             for failure in target.progress.failed if target.progress else ():
                 if failure.ordinal in left:
                     left.discard(failure.ordinal)
-                    at_node.add(failure.ordinal)
                     moves[failure.ordinal] = f"node {node}: {failure.reason}"
-                    if failure.blame == "image" and failure.ordinal >= self._had:
+                    if failure.blame == "image" and failure.ordinal not in self._old:
                         fatal = fatal or f"node {node}: {failure.reason}"
             for ordinal in target.refused & left:
                 left.discard(ordinal)
@@ -187,17 +191,16 @@ class Starting:
             answering = target.progress is not None and now - target.heard < 5 * settings.poll_interval_s
             if left and answering and now - target.moved > settings.start_stall_s:
                 moves.update(dict.fromkeys(left, f"node {node}: no progress for {settings.start_stall_s:.0f} s"))
-                at_node |= left
                 left = set()
-            open_targets = open_targets or any(ordinal >= self._had for ordinal in left)
+            open_targets = open_targets or any(ordinal not in self._old for ordinal in left)
         if now >= self._deadline and open_targets:
-            late = {o for target in self._targets.values() for o in target.ordinals if o >= self._had}
+            late = {o for target in self._targets.values() for o in target.ordinals if o not in self._old}
             late -= running | set(moves)
             fatal = fatal or f"{len(late)} instances did not start within {settings.start_deadline_s:.0f} s"
         whole = all(target.done for target in self._targets.values())
-        if fatal or (not open_targets and (self._asked_once or whole)):
+        if fatal or (not open_targets and not self._unknown and (self._asked_once or whole)):
             self._ended = True
-            self._done(now, StartResult(frozenset(running), moves, frozenset(at_node), fatal))
+            self._done(now, StartResult(frozenset(running), moves, fatal))
 
     def tick(self, now: float) -> None:
         if self._ended or self._charge.held or self._poll_at is None or now < self._poll_at:
@@ -205,6 +208,7 @@ class Starting:
         if self._asking:
             self._poll_at = now + self._charge.settings.poll_interval_s
             return
+        self._charge.ask_members(self._unknown)
         since = now - self._charge.settings.poll_interval_s
         open_targets = [t for t in self._targets.values() if not t.done and not t.absent and t.heard <= since]
         if open_targets:

@@ -1,7 +1,9 @@
 """Stopping ordinals on nodes, for scaling down, deleting, giving up, and before an ordinal moves elsewhere.
 
-`Stop` is repeated until every node has said that none of the ordinals is left, or ZooKeeper does not count the node as
-present any more (what it still runs it stops itself, when it looks at the record), or `deadline_s` is over.
+`Stop` is repeated until every node has said that none of the ordinals is left, or ZooKeeper says that the node is not
+present, or `deadline_s` is over. A node that is not present while the plan in the record is without these ordinals
+reads that before it registers (`verify`): so they are as good as stopped. What a rack leader calls absent is only a
+reason to ask ZooKeeper, whose answer is younger than the plan that this coordinator wrote.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ from collections.abc import Callable, Mapping
 from fabric.commands import Progress, Stop
 from fabric.ordinals import format_ordinals, parse_ordinals
 from fabric.roles.calls import Gathered
-from fabric.roles.charge import Charge, Place
+from fabric.roles.charge import Charge
+from fabric.roles.plans import Place
 
 
 class Stopping:
@@ -59,9 +62,8 @@ class Stopping:
         for where, answer in answers:
             if isinstance(answer, Progress):
                 self._learn(where, answer)
-        for reply in gathered.replies:
-            for node in reply.absent:
-                self._targets.pop((node, reply.rack), None)
+        absent = {(node, reply.rack) for reply in gathered.replies for node in reply.absent}
+        self._charge.ask_gone(absent & set(self._targets))
         self._charge.ask_members(gathered.silent_racks)
         if not self._targets or now >= self._deadline:
             self._end(now)
@@ -69,10 +71,14 @@ class Stopping:
             self._ask_at = now + min(0.3, self._charge.settings.poll_interval_s)
 
     def on_members(self, now: float, rack: str, present: frozenset[str]) -> None:
-        """Who is there in a rack whose leader did not answer: the next asking goes only to those."""
-        for node, where in list(self._targets):
-            if where == rack and node not in present:
-                del self._targets[node, where]
+        """Who is there in a rack whose leader did not answer."""
+        for place in [place for place in self._targets if place[1] == rack and place[0] not in present]:
+            self.on_gone(now, place)
+
+    def on_gone(self, now: float, place: Place) -> None:
+        """ZooKeeper says that this node is not present."""
+        if self._targets.pop(place, None) is not None and not self._targets and self._ask_at is not None:
+            self._ask_at = now
 
     def _learn(self, where: Place, progress: Progress) -> None:
         if where not in self._targets:

@@ -1,25 +1,51 @@
 """Storage agents: who holds which image (step 8), and which two serve it (step 9).
 
-`Storage` is the agent's own part: it answers `HasImage` from what its store told last, drops what nobody refers to, and
-replicates when told. `StorageLeading` is what an elected storage leader does beside its rack: it asks all storage
-leaders (each asks its agents) and picks `want` holders, in different racks where it can, spread over askers by a hash
-of image and asker, so that fifty nodes that want one image do not all lean on the same two of five holders.
+`Storage` is the agent's own part: it answers `HasImage` and `ListHeld` from what its store told last, drops what nobody
+refers to, and replicates when told. `StorageLeading` is what an elected storage leader does beside its rack: it asks
+all storage leaders (each asks its agents) and picks `want` holders, in different racks where it can, spread over askers
+by a hash of image and asker, so that fifty nodes that want one image do not all lean on the same two of five holders.
+It also keeps up redundancy (`repair`).
 """
 
 from __future__ import annotations
 
+import random
 import zlib
+from collections.abc import Set
 from dataclasses import dataclass
 
-from fabric.commands import Answer, Command, DropImage, Dropped, HasImage, ImageHeld, Replicate, Replicating, Unable
-from fabric.effects import ContentDropped, DropContent, FetchImage, ImageFailed, ImageReady, StoreChanged
+from fabric.commands import (
+    Answer,
+    Command,
+    DropImage,
+    Dropped,
+    HasImage,
+    HeldList,
+    ImageHeld,
+    ListHeld,
+    Replicate,
+    Replicating,
+    Unable,
+)
+from fabric.effects import (
+    ContentDropped,
+    DropContent,
+    FetchImage,
+    HoldersWanted,
+    ImageFailed,
+    ImageReady,
+    MoreHolders,
+    StoreChanged,
+)
 from fabric.messages import FindHolders, Heartbeat, HolderRef, Holders, NodeAnswer, PickStores
 from fabric.resources import ZERO
 from fabric.roles.calls import Gathered, RackCalls
 from fabric.roles.leaders import LeaderDirectory
 from fabric.roles.leftovers import Leftovers
 from fabric.roles.outbox import Outbox, earliest
+from fabric.roles.repair import Repair
 from fabric.roles.settings import Identity, Settings
+from zk.tree import Outcome, SessionChanged, SessionState
 
 MAX_WAITING = 256
 """Questions, drops or copies under way at a time; one more is answered with Unable, or not at all."""
@@ -33,6 +59,7 @@ class Storage:
         self._out = out
         self.leftovers = Leftovers(settings, out, identity.guid)
         self._held: frozenset[str] = frozenset()
+        self._damaged: frozenset[str] = frozenset()
         self._free_bytes = 0
         self._busy = 0
         self._drops: dict[str, tuple[str, str]] = {}
@@ -44,7 +71,7 @@ class Storage:
         self.leftovers.begin(now)
 
     def tick(self, now: float) -> None:
-        self.leftovers.tick(now, self._held)
+        self.leftovers.tick(now, self._held | self._damaged)
 
     @property
     def next_deadline(self) -> float | None:
@@ -52,6 +79,7 @@ class Storage:
 
     def on_store(self, event: StoreChanged) -> None:
         self._held = frozenset(event.held)
+        self._damaged = frozenset(event.damaged)
         self._free_bytes = event.free_bytes
         self._busy = event.busy
 
@@ -60,6 +88,8 @@ class Storage:
         if isinstance(command, HasImage):
             held = command.digest in self._held
             answer = ImageHeld(held, self._identity.data_endpoint, self._free_bytes, self._busy)
+        elif isinstance(command, ListHeld):
+            answer = self._list(command.digests)
         elif isinstance(command, DropImage):
             if len(self._drops) < MAX_WAITING:
                 self._drops[call] = (sender, call)
@@ -72,6 +102,22 @@ class Storage:
             answer = Unable(f"{type(command).__name__}: expected a command for a storage agent")
         self._out.send(sender, NodeAnswer(call, self._identity.node, answer))
 
+    def _list(self, digests: tuple[str, ...]) -> HeldList:
+        under_way = {digest for digest, reason in self._copies.items() if not reason} - self._held
+
+        def among(some: Set[str]) -> tuple[int, ...]:
+            return tuple(index for index, digest in enumerate(digests) if digest in some)
+
+        return HeldList(
+            held=among(self._held),
+            copying=among(under_way),
+            damaged=among(self._damaged),
+            copies=len(under_way),
+            data_endpoint=self._identity.data_endpoint,
+            free_bytes=self._free_bytes,
+            busy=self._busy,
+        )
+
     def _replicate(self, command: Replicate) -> Answer:
         if command.digest in self._held:
             self._copies.pop(command.digest, None)
@@ -80,6 +126,8 @@ class Storage:
         if reason:
             return Replicating(False, reason)
         if reason is None:
+            if len(self._copies) >= MAX_WAITING:
+                self._copies = {digest: failed for digest, failed in self._copies.items() if not failed}
             if len(self._copies) >= MAX_WAITING:
                 return Unable("too many images are being copied")
             holders = tuple(
@@ -96,11 +144,20 @@ class Storage:
         if event.digest in self._copies:
             self._copies[event.digest] = event.reason[:500] or "failed"
 
+    def on_holders_wanted(self, event: HoldersWanted) -> None:
+        """A copy has no source left. Who ordered it knows better ones: it ends here, and the order is repeated."""
+        self._out.add(MoreHolders(event.digest, ()))
+
     def on_dropped(self, event: ContentDropped) -> None:
         asked = self._drops.pop(event.token, None)
         if asked is not None:
             sender, call = asked
             self._out.send(sender, NodeAnswer(call, self._identity.node, Dropped(event.freed_bytes)))
+
+    @property
+    def mark(self) -> tuple[int, int]:
+        """Another one when a heartbeat would say something else."""
+        return len(self._held), self._free_bytes
 
     def heartbeat(self) -> Heartbeat:
         return Heartbeat(
@@ -125,7 +182,7 @@ class _Candidate:
 class StorageLeading:
     """Embed it; it acts only between `begin` and `end`."""
 
-    def __init__(self, identity: Identity, settings: Settings, out: Outbox) -> None:
+    def __init__(self, identity: Identity, settings: Settings, rng: random.Random, out: Outbox) -> None:
         self._identity = identity
         self._settings = settings
         self._out = out
@@ -133,19 +190,36 @@ class StorageLeading:
         self._open = 0
         self.directory = LeaderDirectory("storage", out)
         self.calls = RackCalls(out, self.directory, f"{identity.guid[:8]}-s-", settings.hop_margin_s)
+        self.repair = Repair(identity, settings, rng, out, self.directory, self.calls)
 
     @property
     def load(self) -> int:
         return self._open
 
-    def begin(self) -> None:
+    def begin(self, now: float) -> None:
         self._active = True
         self.directory.start()
+        self.repair.begin(now)
 
     def end(self) -> None:
         self._active = False
         self._open = 0
         self.directory.stop()
+        self.repair.end()
+
+    def on_session(self, now: float, event: SessionChanged) -> None:
+        self.directory.on_session(event)
+        if event.state is SessionState.CONNECTED:
+            self.repair.release(now)
+        else:
+            self.repair.hold()
+
+    def on_tree(self, now: float, token: str, outcome: Outcome) -> bool:
+        if self.directory.on_tree(now, token, outcome):
+            self.calls.on_leaders_changed()
+            self.repair.on_leaders(now)
+            return True
+        return self.repair.on_tree(now, token, outcome)
 
     def on_ask(self, now: float, sender: str, ask: FindHolders | PickStores) -> None:
         digest = ask.digest if isinstance(ask, FindHolders) else ""
@@ -188,10 +262,13 @@ class StorageLeading:
         if self._active:
             self.directory.tick(now)
             self.calls.tick(now)
+            self.repair.tick(now)
 
     @property
     def next_deadline(self) -> float | None:
-        return earliest(self.directory.next_deadline, self.calls.next_deadline) if self._active else None
+        if not self._active:
+            return None
+        return earliest(self.directory.next_deadline, self.calls.next_deadline, self.repair.next_deadline)
 
 
 def choose(candidates: list[_Candidate], want: int, salt: str, by_space: bool) -> tuple[HolderRef, ...]:

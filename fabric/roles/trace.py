@@ -12,9 +12,15 @@ import zlib
 import msgspec
 
 from fabric.commands import FetchNote
+from fabric.ordinals import check_ordinals
+from fabric.records import OrdinalText, Policy, Share
 
 MAX_RUNS = 4
-MAX_OFFERS = 200
+MAX_OFFERS = 1000
+"""Nodes whose offers are kept of a search for places: with more, it can't be replayed."""
+MAX_CHANGES = 4 * MAX_OFFERS
+MAX_PLACINGS = 40
+MAX_SEARCHES = 8
 MAX_NODES = 300
 MAX_ROUNDS = 40
 MAX_RACKS = 300
@@ -55,13 +61,11 @@ class RackSeen(msgspec.Struct, frozen=True):
 
 
 class OfferSeen(msgspec.Struct, frozen=True):
-    """`given` of `count` were taken; `why` it got no more: the placement's reason."""
+    """A `placement.NodeOffer` as `place` was given it: what it decides by is exact."""
 
     node: str
     rack: str
     count: int
-    given: int
-    why: str
     used: int = 0
     utilisation: float = 0.0
     cordoned: bool = False
@@ -69,6 +73,40 @@ class OfferSeen(msgspec.Struct, frozen=True):
     held: int = 0
     oldest: int = 0
     short: str = ""
+
+
+class PlacingSeen(msgspec.Struct, frozen=True):
+    """One call of `place`. `missing`: the ordinals that a place was looked for. `offers`: all at the first placing of
+    a search, later those that are new or different; `gone`: nodes that offer no more. `short`: how many found none.
+    `given`: what the nodes were asked to reserve, and `granted` what of it they did; empty when nothing was asked,
+    because the request waited for others or found too little."""
+
+    missing: OrdinalText
+    offers: tuple[OfferSeen, ...]
+    gone: tuple[str, ...]
+    short: int
+    given: tuple[Share, ...] = ()
+    granted: OrdinalText = ""
+
+    def __post_init__(self) -> None:
+        check_ordinals(self.missing)
+        check_ordinals(self.granted)
+
+
+class SearchSeen(msgspec.Struct, frozen=True):
+    """One search for places: what it wished but for the count, and its placings. `kept`: the plan before; `plan`: the
+    plan that was written at its end (empty: none was). `waits_omitted`: placings that were left out, for room, because
+    nothing was asked. `omitted`: other placings and offers that were left out: then it can't be replayed."""
+
+    salt: str
+    policy: Policy
+    max_per_node: int
+    max_per_rack: int
+    placings: tuple[PlacingSeen, ...]
+    kept: tuple[Share, ...]
+    plan: tuple[Share, ...]
+    waits_omitted: int = 0
+    omitted: int = 0
 
 
 class RoundSeen(msgspec.Struct, frozen=True):
@@ -108,8 +146,8 @@ class Run(msgspec.Struct, frozen=True):
     reasons: tuple[str, ...]
     spans: tuple[Span, ...]
     racks: tuple[RackSeen, ...]
-    offers: tuple[OfferSeen, ...]
-    offers_omitted: int
+    searches: tuple[SearchSeen, ...]
+    searches_omitted: int
     rounds: tuple[RoundSeen, ...]
     nodes: tuple[NodeSeen, ...]
     nodes_omitted: int
@@ -127,7 +165,7 @@ class BadTrace(Exception):
 
 
 def pack(trace: Trace) -> bytes:
-    """At most MAX_PACKED_BYTES: what does not fit is left out, oldest run first, then offers and nodes."""
+    """At most MAX_PACKED_BYTES: what does not fit is left out, oldest run first, then nodes and searches."""
     runs = trace.runs[-MAX_RUNS:]
     while True:
         packed = zlib.compress(msgspec.json.encode(Trace(runs)), 6)
@@ -136,21 +174,34 @@ def pack(trace: Trace) -> bytes:
         if len(runs) > 1:
             runs = runs[1:]
         else:
-            run = runs[0]
-            kept, work = run.offers[: len(run.offers) // 2], run.nodes[: len(run.nodes) // 2]
-            runs = (
-                msgspec.structs.replace(
-                    run,
-                    offers=kept,
-                    offers_omitted=run.offers_omitted + len(run.offers) - len(kept),
-                    nodes=work,
-                    nodes_omitted=run.nodes_omitted + len(run.nodes) - len(work),
-                    rounds=run.rounds[:8],
-                    racks=run.racks[:64],
-                ),
-            )
-            if not kept and not work:
-                return zlib.compress(msgspec.json.encode(Trace(runs)), 6)
+            smaller = _smaller(runs[0])
+            if smaller == runs[0]:
+                return packed
+            runs = (smaller,)
+
+
+def _smaller(run: Run) -> Run:
+    """About half of it. What the nodes did goes before the searches, and of these the last is kept longest."""
+    work = run.nodes[: len(run.nodes) // 2]
+    run = msgspec.structs.replace(
+        run, nodes=work, nodes_omitted=run.nodes_omitted + len(run.nodes) - len(work), rounds=run.rounds[:8],
+        racks=run.racks[:64],
+    )  # fmt: skip
+    if work or not run.searches:
+        return run
+    if len(run.searches) > 1:
+        kept = run.searches[len(run.searches) // 2 :]
+        omitted = run.searches_omitted + len(run.searches) - len(kept)
+        return msgspec.structs.replace(run, searches=kept, searches_omitted=omitted)
+    search = run.searches[0]
+    first = search.placings[0] if search.placings else None
+    if first is None or len(first.offers) < 2:
+        return msgspec.structs.replace(run, searches=(), searches_omitted=run.searches_omitted + 1)
+    offers = first.offers[: len(first.offers) // 2]
+    cut = msgspec.structs.replace(first, offers=offers, given=())
+    omitted = search.omitted + len(first.offers) - len(offers) + len(search.placings) - 1
+    left = msgspec.structs.replace(search, placings=(cut,), kept=(), plan=(), omitted=omitted)
+    return msgspec.structs.replace(run, searches=(left,))
 
 
 def unpack(data: bytes) -> Trace:

@@ -6,7 +6,8 @@ States of an ordinal here:
                         |           |          '-> exited   (the restart policy says that it is done)
                         '-----------'-> failed (the first start did not succeed; the coordinator decides)
         any -> stopping -> gone
-        recovering: the agent has just started and does not know yet what its driver found
+        recovering: the agent has just started: what its driver did not find starts again once the agent has registered
+        parked: stopped for want of touch with ZooKeeper (`stop_after_s`); starts again once the agent has registered
 
 The journal has one record a deployment (`w/<deployment>`), written when ordinals come, are told to stop, go, or end for
 good. Attempts are remembered by the driver, so a restart of an instance costs no write.
@@ -25,9 +26,9 @@ from fabric.records import Spec
 from fabric.roles.settings import Identity
 
 EntryState = Literal[
-    "recovering", "assigned", "fetching", "starting", "running", "backoff", "exited", "failed", "stopping"
+    "recovering", "parked", "assigned", "fetching", "starting", "running", "backoff", "exited", "failed", "stopping"
 ]
-WAITING: frozenset[str] = frozenset({"recovering", "assigned", "fetching", "starting"})
+WAITING: frozenset[str] = frozenset({"recovering", "parked", "assigned", "fetching", "starting"})
 UP: frozenset[str] = frozenset({"running", "backoff", "exited"})
 """Has been started: the coordinator's work is done for these; what happens later is the restart policy's."""
 

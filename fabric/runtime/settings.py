@@ -25,8 +25,9 @@ class AgentConfig:
     second serves image chunks (storage layer only). `advertise`: the host that others connect to, when it is not that
     of `listen`; best an address, as libzmq looks names up on the thread that carries all messages. `state_dir`: of
     this agent alone; journal, instances, cache or store are in it. `cache_bytes`: images on a compute node;
-    `store_bytes`: on a storage node (None: what the disk has). `lifeline_fd`: the reading end of a pipe; when its last
-    writing end is closed, the process ends at once. `zookeeper_wait_s`: for the first connection."""
+    `store_bytes`: on a storage node (None: what the disk has); all of them are read again at `scrub_mib_s`, from the
+    beginning at most every `scrub_every_s`. `lifeline_fd`: the reading end of a pipe; when its last writing end is
+    closed, the process ends at once. `zookeeper_wait_s`: for the first connection."""
 
     node: str
     rack: str
@@ -41,6 +42,8 @@ class AgentConfig:
     cluster_key: bytes | None = field(default=None, repr=False)
     cache_bytes: int = 20 * 1024**3
     store_bytes: int | None = None
+    scrub_mib_s: float = 20.0
+    scrub_every_s: float = 86400.0
     lifeline_fd: int | None = None
     zookeeper_wait_s: float = 60.0
     log_level: str = "info"

@@ -1,7 +1,8 @@
-"""What a storage agent has besides bus and tree: a chunk store, the server of its chunks, copies from other holders.
+"""What a storage agent has besides bus and tree: a chunk store, the server of its chunks, its scrubber, and copies from
+other holders.
 
-The role hears of the store by `StoreChanged`: at once when an image came or went, and within `LOOK_S` of anything else
-(readers come and go, a rotten chunk was found, the disk filled up).
+The role hears of the store by `StoreChanged`: at once when an image came or went or the scrubber found a rotten chunk,
+and within `LOOK_S` of anything else (readers come and go, a reader met a rotten chunk, the disk filled up).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from fabric.effects import (
 from fabric.images.manifest import Buffer
 from fabric.images.protocol import Holder
 from fabric.images.replicate import replicate
+from fabric.images.scrub import Scrubber
 from fabric.images.server import ChunkServer
 from fabric.images.store import ChunkStore
 from fabric.runtime.bus import SocketContext
@@ -69,6 +71,7 @@ class StorageWorld:
         self._timer: asyncio.TimerHandle | None = None
         self._store: _Observed
         self._server: ChunkServer
+        self._scrubber: Scrubber
         self._open = False
         self.data_endpoint = ""
 
@@ -86,6 +89,8 @@ class StorageWorld:
             raise
         self._open = True
         self._store.changed = self._changed
+        self._scrubber = Scrubber(self._store, config.scrub_mib_s, config.scrub_every_s, self._changed)
+        self._scrubber.start()
 
     def first(self) -> Sequence[Input]:
         """What the role is told at start."""
@@ -115,6 +120,7 @@ class StorageWorld:
         for task in self._tasks:
             task.cancel()
         await self._fetches.close()
+        await asyncio.to_thread(self._scrubber.stop)
         await asyncio.to_thread(self._server.stop)
         await asyncio.to_thread(self._store.close)
 
@@ -122,7 +128,8 @@ class StorageWorld:
 
     def _seen(self) -> StoreChanged:
         held = tuple(image.digest for image in self._store.held())
-        return StoreChanged(held, self._store.free_bytes(), self._server.counters().peers)
+        damaged = tuple(self._store.damaged())
+        return StoreChanged(held, self._store.free_bytes(), self._server.counters().peers, damaged)
 
     def _changed(self) -> None:
         """On any thread."""
@@ -139,6 +146,7 @@ class StorageWorld:
         assert told is not None
         if (
             seen.held != told.held
+            or seen.damaged != told.damaged
             or seen.busy != told.busy
             or abs(seen.free_bytes - told.free_bytes) > FREE_STEP * told.free_bytes
         ):

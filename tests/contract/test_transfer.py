@@ -17,6 +17,7 @@ import zmq
 
 from fabric.images.credit import PEER_REQUESTS
 from fabric.images.errors import (
+    ChunkCorrupt,
     DigestMismatch,
     EmptyImage,
     EndpointError,
@@ -185,8 +186,33 @@ def test_a_rotten_chunk_is_taken_from_the_other_and_its_image_is_not_held_any_mo
     assert [(drop.node, drop.lied) for drop in report.dropped] == [("s1", False)]
     assert "refused (corrupt)" in report.dropped[0].reason
     assert rotten.store.held() == []
-    replicate(rotten.store, IMAGE.digest, [living.holder], context=peers.context)
+    report = replicate(rotten.store, IMAGE.digest, [living.holder], context=peers.context)
     assert read_image(rotten.store, IMAGE.digest) == IMAGE.data
+    assert report.chunks < len(IMAGE.chunks) / 2, "only what was lost travels"
+
+
+def test_two_holders_that_lost_different_chunks_complete_each_other(peers: Peers, tmp_path: Path) -> None:
+    one, other = peers.serve(IMAGE), peers.serve(IMAGE)
+    for served, lost in ((one, 3), (other, 5)):
+        (served.store._shelf.chunk_path(IMAGE.chunks[lost].hash)).write_bytes(b"old data")
+        with pytest.raises(ChunkCorrupt):
+            served.store.read_chunk(IMAGE.chunks[lost].hash)
+    for served, source in ((one, other), (other, one)):
+        report = replicate(served.store, IMAGE.digest, [source.holder], context=peers.context)
+        assert report.chunks == 1
+        assert read_image(served.store, IMAGE.digest) == IMAGE.data
+
+
+def test_a_copy_from_a_source_that_lost_the_same_chunk_fails_and_keeps_what_is_there(peers: Peers) -> None:
+    one, other = peers.serve(IMAGE), peers.serve(IMAGE)
+    for served in (one, other):
+        (served.store._shelf.chunk_path(IMAGE.chunks[3].hash)).unlink()
+        with pytest.raises(ChunkCorrupt):
+            served.store.read_chunk(IMAGE.chunks[3].hash)
+    before = one.store.used_bytes()
+    with pytest.raises(FetchFailed):
+        replicate(one.store, IMAGE.digest, [other.holder], context=peers.context)
+    assert (one.store.held(), one.store.damaged(), one.store.used_bytes()) == ([], [IMAGE.digest], before)
 
 
 def test_a_repeating_image_is_fetched_once_and_written_everywhere(peers: Peers, tmp_path: Path) -> None:

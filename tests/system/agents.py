@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from fabric.commands import Answer, Command
+from fabric.commands import Answer, Command, Reserve, Reserved
 from fabric.messages import AnyMessage, NodeAnswer, NodeCall, NodeReport
 from fabric.records import Member, decode
 from fabric.resources import Resources
@@ -204,6 +204,21 @@ class Talker:
     async def close(self) -> None:
         self.bus.close()
         await asyncio.to_thread(self._context.term)
+
+
+CLAIM = 1 << 40
+"""The epoch of a claim later than every registration."""
+
+
+async def reserve(talker: Talker, address: str, wanted: Reserve) -> None:
+    """Waits until all is granted: an agent's znode is there a moment before the agent knows that it is registered."""
+    deadline = asyncio.get_running_loop().time() + 5
+    while True:
+        answer = await talker.ask(address, wanted)
+        if isinstance(answer, Reserved) and answer.granted == wanted.ordinals:
+            return
+        assert asyncio.get_running_loop().time() < deadline, answer
+        await asyncio.sleep(0.02)
 
 
 def talk(body: Callable[[Talker], Awaitable[T]], key: bytes | None = None) -> T:

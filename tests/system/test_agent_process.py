@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fabric.commands import AskOffer, Cancel, Cancelled, Confirm, Describe, Described, Offer, Reserve, Reserved
+from fabric.commands import AskOffer, Cancel, Cancelled, Confirm, Describe, Described, Offer, Reserve
 from fabric.records import Spec
 from fabric.resources import Resources
 from fabric.runtime.frames import frame_of
@@ -20,7 +20,7 @@ from fabric.runtime.journal import LOG
 from fabric.runtime.process import EXIT_LIFELINE
 from fabric.runtime.settings import EXIT_BUG, EXIT_FAILED, EXIT_OK, AgentConfig
 from tests.conftest import zookeeper_server
-from tests.system.agents import QUICK, Talker, agent_processes, members, registered, talk
+from tests.system.agents import CLAIM, QUICK, Talker, agent_processes, members, registered, reserve, talk
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.system
@@ -254,12 +254,10 @@ def test_a_journal_that_cannot_be_written_ends_the_agent_with_the_reason(tmp_pat
         address = registered(chroot, "n1")["n1"].address
 
         async def confirm(talker: Talker) -> None:
-            reserve = Reserve(ASK.deployment, 1, 1, 1, SMALL, "0-3", 10_000)
-            reserved = await talker.ask(address, reserve)
-            assert isinstance(reserved, Reserved)
-            assert reserved.granted == "0-3"
-            assert isinstance(await talker.ask(address, Cancel(ASK.deployment, 1, 1)), Cancelled)
-            assert isinstance(await talker.ask(address, reserve), Reserved)
+            wanted = Reserve(ASK.deployment, CLAIM, 1, 1, SMALL, "0-3", 10_000)
+            await reserve(talker, address, wanted)
+            assert isinstance(await talker.ask(address, Cancel(ASK.deployment, CLAIM, 1)), Cancelled)
+            await reserve(talker, address, wanted)
             size = (tmp_path / "n1" / "journal" / LOG).stat().st_size
             resource.prlimit(agent.pid, resource.RLIMIT_FSIZE, (size, size))
             with pytest.raises(TimeoutError):
@@ -278,7 +276,7 @@ def write_journal(config: AgentConfig, key: str, value: bytes) -> None:
 
 
 def confirm_of(ordinals: str, report_to: str, digest: str = "b3:" + 64 * "0") -> Confirm:
-    return Confirm(ASK.deployment, 1, 1, Spec("web", digest, "Small", SMALL, {}, "always"), ordinals, report_to)
+    return Confirm(ASK.deployment, CLAIM, 1, Spec("web", digest, "Small", SMALL, {}, "always"), ordinals, report_to)
 
 
 def test_a_bug_in_a_role_ends_the_agent_with_a_traceback(tmp_path: Path, chroot: str) -> None:

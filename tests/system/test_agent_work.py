@@ -30,14 +30,13 @@ from fabric.commands import (
     Replicate,
     Replicating,
     Reserve,
-    Reserved,
     Stop,
 )
 from fabric.images.protocol import Holder
 from fabric.images.push import Push
 from fabric.records import Deployment, Member, Share, Spec, encode
 from fabric.resources import Resources
-from tests.system.agents import AgentFarm, Talker, agent_processes, read_members, registered, talk
+from tests.system.agents import CLAIM, AgentFarm, Talker, agent_processes, read_members, registered, reserve, talk
 from tests.unit.runtime.until import until
 from zk.client import TreeClient
 from zk.kazoo_tree import KazooTree
@@ -84,7 +83,7 @@ def spec(digest: str) -> Spec:
 async def write_record(hosts: str, digest: str, ordinals: str) -> None:
     """The deployment's record as its coordinator leaves it, so that the agents' own checks find it in order."""
     record = Deployment(
-        WEB, "web", spec(digest), 4, 4, "spread", 1, 1, state="running", settled=1, epoch=1, step=1,
+        WEB, "web", spec(digest), 4, 4, "spread", 1, 1, state="running", settled=1, epoch=CLAIM, step=1,
         plan=(Share("n1", "r1", ordinals),),
     )  # fmt: skip
     tree = KazooTree(hosts)
@@ -126,10 +125,8 @@ async def all_running(talker: Talker, address: str, count: int) -> list[Instance
 
 
 async def run_four(talker: Talker, address: str, digest: str) -> list[InstanceView]:
-    reserved = await talker.ask(address, Reserve(WEB, 1, 1, 1, SMALL, "0-3", 10_000))
-    assert isinstance(reserved, Reserved)
-    assert reserved.granted == "0-3"
-    await talker.ask(address, Confirm(WEB, 1, 1, spec(digest), "0-3", talker.bus.address))
+    await reserve(talker, address, Reserve(WEB, CLAIM, 1, 1, SMALL, "0-3", 10_000))
+    await talker.ask(address, Confirm(WEB, CLAIM, 1, spec(digest), "0-3", talker.bus.address))
     return await all_running(talker, address, 4)
 
 
@@ -200,7 +197,7 @@ def test_an_image_is_found_fetched_from_two_holders_and_run_and_stopped(tmp_path
             )
             views = await described(talker, node.address)
 
-            stopping = await talker.ask(node.address, Stop(WEB, 1, 2, "", everything=True))
+            stopping = await talker.ask(node.address, Stop(WEB, CLAIM, 2, "", everything=True))
             assert isinstance(stopping, Progress)
             assert stopping.stopping == "0-3"
             await eventually(
@@ -271,8 +268,8 @@ def test_an_image_that_nobody_holds_fails_with_the_reason(tmp_path: Path, chroot
         digest = "b3:" + 64 * "0"
 
         async def body(talker: Talker) -> None:
-            await talker.ask(node.address, Reserve(WEB, 1, 1, 1, SMALL, "0", 10_000))
-            await talker.ask(node.address, Confirm(WEB, 1, 1, spec(digest), "0", talker.bus.address))
+            await reserve(talker, node.address, Reserve(WEB, CLAIM, 1, 1, SMALL, "0", 10_000))
+            await talker.ask(node.address, Confirm(WEB, CLAIM, 1, spec(digest), "0", talker.bus.address))
             await until(
                 lambda: talker.reports and talker.reports[-1].progress.failed, timeout_s=40, what="the failure"
             )
@@ -289,8 +286,8 @@ def test_an_image_without_an_entry_point_is_the_images_fault(tmp_path: Path, chr
         digest = push(b"\x7fELF no program at all" + bytes(1000), stores)
 
         async def body(talker: Talker) -> None:
-            await talker.ask(node.address, Reserve(WEB, 1, 1, 1, SMALL, "0", 10_000))
-            await talker.ask(node.address, Confirm(WEB, 1, 1, spec(digest), "0", talker.bus.address))
+            await reserve(talker, node.address, Reserve(WEB, CLAIM, 1, 1, SMALL, "0", 10_000))
+            await talker.ask(node.address, Confirm(WEB, CLAIM, 1, spec(digest), "0", talker.bus.address))
             await until(
                 lambda: talker.reports and talker.reports[-1].progress.failed, timeout_s=20, what="the failure"
             )
@@ -305,8 +302,8 @@ def test_an_image_larger_than_the_cache_fails_with_the_reason_and_leaves_nothing
         digest = push(an_image(), stores)
 
         async def body(talker: Talker) -> None:
-            await talker.ask(node.address, Reserve(WEB, 1, 1, 1, SMALL, "0", 10_000))
-            await talker.ask(node.address, Confirm(WEB, 1, 1, spec(digest), "0", talker.bus.address))
+            await reserve(talker, node.address, Reserve(WEB, CLAIM, 1, 1, SMALL, "0", 10_000))
+            await talker.ask(node.address, Confirm(WEB, CLAIM, 1, spec(digest), "0", talker.bus.address))
             await until(
                 lambda: talker.reports and talker.reports[-1].progress.failed, timeout_s=20, what="the failure"
             )

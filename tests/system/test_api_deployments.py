@@ -153,8 +153,9 @@ def test_what_an_empty_fabric_could_not_hold_is_refused_with_the_reason_per_dime
     before = len(fabric.http.get(PATH, params={"limit": 1000}).json()["items"])
     found = problem(fabric.http.post(PATH, json={**BODY, "count": 1000}), 422, "does-not-fit")
     about = [line.split(":")[0] for line in found["reasons"]]
-    assert about == ["vcpus", "memory_mib", "disk_mib", "rack r1", "rack r2"]
+    assert about == ["vcpus", "memory_mib", "disk_mib", "rack r1", "rack r2", "would do"]
     limited = problem(fabric.http.post(PATH, json={**BODY, "count": 5, "max_per_node": 1}), 422, "does-not-fit")
+    assert "would do: max_per_node 2" in limited["reasons"]
     assert limited["reasons"][0].startswith("max_per_node 1: 4 nodes")
     assert len(fabric.http.get(PATH, params={"limit": 1000}).json()["items"]) == before, "a refused one left a record"
 

@@ -154,5 +154,7 @@ def test_health_readiness_and_metrics(fabric: World, deployment: dict[str, Any])
         'fabric_api_bus_sent_total{message="Submit"}',
         'fabric_api_zookeeper_operations_total{kind="multi"}',
         'fabric_api_requests_total{method="GET",route="/healthz",status="200"}',
+        "fabric_images_lacking 0.0",
+        "fabric_images_lost 0.0",
     ):
         assert line in text, line

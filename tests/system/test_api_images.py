@@ -54,6 +54,7 @@ def test_a_push_is_held_in_two_racks_when_it_is_acknowledged(fabric: World) -> N
     now = fabric.http.get("/v1/images/web").json()
     assert now["holders"] == sorted(pushed["holders"])
     assert {holder[:2] for holder in now["holders"]} == {"r1", "r2"}
+    assert (now["redundant"], pushed["redundant"]) == (True, None)
     assert [one["name"] for one in fabric.http.get("/v1/images").json()["items"]] == ["web"]
     assert fabric.http.delete("/v1/images/web").json()["freed_bytes"] >= 2 * len(content)
     empty(fabric)

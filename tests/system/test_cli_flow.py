@@ -143,6 +143,8 @@ def test_deploy_trace_logs_scale_and_delete(fabric: Command) -> None:
     assert told.code == 0
     for part in ("image holders", "r1s01", "r2s01", "racks asked", trace["coordinator"]):
         assert part in told.out
+    replayed = fabric("trace", record["id"], "--replay")
+    assert (replayed.code, replayed.out.endswith("replayed 1 rounds: the same plan\n")) == (0, True), replayed
 
     assert fabric("scale", record["id"], "12", "--wait").code == 0
     assert fabric("scale", record["id"], "3", "--wait").code == 0
@@ -178,6 +180,9 @@ def test_not_placed_and_placed_short_are_2_with_the_reasons(fabric: Command) -> 
     refused = fabric(*request)
     assert refused.code == 2
     assert "rack r1: 5 more fit" in refused.out
+    assert "would do: asking for 10 instances" in refused.out
+    planned = fabric("plan", *request[1:-1], "--format", "json").json
+    assert ("fewer", 10) in {(advice["kinds"][0], advice["count"]) for advice in planned["advice"]}
     assert "vcpus" in refused.out
     short = fabric(*request, "--min-count", "5", "--format", "json")
     assert short.code == 2

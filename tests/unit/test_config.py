@@ -71,6 +71,8 @@ def test_what_a_process_takes(tmp_path: Path) -> None:
             "listen": "[::1]:7000",
             "cache_size": "5 GiB",
             "store_size": "1048576",
+            "scrub_mib_s": "5.5",
+            "scrub_every_s": "3600",
             "lifeline_fd": "9",
         }
     )
@@ -78,6 +80,7 @@ def test_what_a_process_takes(tmp_path: Path) -> None:
     assert made.cluster_key == bytes.fromhex(KEY)
     assert KEY not in repr(made)
     assert (made.cache_bytes, made.store_bytes, made.lifeline_fd) == (5 << 30, 1 << 20, 9)
+    assert (made.scrub_mib_s, made.scrub_every_s) == (5.5, 3600.0)
 
 
 def test_api_configuration(tmp_path: Path) -> None:

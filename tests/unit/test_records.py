@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fabric.records import MAX_PLAIN_BYTES, BadRecord, Deployment, Leader, Member, Share, Spec, decode, encode
 from fabric.resources import Resources
-from fabric.roles.coordinator import plan_of
+from fabric.roles.plans import plan_of
 from zk.tree import MAX_DATA_BYTES
 
 SPEC = Spec("web", "b3:" + "0" * 64, "Large", Resources(4, 8192, 40960), {"PORT": "0"}, "always")

@@ -11,7 +11,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fabric.commands import AskOffer, Confirm, LogText, Offer, Progress, Reserve, Reserved, Stop
+from fabric.commands import (
+    MAX_LISTED,
+    MAX_NODES,
+    AskOffer,
+    Confirm,
+    HeldList,
+    Holder,
+    ListHeld,
+    LogText,
+    Offer,
+    Progress,
+    Reserve,
+    Reserved,
+    Stop,
+)
 from fabric.messages import (
     PROTOCOL,
     AnyMessage,
@@ -21,6 +35,7 @@ from fabric.messages import (
     NodeCall,
     NodeCommand,
     NodeReport,
+    NodeResult,
     RackAnswer,
     RackCall,
     Submit,
@@ -39,6 +54,7 @@ EXAMPLES = [
     RackCall("c1", 700, commands=(NodeCommand("n1", Reserve("d-abcdef12", 9, 1, 7, NEED, "0-3", 20_000)),)),
     RackAnswer("c1", "r1", True, (), ("n2",), ("n3",), 12),
     NodeAnswer("c1", "n1", LogText(True, b"\x00\xffoutput")),
+    NodeCall("c1", ListHeld(("b3:" + "0" * 64, "b3:" + "1" * 64))),
     FindHolders("c1", "b3:" + "0" * 64, 2, ("s1",), "n1"),
 ]
 
@@ -108,6 +124,13 @@ def test_a_message_too_large_for_any_peer_is_not_sent():
         Codec().encode(NodeAnswer("c", "n1", LogText(True, b"x" * MAX_FRAME_BYTES)), "")
 
 
+def test_a_rack_of_the_largest_size_can_say_what_it_holds_in_one_message():
+    some = tuple(range(MAX_LISTED))
+    held = HeldList(some, (), (), 4, "tcp://198.51.100.100:50000", 1 << 50, 1000)
+    answer = RackAnswer("c1", "r1", True, tuple(NodeResult(f"rack0001-s{n:05d}", held) for n in range(MAX_NODES)))
+    assert Codec().decode(Codec().encode(answer, ""))[1] == answer
+
+
 SPEC = Spec("web", "b3:" + "0" * 64, "Large", NEED, {"PORT": "0"}, "always")
 SPREAD = format_ordinals(range(0, MAX_COUNT, 2))
 """Five thousand ranges: the longest text that ten thousand ordinals can make."""
@@ -117,13 +140,13 @@ WITH_ORDINALS = [
     (NodeCall("c", Reserve("d-abcdef12", 9, 1, 7, NEED, SPREAD, 20_000)), ("command", "ordinals")),
     (NodeCall("c", Confirm("d-abcdef12", 9, 1, SPEC, SPREAD, ADDRESS)), ("command", "ordinals")),
     (NodeCall("c", Stop("d-abcdef12", 9, 1, SPREAD)), ("command", "ordinals")),
-    (NodeAnswer("c", "n1", Reserved(SPREAD, MAX_COUNT, 0, 0)), ("answer", "granted")),
+    (NodeAnswer("c", "n1", Reserved(SPREAD, MAX_COUNT, 0, 0, NEED, ())), ("answer", "granted")),
     *(
         (NodeReport("d-abcdef12", 9, "n1", PROGRESS), ("progress", field))
         for field in ("running", "waiting", "stopping", "refused")
     ),
 ]
-OFFER = Offer(MAX_COUNT, NEED, NEED, False, 0, 2**53 - 1, MAX_COUNT, "vcpus")
+OFFER = Offer(MAX_COUNT, NEED, NEED, False, 0, 2**53 - 1, MAX_COUNT, "vcpus", (Holder("d-abcdef12", NEED),))
 HELLO = LeaderHello("r1", "compute", 2**53 - 1, ADDRESS, 1000)
 
 

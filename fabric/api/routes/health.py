@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
@@ -42,4 +44,8 @@ async def ready(services: ServicesDep) -> ReadyView:
 
 @router.get("/metrics", response_class=Response, summary="For Prometheus")
 async def metrics(services: ServicesDep) -> Response:
-    return Response(services.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+    storage = None
+    if services.control.leaders("storage"):
+        with suppress(TimeoutError):  # then what they would have said is missing
+            storage = await services.inventory.statuses("storage")
+    return Response(services.metrics.text(storage), media_type=CONTENT_TYPE_LATEST)

@@ -103,7 +103,7 @@ async def show(name: Name, services: ServicesDep) -> ImageView:
     if found is None:
         raise not_found("image", name, "GET /v1/images lists them.")
     holders = await services.contents.holders(found.record.digest)
-    return views.image(found.record, holders.found, holders.silent)
+    return views.image(found.record, holders)
 
 
 @router.delete(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from fabric.api.inventory import rooms, why_impossible
+from fabric.api.inventory import rooms, what_would_do, why_impossible
 from fabric.messages import NodeStatus, RackStatus
+from fabric.records import Share, Size
 from fabric.resources import Resources
 from fabric.roles.client import Statuses
 
@@ -77,6 +78,23 @@ def test_the_limits_of_the_request_are_named() -> None:
     assert why_impossible("Large", LARGE, 3, 0, 2, two)[0] == (
         "max_per_rack 2: 1 racks then have room for 2 of 3"
     )
+
+
+def test_what_would_do_is_said_as_far_as_heartbeats_tell() -> None:
+    two = fabric(node("a", "r1"), node("b", "r1", silent=True), node("c", "r2", cordoned=True))
+    sizes = (Size("Medium", 2, 4096, 20480),)
+    assert what_would_do(LARGE, 9, 1, 0, sizes, (), two) == ("would do: asking for 1 instance",)
+    assert what_would_do(LARGE, 8, 0, 0, sizes, (), two) == (
+        "would do: asking for 4 instances",
+        "would do: flavor Medium (2 vcpus, 4096 MiB memory, 20480 MiB disk)",
+        "would do: uncordoning c",
+    )
+
+
+def test_a_scale_up_is_told_only_what_it_can_change() -> None:
+    plan = (Share("a", "r1", "0-1"),)
+    one = fabric(node("a", "r1", free=LARGE))
+    assert what_would_do(LARGE, 9, 3, 0, (Size("Tiny", 1, 1, 0),), plan, one) == ("would do: asking for 3 instances",)
 
 
 def test_nobody_is_refused_while_a_rack_is_silent_or_none_is_known() -> None:

@@ -113,3 +113,19 @@ def test_scaling_to_nothing_is_no_scaling() -> None:
 
 def test_what_was_found_is_cut_to_a_bound() -> None:
     assert len(wrong(image="X" * 100_000)[0].found) <= 120
+
+
+def test_a_cut_off_node_must_have_stopped_its_own_before_they_run_elsewhere() -> None:
+    request = DeploymentRequest.model_validate(GOOD)
+    assert (request.lost_after_s, request.stop_after_s, request.exclusive) == (10, 0, False)
+    assert DeploymentRequest.model_validate({**GOOD, "stop_after_s": 5}).stop_after_s == 5
+    expected = "at least 11: stop_after_s, and 5 for the stopping"
+    assert wrong(stop_after_s=6) == [FieldError(field="lost_after_s", expected=expected, found="10")]
+    assert DeploymentRequest.model_validate({**GOOD, "stop_after_s": 6, "lost_after_s": 11}).lost_after_s == 11
+    assert DeploymentRequest.model_validate({**GOOD, "lost_after_s": 0}).lost_after_s == 0, "no rule when they run on"
+
+
+@pytest.mark.parametrize("field", ["lost_after_s", "stop_after_s"])
+@pytest.mark.parametrize("value", [-1, 604_801, "10", 1.5])
+def test_waits_for_lost_nodes_are_bounded(field: str, value: object) -> None:
+    assert [error.field for error in wrong(**{field: value})] == [field]

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from fabric.api.schemas import (
+    AdviceView,
     DeploymentList,
     DeploymentView,
     DryRunView,
@@ -60,6 +61,19 @@ def test_deploy_sends_what_was_given_and_leaves_the_rest_to_the_api(api: ApiServ
         "environment": {"A": "b=c"},
         "labels": {"team": "blue"},
     }
+
+
+def test_what_happens_to_lost_nodes_is_sent_and_shown(api: ApiServer, fabric: Fabric) -> None:
+    leaving = [ShareView(node="r1c09", rack="r1", ordinals="3", count=1)]
+    changes = {"lost_after_s": 600, "stop_after_s": 90, "exclusive": True, "lacking": 2, "leaving": leaving}
+    api.on("POST", "/v1/deployments", Reply(deployment(), 202))
+    api.on("GET", ONE, RUNNING.model_copy(update=changes))
+    assert fabric(*DEPLOY, "--lost-after", "10m", "--stop-after", "90", "--exclusive").code == 0
+    sent = api.requests[0].json
+    assert (sent["lost_after_s"], sent["stop_after_s"], sent["exclusive"]) == (600, 90, True)
+    shown = fabric("show", ID).out
+    for part in ("replaced after 10 m", "stops its own after 90 s", "before they start elsewhere", "2 ran", "r1c09"):
+        assert part in shown
 
 
 def test_deploy_uses_the_given_key_and_makes_one_when_none_is_given(api: ApiServer, fabric: Fabric) -> None:
@@ -183,9 +197,14 @@ def test_plan_shows_the_placement_and_exits_by_it(api: ApiServer, fabric: Fabric
     racks = [RackOffer(rack="r1", offered=30, used=25, nodes=8, silent=["r1c07"])]
     plan = [ShareView(node="r1c01", rack="r1", ordinals="0-24", count=25)]
     common: dict[str, Any] = {"count": 50, "racks": racks, "silent_racks": ["r3"]}
-    good = DryRunView(feasible=True, min_count=50, placed=50, plan=plan, reason="", reasons=[], **common)
-    short = DryRunView(feasible=True, min_count=20, placed=25, plan=plan, reason="", reasons=["r1 is full"], **common)
-    none = DryRunView(feasible=False, min_count=50, placed=25, plan=[], reason="no", reasons=["r1 is full"], **common)
+    fewer = AdviceView(
+        kinds=["fewer"], sentence="would do: asking for 25 instances", count=25, flavor="", max_per_node=0,
+        max_per_rack=0, wait_for=[], uncordon=[],
+    )  # fmt: skip
+    good = DryRunView(feasible=True, min_count=50, placed=50, plan=plan, reason="", reasons=[], advice=[], **common)
+    why: dict[str, Any] = {"reason": "no", "reasons": ["r1 is full"], **common}
+    short = DryRunView(feasible=True, min_count=20, placed=25, plan=plan, advice=[], **why)
+    none = DryRunView(feasible=False, min_count=50, placed=25, plan=[], advice=[fewer], **why)
     api.on("POST", "/v1/deployments", good, short, none)
     arguments = ("plan", "web", "--flavor", "Large", "--count", "50")
     ended = [fabric(*arguments) for _ in range(3)]
@@ -193,6 +212,7 @@ def test_plan_shows_the_placement_and_exits_by_it(api: ApiServer, fabric: Fabric
     assert "r1c07" in ended[0].out
     assert "r3" in ended[0].out
     assert "r1 is full" in ended[2].out
+    assert "would do: asking for 25 instances" in ended[2].out
     assert all(request.query == {"dry_run": "true"} for request in api.requests)
     assert "Idempotency-Key" not in api.requests[0].headers
 

@@ -27,7 +27,8 @@ from fabric.api.schemas import (
     RackView,
 )
 from fabric.commands import FetchNote
-from fabric.roles.trace import NodeSeen, OfferSeen, RackSeen, RoundSeen, Span, Trace
+from fabric.records import Share
+from fabric.roles.trace import NodeSeen, OfferSeen, PlacingSeen, RackSeen, RoundSeen, SearchSeen, Span, Trace
 from tests.unit.cli.api_server import LARGE, ApiServer, Reply, problem, run
 from tests.unit.cli.conftest import Fabric
 
@@ -188,6 +189,20 @@ def test_version_needs_no_api(api: ApiServer, fabric: Fabric) -> None:
     assert json.loads(away.out) == {"command": __version__, "api": None, "address": None}
 
 
+PLACING = PlacingSeen(
+    missing="0-2",
+    offers=(
+        OfferSeen("r1c01", "r1", 6, utilisation=0.5),
+        OfferSeen("r1c02", "r1", 6, utilisation=0.1 + 0.2),
+        OfferSeen("r1c03", "r1", 6),
+    ),
+    gone=(),
+    short=0,
+    given=(Share("r1c01", "r1", "0-2"),),
+    granted="0-2",
+)
+
+
 def test_the_trace_tells_the_nine_steps_winners_losers_and_holders(api: ApiServer, fabric: Fabric) -> None:
     spans = tuple(Span(step, f"step {step}", step * 10, 5, f"detail [{step}]") for step in range(1, 10))
     fetch = FetchNote(
@@ -196,12 +211,8 @@ def test_the_trace_tells_the_nine_steps_winners_losers_and_holders(api: ApiServe
     told_of = run(
         spans=spans,
         racks=(RackSeen("r1", "r1c01", 12, 8, 48, ("r1c07",)), RackSeen("r3", "r3c01", -1, 0, 0)),
-        offers=(
-            OfferSeen("r1c01", "r1", 6, 3, "as many as asked"),
-            OfferSeen("r1c02", "r1", 6, 0, "fuller than others"),
-            OfferSeen("r1c03", "r1", 6, 0, "fuller than others"),
-        ),
-        offers_omitted=5,
+        searches=(SearchSeen("d-1", "pack", 0, 0, (PLACING,), (), PLACING.given, omitted=5),),
+        searches_omitted=0,
         rounds=(RoundSeen(1, 20, 50, 44, ("r1c01:6",)), RoundSeen(2, 40, 6, 6, ())),
         nodes=(
             NodeSeen("r1c01", "r1", "0-2", 900, 30, 12, fetch),
@@ -219,7 +230,8 @@ def test_the_trace_tells_the_nine_steps_winners_losers_and_holders(api: ApiServe
         "r1c07",
         "no answer",
         "r1c02, r1c03",
-        "5 more offers",
+        "enough elsewhere, by the policy",
+        "5 more offers or rounds",
         "r1c01:6",
         "3.0 MiB",
         "storage leaders asked: r2s01",
@@ -228,3 +240,30 @@ def test_the_trace_tells_the_nine_steps_winners_losers_and_holders(api: ApiServe
         assert part in told, part
     api.on("GET", "/v1/deployments/d-1/trace", Reply(msgspec.json.encode(Trace())))
     assert "no trace yet" in fabric("trace", "d-1").out
+
+
+def test_a_trace_is_replayed_and_the_exit_code_says_whether_it_is_the_same(api: ApiServer, fabric: Fabric) -> None:
+    search = SearchSeen("d-1", "pack", 0, 0, (PLACING,), (), PLACING.given)
+    moved = msgspec.structs.replace(search, plan=(Share("r1c01", "r1", "0-1"), Share("r1c02", "r1", "2")))
+    short = msgspec.structs.replace(search, omitted=3)
+    runs = tuple(run(generation=n, searches=(one,)) for n, one in enumerate((search, moved, short), 1))
+    api.on("GET", "/v1/deployments/d-1/trace", Reply(msgspec.json.encode(Trace((*runs, run(generation=4))))))
+    good = fabric("trace", "d-1", "--replay", "--run", "1")
+    assert good.code == 0
+    assert "replayed 1 rounds: the same plan" in good.out
+    other = fabric("trace", "d-1", "--replay", "--run", "2")
+    assert other.code == 1
+    assert "ordinal 2 is on r1c02 of r1 by the trace, on r1c01 of r1 by the replay" in other.err
+    last = fabric("trace", "d-1", "--replay")  # the fourth placed nothing
+    assert last.code == 1
+    assert "run 3 of d-1, generation 3: can't be replayed: 3 offers or rounds were left out" in last.err
+    assert fabric("trace", "d-1", "--replay", "--run", "4").code == 1
+    assert fabric("trace", "d-1", "--run", "1").code == 64
+    told = fabric("trace", "d-1", "--replay", "--run", "2", "--format", "json")
+    assert told.code == 1
+    assert (json.loads(told.out)["same"], json.loads(told.out)["run"], json.loads(told.out)["rounds"]) == (False, 2, 1)
+    assert json.loads(fabric("trace", "d-1", "--replay", "--run", "1", "--format", "json").out)["same"] is True
+    api.on("GET", "/v1/deployments/d-1/trace", Reply(msgspec.json.encode(Trace((run(),)))))
+    none = fabric("trace", "d-1", "--replay")
+    assert none.code == 1
+    assert "found 1 runs" in none.err

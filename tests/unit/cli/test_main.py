@@ -52,6 +52,8 @@ def test_the_exit_codes_are_frozen() -> None:
         (*DEPLOY, "--count", "1", "--policy", "random"),
         (*DEPLOY, "--count", "1", "--env", "novalue"),
         (*DEPLOY, "--count", "1", "--timeout", "nan"),
+        (*DEPLOY, "--count", "1", "--lost-after", "8d"),
+        (*DEPLOY, "--count", "1", "--stop-after", "1w"),
         (*DEPLOY, "--coun", "1"),
         ("show",),
         ("scale", "d-1", "x"),

@@ -12,6 +12,7 @@ PAIRS: list[tuple[type[msgspec.Struct], type[schemas.Model]]] = [
     (views.Share, schemas.ShareView),
     (views.Deployment, schemas.DeploymentView),
     (views.RackOffer, schemas.RackOffer),
+    (views.Advice, schemas.AdviceView),
     (views.DryRun, schemas.DryRunView),
     (views.Instance, schemas.InstanceItem),
     (views.Node, schemas.NodeView),

@@ -13,6 +13,7 @@ from fabric.commands import (
     Confirm,
     Describe,
     HasImage,
+    Holder,
     Offer,
     Progress,
     ReadLog,
@@ -39,9 +40,10 @@ IDENTITY = Identity("n1", "r1", "compute", "ab12cd34", "tcp://n1/ab12cd34", Reso
 class Bench:
     """One compute role and the answers it gives."""
 
-    def __init__(self, journal: dict[str, bytes] | None = None) -> None:
+    def __init__(self, journal: dict[str, bytes] | None = None, registered: int | None = 1) -> None:
         self.out = Outbox()
         self.role = Compute(IDENTITY, Settings(), random.Random(1), self.out, journal or {})
+        self.role.registered = registered
         self.journal = dict(journal or {})
         self.effects: list[fx.Effect] = []
 
@@ -65,10 +67,21 @@ class Bench:
 
 def test_an_offer_says_how_many_fit_and_what_limits():
     bench = Bench()
-    assert bench.reserve(5, 1, "0-2") == Reserved("0-2", 1, 0, 0)
+    assert bench.reserve(5, 1, "0-2") == Reserved("0-2", 1, 0, 0, IDENTITY.total.minus(NEED.times(3)), ())
     offer = bench.ask(AskOffer("d-other1", NEED, 10, 9))
     assert isinstance(offer, Offer)
     assert (offer.count, offer.held, offer.oldest, offer.capacity, offer.short) == (1, 3, 7, 4, "vcpus")
+    assert offer.holders == (Holder(DEPLOYMENT, NEED.times(3)),)
+    assert bench.ask(AskOffer(DEPLOYMENT, NEED, 10, 9)).holders == ()
+
+
+def test_a_node_names_a_bounded_number_of_holders_the_oldest_first():
+    bench = Bench()
+    need = Resources(1, 512, 0)
+    for ticket in range(12, 0, -1):
+        bench.ask(Reserve(f"d-other{ticket:02d}", 5, 1, ticket, need, "0", 20_000))
+    offer = bench.ask(AskOffer(DEPLOYMENT, need, 10, 99))
+    assert [holder.deployment for holder in offer.holders] == [f"d-other{ticket:02d}" for ticket in range(1, 9)]
 
 
 def test_a_reservation_runs_out_by_itself():
@@ -80,7 +93,7 @@ def test_a_reservation_runs_out_by_itself():
 
 
 def test_more_than_fits_is_granted_in_part():
-    assert Bench().reserve(5, 1, "0-9") == Reserved("0-3", 0, 0, 0)
+    assert Bench().reserve(5, 1, "0-9") == Reserved("0-3", 0, 0, 0, IDENTITY.total.minus(NEED.times(4)), ())
 
 
 def test_what_is_confirmed_is_in_the_journal_before_the_answer_leaves():
@@ -125,14 +138,29 @@ def test_earlier_orders_are_refused_whatever_they_are(epoch: int, step: int):
     assert bench.role.ledger.placed_count == 2
 
 
-def test_the_fence_outlives_what_it_protected_and_a_restart():
+def test_after_a_restart_nothing_new_comes_under_a_claim_from_before():
+    """Its successor may have placed the same ordinals elsewhere, and nobody would have told this node."""
     bench = Bench()
     bench.confirm(5, 2, "0")
     bench.ask(Stop(DEPLOYMENT, 5, 3, "", True))
     bench.role.instances.on_gone(2.0, fx.InstanceGone(f"{DEPLOYMENT}.0"))
     assert any(isinstance(e, fx.Persist) and f"w/{DEPLOYMENT}" in e.deletes for e in bench.out.take())
-    again = Bench({key: value for key, value in bench.journal.items() if key.startswith("f/")})
-    assert again.confirm(5, 2, "0") == Stale(5, 3)
+    again = Bench(registered=6)  # of all this nothing is in the journal any more
+    assert again.confirm(5, 2, "0").refused == "0"
+    assert again.reserve(5, 2, "1").granted == ""
+    assert again.reserve(7, 1, "0-1").granted == "0-1"
+    assert again.confirm(7, 2, "0-1").waiting == "0-1"
+
+
+def test_who_is_not_registered_takes_nothing_new_but_keeps_what_it_has():
+    bench = Bench()
+    bench.confirm(5, 2, "0")
+    bench.reserve(5, 3, "1")
+    bench.role.departed(1.0)
+    assert (bench.role.ledger.reserved_count, bench.role.ledger.placed_count) == (0, 1)
+    assert bench.reserve(5, 4, "1").granted == ""
+    assert bench.confirm(5, 4, "0-1") == Progress("", "0", "", "1", (), 0, 0, None, 0, 0, 2, 0)
+    assert bench.ask(AskOffer("d-other1", NEED, 10, 9)).count == 0
 
 
 def test_stopping_is_journaled_and_repeated_without_harm():
@@ -150,7 +178,7 @@ def test_a_cordoned_node_offers_and_grants_nothing_but_keeps_what_it_has():
     bench.confirm(5, 2, "0")
     bench.role.cordoned = True
     offer = bench.ask(AskOffer("d-other1", NEED, 10, 9))
-    assert (offer.count, offer.cordoned) == (0, True)
+    assert (offer.count, offer.cordoned, offer.free.holds(NEED)) == (0, True, 3)
     assert bench.reserve(5, 3, "1").granted == ""
     assert bench.confirm(5, 3, "0").waiting == "0"
 

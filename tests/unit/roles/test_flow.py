@@ -272,6 +272,7 @@ def test_two_agents_with_one_node_id_the_second_is_refused():
     stranger = replace(first.identity, guid="feedbeef0001", address="tcp://elsewhere/feedbeef0001")
     second = Host(stranger, Agent(stranger, world.settings, random.Random(1), {}), session=99)
     world.hosts["stranger"] = second
+    world.give(second, fx.Adopted((), ()))
     world.give(second, zt.SessionChanged(zt.SessionState.CONNECTED, 99))
     world.run(lambda: second.quit is not None, 30, "the second one leaves")
     assert "'r1c01'" in second.quit
@@ -347,16 +348,18 @@ def test_a_report_is_not_undone_by_an_older_answer_that_comes_late():
 
 
 def test_a_holder_frees_what_no_image_refers_to_any_more_and_nothing_else():
-    other = "b3:" + "ee" * 32
+    other, damaged = "b3:" + "ee" * 32, "b3:" + "ff" * 32
     world = World(racks=2, compute=1)
     image = Image(name="web", digest=DIGEST, size=1, kind="tar", holders=(), pushed_ms=0)
     world.tree.apply(0, zt.Create(paths.image("web"), encode(image)))
     holder = world.hosts["r1s01"]
-    world.give(holder, fx.StoreChanged((DIGEST, other), 1, 0), 0.002)  # after what the world says at its start
+    holder.held.add(other)
+    holder.damaged.add(damaged)
+    world.tell_store(holder)
     world.settle()
     assert world.dropped == []
     world.pass_time(1.25 * world.settings.leftovers_after_s + 1)
-    assert world.dropped == [("r1s01", other)]
+    assert world.dropped == [("r1s01", other), ("r1s01", damaged)]
 
 
 def test_a_holder_keeps_what_a_deployment_runs_from_though_the_name_means_something_else_now():

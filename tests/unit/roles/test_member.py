@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from fabric.effects import CallTree, Quit
+from fabric.effects import Adopted, CallTree, Quit
 from fabric.roles.agent import Agent
 from fabric.roles.member import Membership
 from fabric.roles.outbox import Outbox
@@ -33,6 +33,7 @@ class Bench:
         self.take()
 
     def take(self) -> None:
+        self.role.go_on()
         for effect in self.out.take():
             if isinstance(effect, CallTree):
                 self.asked.append(effect)
@@ -154,6 +155,7 @@ def test_in_a_fabric_the_twin_in_another_rack_gets_no_work_and_leaves():
     twin = replace(identity, rack="r2", guid="feedbeef0001", address="tcp://twin/feedbeef0001")
     host = Host(twin, Agent(twin, world.settings, random.Random(1), {}), session=999)
     world.hosts["twin"] = host
+    world.give(host, Adopted((), ()))
     world.give(host, zt.SessionChanged(zt.SessionState.CONNECTED, 999))
     world.run(lambda: host.quit is not None, 30, "the twin leaves")
     assert "in rack 'r1' (compute)" in (host.quit or "")

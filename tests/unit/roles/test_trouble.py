@@ -9,6 +9,7 @@ from fabric.commands import Reserved
 from fabric.messages import AnyMessage, NodeAnswer
 from fabric.resources import Resources
 from tests.unit.roles.test_flow import exactly, settled
+from tests.unit.roles.test_heal import strictly_once
 from tests.unit.roles.world import Host, World
 from zk import paths
 from zk import tree as zt
@@ -201,3 +202,34 @@ def test_a_node_that_was_not_heard_does_not_keep_what_it_reserved():
     deployment = world.create(8)
     world.until_final(deployment)
     exactly(world, deployment, 8)
+
+
+@pytest.mark.parametrize("who", ["user", "coordinator"])
+def test_what_is_being_stopped_is_not_placed_elsewhere_before_it_has(who: str):
+    """Found by the simulator: scaled down, then up again (or another coordinator) while instances were still ending."""
+    world = settled(racks=2, compute=3)
+    deployment = world.create(12)
+    world.until_final(deployment)
+    strictly_once(world)
+    slow: set[str] = set()
+    plain = world._perform
+
+    def perform(host: Host, effect: fx.Effect) -> None:
+        if isinstance(effect, fx.StopInstance):
+            slow.add(host.identity.node)
+            host.agent._compute.cordoned = True  # so that other nodes are given what ends here
+            world.at(8.0, lambda: plain(host, effect))
+        else:
+            plain(host, effect)
+
+    world._perform = perform
+    world.change(deployment, count=4, min_count=4)
+    world.run(lambda: bool(slow), 10, "something is being stopped")
+    owner = next(leader for leader in world.leaders() if leader.agent._leading.load)
+    if who == "coordinator":
+        world.crash(owner.identity.node)
+    world.change(deployment, count=12, min_count=12)
+    world.submit(deployment, None if who == "coordinator" else owner.identity.rack)
+    world.until_final(deployment, limit_s=120)
+    world.pass_time(20)
+    exactly(world, deployment, 12)

@@ -52,6 +52,7 @@ class Tree:
         self.child_watches: dict[str, set[int]] = {}
         self.fired: list[tuple[int, str]] = []
         self.writes = 0
+        self.reads = 0
         for root in paths.ROOTS:
             parts = root.strip("/").split("/")
             for depth in range(1, len(parts) + 1):
@@ -63,10 +64,12 @@ class Tree:
 
     def stat(self, path: str) -> zt.Stat:
         node = self.nodes[path]
-        return zt.Stat(node.czxid, node.mzxid, node.version, 0, node.owner, 0, 0)
+        children = len(self.children(path)) if path.startswith(paths.MEMBERS) else 0
+        return zt.Stat(node.czxid, node.mzxid, node.version, children, node.owner, 0, 0)
 
     def apply(self, session: int, op: zt.Op) -> zt.Outcome:
         try:
+            self.reads += isinstance(op, zt.Get | zt.Children)
             if isinstance(op, zt.Get):
                 self._need(op.path)
                 if op.watch:
@@ -154,6 +157,10 @@ class Host:
     journal: dict[str, bytes] = field(default_factory=dict)
     running: dict[str, int] = field(default_factory=dict)
     cached: set[str] = field(default_factory=set)
+    held: set[str] = field(default_factory=lambda: {DIGEST})
+    damaged: set[str] = field(default_factory=set)
+    """Images in its store (storage layer): whole, and with chunks lost."""
+    free_bytes: int = 1 << 40
     alive: bool = True
     guids: tuple[str, ...] = ()
     wake_at: float | None = None
@@ -175,6 +182,11 @@ class World:
         self.away: dict[int, list[fx.CallTree]] = {}
         """Sessions that are SUSPENDED -> the operations that wait for them."""
         self.dropped: list[tuple[str, str]] = []
+        self.noted: list[str] = []
+        self.fetched: list[tuple[str, str]] = []
+        """(node, digest) of copies that storage agents began."""
+        self.refuses: dict[str, str] = {}
+        """Node -> why each copy to it fails."""
         self.cut: set[str] = set()
         self.slow: dict[str, float] = {}
         """Node -> by how much its answers to its leader are late, seconds."""
@@ -206,6 +218,7 @@ class World:
         host = Host(identity, agent, next(self.sessions), journal)
         if old is not None:
             host.running, host.cached = old.running, old.cached
+            host.held, host.damaged, host.free_bytes = old.held, old.damaged, old.free_bytes
         host.guids = (*(old.guids if old else ()), guid)
         host.starts = starts
         self.hosts[node] = host
@@ -213,7 +226,7 @@ class World:
         self.perform(host, agent.start(self.now))
         self.give(host, zt.SessionChanged(zt.SessionState.CONNECTED, host.session))
         if layer == "storage":
-            self.give(host, fx.StoreChanged((DIGEST,), 1 << 40, 0))
+            self.tell_store(host)
         else:
             for instance in sorted(host.running):
                 self.give(host, fx.InstanceStarted(instance, host.running[instance], 1, 1, "/", adopted=True))
@@ -306,15 +319,22 @@ class World:
             self._watches()
         elif isinstance(effect, fx.DropContent):
             self.dropped.append((node, effect.digest))
-            held = tuple(sorted(host.agent._storage._held - {effect.digest}))
-            self.give(host, fx.StoreChanged(held, 1 << 40, 0), 5 * HOP_S)
+            host.held.discard(effect.digest)
+            host.damaged.discard(effect.digest)
+            self.tell_store(host, 5 * HOP_S)
             self.give(host, fx.ContentDropped(effect.token, 1), 5 * HOP_S)
+        elif isinstance(effect, fx.Note):
+            self.noted.append(effect.text)
         elif isinstance(effect, fx.Quit):
             host.quit, host.alive = effect.reason, False
         elif isinstance(effect, fx.Persist):
             host.journal.update(dict(effect.puts))
             for key in effect.deletes:
                 host.journal.pop(key, None)
+        elif isinstance(effect, fx.FetchImage) and host.identity.layer == "storage":
+            self.fetched.append((node, effect.digest))
+            took_s = self.fetch_s.get(node, FETCH_S)
+            self.at(took_s, lambda: self._copied(host, effect))
         elif isinstance(effect, fx.FetchImage):
             if effect.digest in host.cached:
                 self.give(host, fx.ImageReady(effect.digest, (), (), 1000, 0, 0, True))
@@ -340,6 +360,27 @@ class World:
         elif isinstance(effect, fx.StopInstance):
             host.running.pop(effect.instance, None)
             self.give(host, fx.InstanceGone(effect.instance), 3 * HOP_S)
+
+    def _copied(self, host: Host, effect: fx.FetchImage) -> None:
+        """The end of a storage agent's fetch: it has what any of its sources, if it lives, still has."""
+        if not host.alive or self.hosts[host.identity.node] is not host:
+            return
+        sources = [other for other in self.hosts.values() if other.alive and effect.digest in other.held]
+        endpoints = {other.identity.data_endpoint for other in sources}
+        if host.identity.node in self.refuses:
+            self.give(host, fx.ImageFailed(effect.digest, "node", self.refuses[host.identity.node]))
+            return
+        if not endpoints.intersection(holder.endpoint for holder in effect.holders):
+            self.give(host, fx.ImageFailed(effect.digest, "node", "no holder is left"))
+            return
+        host.held.add(effect.digest)
+        host.damaged.discard(effect.digest)
+        self.tell_store(host)
+        self.give(host, fx.ImageReady(effect.digest, (), (), 1000, 50, 0, False))
+
+    def tell_store(self, host: Host, after_s: float = HOP_S) -> None:
+        held, damaged = tuple(sorted(host.held)), tuple(sorted(host.damaged))
+        self.give(host, fx.StoreChanged(held, host.free_bytes, 0, damaged), after_s)
 
     def _send(self, sender: str, to: str, message: AnyMessage) -> None:
         guid = to.rsplit("/", 1)[1]
@@ -383,8 +424,10 @@ class World:
         fields.setdefault("min_count", count)
         fields.setdefault("policy", "spread")
         need = fields.pop("resources", LARGE)
+        stop_after_s = fields.pop("stop_after_s", 0)
         spec = Spec(
-            image="web", digest=DIGEST, flavor="Large", resources=need, environment={"A": "b"}, restart="always"
+            image="web", digest=DIGEST, flavor="Large", resources=need, environment={"A": "b"}, restart="always",
+            stop_after_s=stop_after_s,
         )
         record = Deployment(
             id=deployment, name="", spec=spec, count=count, created_ms=0, updated_ms=0, **fields

@@ -1,0 +1,276 @@
+"""Nodes that die, come back, die in crowds, and are emptied: each ordinal runs once, and where the record says."""
+
+from __future__ import annotations
+
+import pytest
+
+from fabric import effects as fx
+from fabric.records import Drain, Lost, decode, encode
+from fabric.resources import Resources
+from fabric.roles.brake import OPERATOR
+from tests.unit.roles.test_flow import exactly, settled
+from tests.unit.roles.world import Host, World
+from zk import paths
+from zk import tree as zt
+
+TIGHT = Resources(16, 32768, 163840)
+"""Four Large a node."""
+
+
+def holding(world: World, deployment: str) -> list[Host]:
+    """Nodes that run some of it, those that lead no rack first."""
+    nodes = {node for nodes in world.running(deployment).values() for node in nodes}
+    return sorted((world.hosts[node] for node in nodes), key=lambda host: (host.agent.leads, host.identity.node))
+
+
+def die(world: World, host: Host, *, with_instances: bool = True) -> None:
+    """The machine, or (without its instances) the agent alone."""
+    world.crash(host.identity.node)
+    if with_instances:
+        host.running.clear()
+
+
+def write(world: World, op: zt.Op) -> None:
+    outcome = world.tree.apply(0, op)
+    assert not isinstance(outcome, zt.TreeError), outcome
+    world._watches()
+
+
+def drain(world: World, node: str, deadline_s: float = 600.0) -> None:
+    record = Drain(node, int(world.now * 1000), int((world.now + deadline_s) * 1000))
+    write(world, zt.Multi((zt.Create(paths.cordon(node)), zt.Create(paths.drain(node), encode(record)))))
+
+
+def strictly_once(world: World) -> None:
+    """From now on, after every event: no ordinal runs on two nodes that are members, but where the record lets it."""
+
+    def look(host: Host, effects: list[fx.Effect]) -> None:
+        plain(host, effects)
+        for deployment in world.tree.children(paths.DEPLOYMENTS):
+            record = world.record(deployment)
+            leaving = {o: share.node for share in record.leaving for o in share.numbers()}
+            for ordinal, nodes in world.running(deployment).items():
+                here = [n for n in nodes if paths.node(n) in world.tree.nodes and n != leaving.get(ordinal)]
+                assert len(here) <= 1, f"{deployment}.{ordinal} runs on {here} at {world.now}"
+
+    plain = world.perform
+    world.perform = look  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("leads", [False, True])
+def test_what_ran_on_a_dead_node_runs_elsewhere(leads: bool):
+    world = settled()
+    deployment = world.create(20, lost_after_s=3)
+    world.until_final(deployment)
+    victim = next(host for host in holding(world, deployment) if host.agent.leads == leads)
+    strictly_once(world)
+    die(world, victim)
+    took = world.run(lambda: len(world.running(deployment)) == 20, 30, "all run again")
+    assert 3 + 4 <= took < 3 + 4 + 5  # lost_after_s, the session, and a little
+    world.until_final(deployment)
+    exactly(world, deployment, 20)
+    assert victim.identity.node not in {share.node for share in world.record(deployment).plan}
+    assert (world.record(deployment).lacking, world.record(deployment).moved) == (0, "")
+
+
+def test_a_node_that_is_back_in_time_keeps_what_it_runs():
+    world = settled()
+    deployment = world.create(20, lost_after_s=10)
+    world.until_final(deployment)
+    before = world.running(deployment)
+    victim = holding(world, deployment)[0]
+    die(world, victim, with_instances=False)
+    world.pass_time(8)
+    assert paths.lost(victim.identity.node) in world.tree.nodes
+    world.boot(victim.identity.node, victim.identity.rack, "compute")
+    world.pass_time(30)
+    assert world.running(deployment) == before
+    assert world.tree.children(paths.LOST) == []
+    assert world.record(deployment).generation == 1
+
+
+def test_a_node_that_comes_back_late_stops_its_copies_before_it_is_counted():
+    world = settled()
+    deployment = world.create(20, lost_after_s=1)
+    world.until_final(deployment)
+    victim = holding(world, deployment)[0]
+    strictly_once(world)
+    die(world, victim, with_instances=False)
+    world.run(lambda: sorted(len(n) for n in world.running(deployment).values())[-1] == 2, 30, "copies")
+    back = world.boot(victim.identity.node, victim.identity.rack, "compute")
+    world.run(lambda: back.agent.present, 30, "it is a member again")
+    assert not back.running
+    world.pass_time(5)
+    exactly(world, deployment, 20)
+    assert world.tree.children(paths.LOST) == []
+
+
+def test_a_node_whose_session_ended_unnoticed_does_the_same():
+    """It was stopped and resumed: it does not know yet, and is told by ZooKeeper before anybody else."""
+    world = settled()
+    deployment = world.create(20, lost_after_s=1)
+    world.until_final(deployment)
+    victim = holding(world, deployment)[0]
+    strictly_once(world)
+    world._expire(victim.session)
+    world.run(lambda: sorted(len(n) for n in world.running(deployment).values())[-1] == 2, 30, "copies")
+    world.give(victim, zt.SessionChanged(zt.SessionState.LOST, victim.session), 0)
+    victim.session = next(world.sessions)
+    world.give(victim, zt.SessionChanged(zt.SessionState.CONNECTED, victim.session), 0.01)
+    world.run(lambda: not victim.agent.present, 30, "it knows")
+    world.run(lambda: victim.agent.present, 30, "it is a member again")
+    assert not victim.running
+    world.pass_time(5)
+    exactly(world, deployment, 20)
+
+
+def test_what_finds_no_place_is_lacking_and_is_placed_when_there_is_room_again():
+    world = settled(racks=2, compute=2, total=TIGHT)
+    deployment = world.create(14, lost_after_s=1)
+    world.until_final(deployment)
+    victim = holding(world, deployment)[0]
+    die(world, victim)
+    world.run(lambda: world.record(deployment).lacking > 0 and world.record(deployment).final, 60, "healed in part")
+    record = world.record(deployment)
+    assert (record.state, record.count, record.placed, record.lacking) == ("running", 14, 12, 2)
+    assert record.reason == "placed 12 of 14"
+    assert len(world.running(deployment)) == 12
+    world.boot(victim.identity.node, victim.identity.rack, "compute")
+    world.run(lambda: len(world.running(deployment)) == 14, 120, "the rest is placed")
+    world.until_final(deployment)
+    exactly(world, deployment, 14)
+    assert world.record(deployment).lacking == 0
+
+
+def crowd(world: World, rack: str, count: int) -> list[Host]:
+    hosts = [h for h in world.hosts.values() if h.identity.rack == rack and h.identity.layer == "compute"][:count]
+    for host in hosts:
+        die(world, host, with_instances=False)
+    return hosts
+
+
+def test_a_crowd_that_vanishes_is_waited_for_and_comes_back():
+    world = settled(racks=3, compute=4)
+    deployment = world.create(24, lost_after_s=1)
+    world.until_final(deployment)
+    before = world.running(deployment)
+    gone = crowd(world, "r2", 3)
+    world.pass_time(30)
+    assert len(world.tree.children(paths.LOST)) == 3
+    assert world.record(deployment).generation == 1
+    assert any(leader.agent._leading.losses.brake for leader in world.leaders())
+    for host in gone:
+        world.boot(host.identity.node, "r2", "compute")
+    world.run(lambda: not world.tree.children(paths.LOST), 30, "the notes are gone")
+    world.pass_time(10)
+    assert not any(leader.agent._leading.losses.brake for leader in world.leaders())
+    assert world.running(deployment) == before
+
+
+@pytest.mark.parametrize("count", [3, 4])
+def test_an_operator_releases_the_brake_also_for_a_whole_rack(count: int):
+    world = settled(racks=3, compute=4)
+    deployment = world.create(24, lost_after_s=1)
+    world.until_final(deployment)
+    for host in crowd(world, "r2", count):
+        host.running.clear()
+    world.run(lambda: len(world.tree.children(paths.LOST)) == count, 90, "all are noted")
+    world.pass_time(10)
+    assert world.record(deployment).generation == 1
+    for node in world.tree.children(paths.LOST):
+        znode = world.tree.nodes[paths.lost(node)]
+        lost = decode(znode.data, Lost, node)
+        accepted = Lost(lost.node, lost.rack, lost.since_ms, int(world.now * 1000), OPERATOR)
+        write(world, zt.Set(paths.lost(node), encode(accepted), znode.version))
+    world.run(lambda: len(world.running(deployment)) == 24, 60, "all run again")
+    world.until_final(deployment)
+    exactly(world, deployment, 24)
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_a_node_is_emptied_and_gets_nothing_new(exclusive: bool):
+    world = settled()
+    deployment = world.create(20, exclusive=exclusive)
+    world.until_final(deployment)
+    node = holding(world, deployment)[0].identity.node
+    most: list[int] = []
+    strictly_once(world)
+    drain(world, node)
+    world.run(
+        lambda: bool(most.append(max(map(len, world.running(deployment).values()))))
+        or (not world.hosts[node].running and world.record(deployment).final),
+        30,
+        "it is empty",
+    )
+    exactly(world, deployment, 20)
+    assert max(most) == (1 if exclusive else 2)
+    assert world.record(deployment).leaving == ()
+    other = world.create(10)
+    world.until_final(other)
+    assert node not in {share.node for share in world.record(other).plan}
+
+
+def test_what_finds_no_other_place_stays_until_the_deadline():
+    world = settled(racks=1, compute=2, total=TIGHT)
+    deployment = world.create(8)
+    world.until_final(deployment)
+    node = holding(world, deployment)[0].identity.node
+    drain(world, node, deadline_s=20)
+    world.pass_time(10)
+    record = world.record(deployment)
+    assert len(world.running(deployment)) == 8
+    assert record.final
+    assert "can't leave a node that is to be emptied" in record.reason
+    world.run(lambda: not world.hosts[node].running and world.record(deployment).final, 60, "it is empty")
+    record = world.record(deployment)
+    assert (record.state, record.placed, record.lacking) == ("running", 4, 4)
+    assert "found no other place" in " ".join(record.reasons)
+
+
+@pytest.mark.parametrize("after_ms", range(0, 60, 6))
+def test_a_coordinator_that_dies_while_a_node_is_emptied_is_replaced(after_ms: int):
+    world = settled()
+    deployment = world.create(20)
+    world.until_final(deployment)
+    node = holding(world, deployment)[0].identity.node
+    strictly_once(world)
+    drain(world, node)
+    world.run(lambda: not world.record(deployment).final, 30, "somebody takes it")
+    world.pass_time(after_ms / 1000)
+    for leader in world.leaders():
+        if leader.agent._leading.load and leader.identity.node != node:
+            die(world, leader, with_instances=False)
+    world.run(lambda: not world.hosts[node].running and world.record(deployment).final, 90, "it is empty")
+    world.pass_time(20)
+    running = world.running(deployment)
+    assert sorted(running) == list(range(20))
+
+
+def test_a_node_that_joined_after_the_claim_is_used_by_claiming_anew():
+    """It takes nothing under the older claim, and without it there is not room enough."""
+    world = settled(racks=1, compute=3, total=TIGHT)
+    victim = next(host for host in world.hosts.values() if host.identity.layer == "compute" and not host.agent.leads)
+    die(world, victim)
+    deployment = world.create(12)
+    world.pass_time(0.5)
+    world.boot(victim.identity.node, "r1", "compute")
+    world.until_final(deployment)
+    exactly(world, deployment, 12)
+    assert any(share.node == victim.identity.node for share in world.record(deployment).plan)
+
+
+def test_a_cut_off_node_stops_its_own_when_told_to_and_starts_them_again():
+    world = settled()
+    deployment = world.create(12, lost_after_s=600, stop_after_s=5)
+    world.until_final(deployment)
+    before = world.running(deployment)
+    victim = holding(world, deployment)[0]
+    mine = set(victim.running)
+    world.suspend(victim)
+    world.pass_time(4)
+    assert set(victim.running) == mine
+    world.pass_time(2)
+    assert not victim.running
+    world.resume(victim)
+    world.run(lambda: set(victim.running) == mine, 10, "they run again")
+    assert world.running(deployment) == before
