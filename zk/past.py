@@ -4,7 +4,8 @@ Theory of operation. There is one set of znodes (zk.znodes), always the newest. 
 znode, what it was is noted here under the transaction's zxid; when it adds or takes away a child, that is noted for the
 parent. A server at zxid Z sees a znode as the first note after Z says, or as it is now if there is none; and children
 as they are now, with the notes after Z taken back, the latest first. Notes that every server has passed are forgotten,
-so what is kept is the transactions of the longest lag.
+so what is kept is the transactions of the longest lag. A transaction that was undone needs no care: undoing it is noted
+too, and the first note of a zxid is what counts.
 """
 
 from __future__ import annotations
@@ -47,14 +48,6 @@ class Past:
     def child_was(self, zxid: int, parent: str, name: str, there: bool) -> None:
         self._names.setdefault(parent, deque()).append(_ChildNote(zxid, name, there))
         self._order.append((zxid, parent, True))
-
-    def take_back(self, zxid: int) -> None:
-        """That transaction, the latest, did not happen."""
-        while self._order and self._order[-1][0] == zxid:
-            _, path, of_children = self._order.pop()
-            notes = self._notes(path, of_children)
-            notes.pop()
-            self._tidy(path, of_children)
 
     def forget(self, up_to: int) -> None:
         """Every server has applied all transactions up to this one."""

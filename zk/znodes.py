@@ -125,8 +125,6 @@ class Znodes:
                 for step in reversed(undo):
                     step()
                 changes.clear()
-                if self._past is not None:
-                    self._past.take_back(self.zxid)
                 return MultiFailed(part.path, index, error)
         return Done(tuple(results))
 
