@@ -79,7 +79,13 @@ class Supervisor:
     """`used`: of all that has not ended. `on_exit` of the agent that is connected, if one is."""
 
     def __init__(
-        self, machine: str, clock: Clock, rng: random.Random, habits: Habits, witness: Witness, wall_ms: Callable[[], int]
+        self,
+        machine: str,
+        clock: Clock,
+        rng: random.Random,
+        habits: Habits,
+        witness: Witness,
+        wall_ms: Callable[[], int],
     ) -> None:
         self.table: dict[str, Instance] = {}
         self.used = ZERO

@@ -213,13 +213,14 @@ class Faults:
         return f"{machine.name}: no space left for images"
 
     def _rot(self) -> str:
-        """A chunk of which another holder has a good copy."""
+        """A chunk of an image that another machine holds whole."""
         content = self.world.contents[self._rng.choice(sorted(self.world.contents))]
         chunk = self._rng.choice(content.manifest.chunks)
-        sound = [one for one in self.world.machines.values() if one.store.has_sound(chunk)]
-        if len(sound) < 2:
-            return ""
+        machines = self.world.machines.values()
+        sound = [one for one in machines if one.store.has_sound(chunk)]
         machine = self._rng.choice(sound)
+        if not any(one is not machine and one.store.truly_holds(content) for one in machines):
+            return ""
         machine.store.rot(chunk)
         return f"{machine.name}: a chunk of {content.name} is rotten"
 

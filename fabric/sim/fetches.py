@@ -2,8 +2,8 @@
 
 Theory of operation. Which chunk is asked of whom is decided by the real `fabric.images.transfer.Transfer`. A chunk is
 hashed when it arrives, before it is written, as in `Fetching._take_chunk`; it may have been spoilt on the way
-(`Wire.spoilt_on_the_way`), or its holder may be gone, cut off, or found that the chunk is rotten. When no holder is left the role
-is asked for others; a holder that lied, or was dropped twice, isn't taken again.
+(`Wire.spoilt_on_the_way`), or its holder may be gone, cut off, or found that the chunk is rotten. When no holder is
+left the role is asked for others; a holder that lied, or was dropped twice, isn't taken again.
 """
 
 from __future__ import annotations
@@ -252,7 +252,8 @@ class Fetches:
 
     def _take_chunk(self, fetch: _Fetch, holder: HolderRef, chunk: int, data: bytes) -> None:
         manifest, transfer = fetch.manifest, fetch.transfer
-        assert manifest is not None and transfer is not None
+        assert manifest is not None
+        assert transfer is not None
         if transfer.arrived(self._clock.now, holder.node, chunk, self.is_sound(manifest, chunk, data)):
             fetch.chunks[manifest.chunks[chunk]] = data
         elif holder.node not in transfer.holders:

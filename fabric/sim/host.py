@@ -64,6 +64,8 @@ IDENTITY_KEY = "identity"
 KEEP_GUIDS = 8
 LEAVE_WAIT_S = 5.0
 LOOK_S = 1.0
+SCRUB_S = 3.0
+"""From one pass of the scrubber to the next."""
 MIN_PAUSE_S = 0.001
 DROP_S = 0.005
 
@@ -166,6 +168,7 @@ class Process:
         if self.runner is not None:
             return self.runner.adopt()
         self.world.clock.after(LOOK_S, self._look)
+        self.world.clock.after(SCRUB_S * self._rng.random(), self._scrub)
         self._seen = self.machine.store_state()
         return [self._seen]
 
@@ -337,7 +340,8 @@ class Process:
             return
         kind = type(effect)
         if kind is Send:
-            assert isinstance(effect, Send) and self.bus is not None
+            assert isinstance(effect, Send)
+            assert self.bus is not None
             self.bus.send(effect.to, effect.message)
         elif kind is _InSession:
             self._call_tree(effect)  # type: ignore[arg-type]
@@ -362,7 +366,8 @@ class Process:
             self.world.clock.after(0.0, partial(self._on_outcome, effect.token, expired))
 
     def _perform_compute(self, effect: Effect) -> None:
-        assert self.runner is not None and self.fetches is not None
+        assert self.runner is not None
+        assert self.fetches is not None
         cache = self.machine.cache
         match effect:
             case StartInstance():
@@ -425,3 +430,11 @@ class Process:
             if not self.paused and self.machine.store_state() != self._seen:
                 self._tell()
             self.world.clock.after(LOOK_S, self._look)
+
+    def _scrub(self) -> None:
+        if self.alive:
+            if not self.paused:
+                self.machine.store.scrub()
+                if self.machine.store.damaged() != (self._seen.damaged if self._seen is not None else ()):
+                    self._tell()
+            self.world.clock.after(SCRUB_S, self._scrub)

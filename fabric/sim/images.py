@@ -59,8 +59,18 @@ class Store:
     def has(self, digest: str) -> bool:
         return self._ledger.whole(digest)
 
+    def damaged(self) -> tuple[str, ...]:
+        return tuple(sorted(digest for digest, image in self._ledger.images.items() if image.missing))
+
+    def scrub(self) -> None:
+        """Read everything: what has rotted is found out."""
+        for chunk in list(self._data):
+            self.read(chunk)
+
     def manifest(self, digest: str) -> Manifest | None:
-        return self._ledger.images[digest].manifest if self._ledger.whole(digest) else None
+        """Of an image that is here, whole or damaged."""
+        image = self._ledger.images.get(digest)
+        return image.manifest if image is not None else None
 
     @property
     def free_bytes(self) -> int:

@@ -47,7 +47,7 @@ class Machine:
         return int((self.world.clock.now + self.skew_s) * 1000) + self.world.EPOCH_MS
 
     def store_state(self) -> StoreChanged:
-        return StoreChanged(self.store.held(), self.store.free_bytes, 0)
+        return StoreChanged(self.store.held(), self.store.free_bytes, 0, self.store.damaged())
 
     # --- the agent's life --------------------------------------------------------------------------------------------
 
@@ -85,7 +85,7 @@ class Machine:
 
     def ended(self, process: Process, reason: str) -> None:
         """It ended by itself."""
-        self.world.tell(self.name, f"ends{chr(58) if reason else str()} {reason}".rstrip())
+        self.world.tell(self.name, f"ends{chr(58) if reason else ''} {reason}".rstrip())
 
     def start_again(self) -> None:
         self.wanted = True

@@ -38,7 +38,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Of one seed. `events` of the clock; `messages` delivered; `took_s` of real time."""
+    """Of one seed. `events` of the clock; `messages` delivered; `took_s` of a core's time."""
 
     seed: int
     failure: Failure | None
@@ -56,7 +56,7 @@ class Result:
 def simulate(seed: int, options: Options | None = None) -> Result:
     """Never raises for what it finds."""
     options = options or Options()
-    began = time.perf_counter()
+    began = time.process_time()
     world = World(seed, options)
     failure, settle_s = None, 0.0
     try:
@@ -64,9 +64,7 @@ def simulate(seed: int, options: Options | None = None) -> Result:
     except Violation as violation:
         failure = _failure(world, violation.promise, violation.found)
     except Exception as error:
-        where = traceback.extract_tb(error.__traceback__)[-4:]
-        told = " < ".join(f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in reversed(where))
-        failure = _failure(world, "bug", f"{type(error).__name__}: {error} ({told})")
+        failure = _failure(world, "bug", f"{type(error).__name__}: {error} ({_where(error)})")
     if failure is not None:
         world.tell("failed", f"{failure.promise}: {failure.found}")
     return Result(
@@ -77,7 +75,7 @@ def simulate(seed: int, options: Options | None = None) -> Result:
         messages=world.network.delivered,
         virtual_s=world.clock.now,
         settle_s=settle_s,
-        took_s=time.perf_counter() - began,
+        took_s=time.process_time() - began,
         requests=world.users.answered,
         faults=world.faults.counts,
         story=tuple(world.story.lines) if world.story is not None else (),
@@ -109,6 +107,12 @@ def _run(world: World) -> float:
         if clock.now >= until + SETTLE_S:
             promise, found = trouble
             raise Violation(promise, f"{SETTLE_S:g} s after the last fault: {found}")
+
+
+def _where(error: Exception) -> str:
+    """Where it was raised, and how it came there, briefly."""
+    frames = traceback.extract_tb(error.__traceback__)[-4:]
+    return " < ".join(f"{one.filename.rpartition('/')[2]}:{one.lineno} {one.name}" for one in reversed(frames))
 
 
 def _failure(world: World, promise: str, found: str) -> Failure:

@@ -1,4 +1,4 @@
-"""Promise 7: strangers. What is malformed, oversized, replayed, stale or unauthenticated changes nothing, and is counted.
+"""Promise 7: what is malformed, oversized, replayed, stale or unauthenticated changes nothing, and is counted.
 
 A stranger's frame is handed to an agent's bus in one moment; the role's state before and after must be the same, and
 one of the bus's counters must have grown. A replayed order of an older epoch is a frame like any other: there the

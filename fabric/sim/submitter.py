@@ -158,12 +158,12 @@ class Submitter:
                 return UNANSWERED
         return "409: the record changes too often"
 
-    def put(self, path: str, wanted: bool) -> Steps:
-        """A znode without content, there or not: a cordon."""
+    def put(self, path: str, data: bytes | None) -> Steps:
+        """A znode, there with this content or (None) not there: a cordon, a drain."""
         for _ in range(WRITE_TRIES):
             if self.told is not SessionState.CONNECTED:
                 return UNAVAILABLE
-            done = yield Create(path) if wanted else Delete(path)
+            done = yield Create(path, data) if data is not None else Delete(path)
             if not isinstance(done, ConnectionLost | SessionExpired):
                 return ""
             yield 0.1
@@ -201,6 +201,7 @@ class Submitter:
     def _on_tree_event(self, event: TreeEvent) -> None:
         if isinstance(event, SessionChanged):
             self.told = event.state
+            self.world.tell(self.name, f"is told that its session is {event.state.value}")
         self._take(event)
 
     def _take(self, event: Input) -> None:

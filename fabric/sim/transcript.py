@@ -105,8 +105,10 @@ def tell_command(command: Command) -> str:
 
 
 _TOLD = frozenset(
-    "deployment epoch step ordinals everything granted running waiting stopping refused failed count held taken reason "
-    "digest chosen found leads want".split()
+    (
+        *("deployment", "epoch", "step", "ordinals", "everything", "granted", "running", "waiting", "stopping"),
+        *("refused", "failed", "count", "held", "taken", "reason", "digest", "chosen", "found", "leads", "want"),
+    )
 )
 
 

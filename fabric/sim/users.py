@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from fabric.records import Deployment, Policy, Restart, Spec
+from fabric.records import Deployment, Drain, Policy, Restart, Spec, encode
 from fabric.resources import Resources
 from fabric.sim.conditions import LARGE, SMALL
 from fabric.sim.images import Content
@@ -40,7 +40,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """`kind`: create, scale, delete, cordon, uncordon."""
+    """`kind`: create, scale, delete a deployment; cordon, uncordon, drain, undrain a node."""
 
     kind: str
     target: str
@@ -78,6 +78,11 @@ class Users:
             at = world.clock.now + rng.uniform(0, last_s / 2)
             self._at(at, Wish("cordon", node))
             self._at(at + rng.uniform(1, last_s / 2), Wish("uncordon", node))
+        for _ in range(rng.choice((0, 0, 1, 2))):
+            node = rng.choice(compute)
+            at = world.clock.now + rng.uniform(last_s / 4, last_s * 0.7)
+            self._at(at, Wish("drain", node, rng.choice((2, 8, 60))))
+            self._at(at + rng.uniform(2, last_s), Wish("undrain", node))
 
     def _at(self, when: float, wish: Wish) -> None:
         self.open += 1
@@ -97,6 +102,7 @@ class Users:
 
         def done(trouble: str) -> None:
             answered.append(trouble)
+            self.world.tell(submitter.name, f"answers {trouble or 'done'} to {wish.kind} {wish.target}")
             if trouble and trouble != "404":
                 self._later(wish)
             else:
@@ -110,7 +116,8 @@ class Users:
             elif not answered:
                 self.world.clock.after(1.0, watch)
 
-        self.world.tell(submitter.name, f"is asked to {wish.kind} {wish.target}" + (f" to {wish.count}" * bool(wish.count)))
+        to = f" to {wish.count}" if wish.count else ""
+        self.world.tell(submitter.name, f"is asked to {wish.kind} {wish.target}{to}")
         submitter.request(steps, done)
         self.world.clock.after(1.0, watch)
 
@@ -138,7 +145,11 @@ class Users:
             record = msgspec.structs.replace(self._records[wish.target], created_ms=now, updated_ms=now)
             return submitter.create(record, "body")
         if wish.kind in ("cordon", "uncordon"):
-            return submitter.put(paths.cordon(wish.target), wish.kind == "cordon")
+            return submitter.put(paths.cordon(wish.target), b"" if wish.kind == "cordon" else None)
+        if wish.kind in ("drain", "undrain"):
+            now = self.world.wall_ms()
+            data = encode(Drain(wish.target, now, now + wish.count * 1000)) if wish.kind == "drain" else None
+            return submitter.put(paths.drain(wish.target), data)
         if self.world.ensemble.stat(paths.deployment(wish.target)) is None:
             return None
         if wish.kind == "scale":
@@ -161,6 +172,7 @@ class Users:
                 resources=need,
                 environment={},
                 restart=restart,
+                stop_after_s=rng.choice((0, 0, 0, 3)),
             ),
             count=count,
             min_count=rng.choice((count, count, max(1, count // 2))),
@@ -170,6 +182,8 @@ class Users:
             max_per_node=rng.choice((0, 0, 3)),
             max_per_rack=rng.choice((0, 0, 0, 12)),
             key=f"{rng.getrandbits(64):016x}",
+            lost_after_s=rng.choice((0, 0, 1, 5)),
+            exclusive=rng.random() < 0.3,
         )
 
 

@@ -42,6 +42,7 @@ from fabric.wire import Codec
 from zk import paths
 from zk.memory import Ensemble
 from zk.memory_session import MemoryTree
+from zk.paths import LAYERS
 from zk.tree import Create
 from zk.znodes import Change
 
@@ -138,8 +139,8 @@ class World:
         """Machines boot; a while later users and faults begin."""
         shape, rng = self.conditions, self._rng("machines")
         for rack in range(1, shape.racks + 1):
-            for layer, count in (("compute", shape.compute), ("storage", shape.storage)):
-                for index in range(1, count + 1):
+            for layer in LAYERS:
+                for index in range(1, (shape.compute if layer == "compute" else shape.storage) + 1):
                     self._add_machine(f"r{rack}{layer[0]}{index:02d}", f"r{rack}", layer, rng)
         self._push_images(rng)
         for machine in self.machines.values():

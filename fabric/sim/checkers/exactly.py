@@ -39,7 +39,9 @@ class Exactly(Checker):
         seen = self._view.deployments.get(slot[0])
         if seen is None or machine not in seen.planned.get(slot[1], ()):
             self.fail("planned", f"{instance.name} starts on {machine}, where no record has ever planned it")
-        if seen is not None and seen.plan.get(slot[1]) == machine:
+        if seen is not None and (slot[1], machine) in seen.left_absent:
+            self._from_before.add((machine, slot))  # by orders from before it was away
+        elif seen is not None and seen.plan.get(slot[1]) == machine:
             self._from_before.discard((machine, slot))
         self._judge(slot, f"{machine} starts it")
 

@@ -112,16 +112,16 @@ class Settled(Checker):
             for machine in here:
                 if seen is None or seen.plan.get(ordinal) != machine:
                     yield "orphans", f"{machine} runs {deployment}.{ordinal}, which is planned elsewhere or not at all"
-        for machine in self.world.machines.values():
-            ledger = machine.process.ledger if machine.process is not None else None
+        for name, one in self.world.machines.items():
+            ledger = one.process.ledger if one.process is not None else None
             if ledger is None:
                 continue
             if ledger.reserved_count:
-                yield "orphans", f"{machine.name} holds {ledger.reserved_count} reservations"
+                yield "orphans", f"{name} holds {ledger.reserved_count} reservations"
             for deployment, ordinal in ledger._placed:
                 seen = self._view.deployments.get(deployment)
-                if seen is None or seen.plan.get(ordinal) != machine.name:
-                    yield "orphans", f"{machine.name} keeps room for {deployment}.{ordinal}, which is not planned there"
+                if seen is None or seen.plan.get(ordinal) != name:
+                    yield "orphans", f"{name} keeps room for {deployment}.{ordinal}, which is not planned there"
         for deployment in self.world.ensemble.children(paths.OPEN):
             yield "ends", f"{deployment} is still marked as open"
 

@@ -37,6 +37,8 @@ class Seen:
     plan: dict[int, str] = field(default_factory=dict)
     leaving: dict[int, str] = field(default_factory=dict)
     planned: dict[int, set[str]] = field(default_factory=dict)
+    left_absent: set[tuple[int, str]] = field(default_factory=set)
+    """(ordinal, node): it left the plan while the node was not present."""
 
 
 class View(Checker):
@@ -89,9 +91,13 @@ class View(Checker):
             seen = self.deployments[deployment] = Seen(record)
         else:
             seen.before, seen.record = seen.record, record
-        seen.plan, seen.leaving = _where(record.plan), _where(record.leaving)
+        before, seen.plan, seen.leaving = seen.plan, _where(record.plan), _where(record.leaving)
+        for ordinal, node in before.items():
+            if seen.plan.get(ordinal) != node and node not in self.present:
+                seen.left_absent.add((ordinal, node))
         for ordinal, node in seen.plan.items():
             seen.planned.setdefault(ordinal, set()).add(node)
+            seen.left_absent.discard((ordinal, node))
 
     def launched(self, machine: str, instance: Instance) -> None:
         slot = split_id(instance.name)
