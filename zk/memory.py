@@ -203,7 +203,7 @@ class Ensemble:
         session.timer += 1
         connection.session_id = wanted
         self._connections[connection] = None
-        connection.server.catch_up(connection.client.seen_zxid)
+        connection.server.catch_up()
         connection.tell(Welcome(wanted))
         if connection.client.is_silent:
             self.unheard(connection)

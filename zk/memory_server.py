@@ -4,8 +4,9 @@ Theory of operation. A write is carried out by the ensemble as a whole, at once;
 and applies it a `lag` later, all in order. A client reads what its server has applied, and its watches fire when the
 server applies the change: so a client may read what is no longer so, though another has told it already. The reply to
 a write comes when the client's own server has applied it, and reads wait for the writes before them: a session sees its
-own writes, and what it sees never goes back. As on a server, the events of a transaction are sent before its reply; a
-watch belongs to the connection that armed it and is gone with it.
+own writes, and what it sees never goes back. Who connects is kept waiting by real servers until what was under way in
+its session is decided and seen (zk.session_tree); so here a server catches up first. As on a server, the events of a
+transaction are sent before its reply; a watch belongs to the connection that armed it and is gone with it.
 
 Without lag a server applies everything at once, and costs nothing.
 """
@@ -65,9 +66,9 @@ class MemoryServer:
             self._learnt.append(_Transaction(zxid, changes, author, outcome))
             self._schedule(self._lag(), self._apply_next)
 
-    def catch_up(self, zxid: int) -> None:
-        """Apply all up to that transaction now."""
-        while self._learnt and self._learnt[0].zxid <= zxid:
+    def catch_up(self) -> None:
+        """Apply all that is known now."""
+        while self._learnt:
             self._ahead += 1
             self._apply(self._learnt.popleft())
 
@@ -83,7 +84,7 @@ class MemoryServer:
             if path in self._data_watches:
                 for connection in self._data_watches.pop(path):
                     del connection.data_watches[path]
-                    self._tell(connection, Event(path, of_children=False))
+                    connection.tell(Event(path, of_children=False))
             if kind != "set":
                 if kind == "delete":
                     self._fire_children(path)
@@ -95,17 +96,13 @@ class MemoryServer:
             if author.client.loses_reply and not (author.closed or author.cut):
                 author.client.reply_lost()
             else:
-                self._tell(author, transaction.outcome)
+                author.tell(transaction.outcome)
             self._go_on(author)
 
     def _fire_children(self, path: str) -> None:
         for connection in self._child_watches.pop(path, ()):
             del connection.child_watches[path]
-            self._tell(connection, Event(path, of_children=True))
-
-    def _tell(self, connection: Connection, item: Outcome | Event) -> None:
-        connection.client.seen_zxid = self.applied
-        connection.tell(item)
+            connection.tell(Event(path, of_children=True))
 
     # --- connections ----------------------------------------------------------------------------------------------
 
@@ -135,7 +132,7 @@ class MemoryServer:
                 if connection.writing:
                     return
                 held.popleft()
-                self._tell(connection, self._read(connection, request))
+                connection.tell(self._read(connection, request))
             elif isinstance(request, Farewell):
                 if connection.writing:
                     return

@@ -84,7 +84,6 @@ class MemoryTree:
     ) -> None:
         self.session_timeout_s = session_timeout_s
         self.loses_reply = False
-        self.seen_zxid = 0
         self._loss_noticed_after_s = 0.0
         self.delay = delay
         self._retry = retry or delay

@@ -48,8 +48,6 @@ class Client(Protocol):
     session_timeout_s: float
     loses_reply: bool
     """Carry out the next write, and tell `reply_lost` instead of replying."""
-    seen_zxid: int
-    """The latest transaction that a server which spoke to it had applied: it must never see an older tree."""
 
     @property
     def is_silent(self) -> bool:
