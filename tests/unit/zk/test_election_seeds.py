@@ -12,7 +12,16 @@ from fabric.sim.clock import Clock
 from zk.election import Candidacy, Request
 from zk.memory import Ensemble
 from zk.memory_session import MemoryTree
-from zk.tree import Outcome, Overloaded, SessionChanged, SessionExpired, SessionState, TreeEvent, WatchFired
+from zk.tree import (
+    Delete,
+    Outcome,
+    Overloaded,
+    SessionChanged,
+    SessionExpired,
+    SessionState,
+    TreeEvent,
+    WatchFired,
+)
 from zk.znodes import Change
 
 DIRECTORY, LEADER = "/candidates/compute/r1", "/leaders/compute/r1"
@@ -20,8 +29,9 @@ TIMEOUT_S = 2.0
 
 
 class Agent:
-    """A candidacy and its tree, joined by a driver that may be late, as an agent's host is when its disk is. What the
-    role wanted in a session that is LOST since is not asked for in the next."""
+    """A candidacy and its tree, joined by a driver that may be late: then it asks in the next session for what the role
+    wanted in the last. Worse than an agent's host, which holds requests back but not over the end of a session. One
+    request would be the end of another's leadership, so here too it is not: to delete the leader znode."""
 
     def __init__(self, world: World, number: int) -> None:
         self.world = world
@@ -58,7 +68,7 @@ class Agent:
     def submit(self) -> None:
         lost, request = self.requests.popleft()
         answered = partial(self.answered, request.token)
-        if lost != self.lost:
+        if lost != self.lost and request.op == Delete(LEADER):
             self.world.clock.after(0.0, partial(answered, SessionExpired("/")))
         elif self.world.faults and self.world.random.random() < 0.02:
             self.world.clock.after(0.0, partial(answered, Overloaded("/")))
