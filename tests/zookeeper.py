@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import select
 import socket
 import struct
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
@@ -18,7 +20,10 @@ from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from zk.client import TreeClient
+from zk.connect import parse
 from zk.kazoo_tree import KazooTree
+from zk.memory import Ensemble
+from zk.memory_session import MemoryTree
 from zk.server import Installation, find_zookeeper
 from zk.tree import Delete, SessionChanged, SessionState, Tree, TreeEvent, WatchFired
 
@@ -56,16 +61,30 @@ class Session(Protocol):
     async def expire(self) -> None:
         """Have the session ended, as its server would after a silence longer than its timeout."""
 
+    def states(self) -> list[SessionState]: ...
+
+    def fired(self) -> list[str]: ...
+
+
+class ShakySession(Session, Protocol):
+    """One whose connection can be hurt."""
+
+    def drop(self) -> None:
+        """The connection breaks; another can be made at once."""
+
+    def disconnect(self) -> None:
+        """The connection breaks, and no other can be made."""
+
+    def reconnect(self) -> None: ...
+
+    def lose_replies(self) -> None:
+        """What is asked for is carried out (of several writes, the first at least), and no reply comes until the
+        connection is dropped."""
+
 
 @dataclass
-class KazooSession:
-    tree: KazooTree
-    client: TreeClient
-    events: list[TreeEvent] = field(default_factory=list)
-
-    async def expire(self) -> None:
-        link: Any = self.tree._link
-        await asyncio.to_thread(end_session, self.tree._where.servers[0], *link.client.client_id)
+class _Heard:
+    events: list[TreeEvent] = field(default_factory=list, init=False)
 
     def states(self) -> list[SessionState]:
         return [event.state for event in self.events if isinstance(event, SessionChanged)]
@@ -74,17 +93,117 @@ class KazooSession:
         return [event.path for event in self.events if isinstance(event, WatchFired)]
 
 
+@dataclass
+class KazooSession(_Heard):
+    tree: KazooTree
+    client: TreeClient
+
+    async def expire(self) -> None:
+        link: Any = self.tree._link
+        await asyncio.to_thread(end_session, self.tree._where.servers[0], *link.client.client_id)
+
+
+@dataclass
+class ShakyKazooSession(KazooSession):
+    """Through a proxy of its own."""
+
+    proxy: Proxy
+
+    def drop(self) -> None:
+        self.proxy.cut()
+
+    def disconnect(self) -> None:
+        self.proxy.refusing = True
+        self.proxy.cut()
+
+    def reconnect(self) -> None:
+        self.proxy.refusing = False
+
+    def lose_replies(self) -> None:
+        self.proxy.swallow_replies = True
+
+    async def expire(self) -> None:
+        client: Any = self.tree._link.client  # type: ignore[union-attr]
+        await asyncio.to_thread(end_session, self.proxy.server, client._session_id, client._session_passwd)
+
+
 @asynccontextmanager
 async def kazoo_session(hosts: str, **options: Any) -> AsyncIterator[KazooSession]:
     """An open KazooTree on `hosts`, all its events kept, closed in the end."""
     tree = KazooTree(hosts, **options)
-    session = KazooSession(tree, TreeClient(tree))
-    tree.listen(session.events.append)
-    await tree.open(wait_s=20)
+    async with _open(KazooSession(tree, TreeClient(tree))) as session:
+        yield session
+
+
+@asynccontextmanager
+async def shaky_kazoo_session(hosts: str, **options: Any) -> AsyncIterator[ShakyKazooSession]:
+    """The same, of which the connection can be hurt; `hosts` names one server."""
+    where = parse(hosts)
+    with Proxy(where.servers[0]) as proxy:
+        tree = KazooTree(proxy.hosts + where.chroot, **options)
+        async with _open(ShakyKazooSession(tree, TreeClient(tree), proxy)) as session:
+            yield session
+
+
+K = TypeVar("K", bound=KazooSession)
+
+
+@asynccontextmanager
+async def _open(session: K) -> AsyncIterator[K]:
+    session.tree.listen(session.events.append)
+    await session.tree.open(wait_s=20)
     try:
         yield session
     finally:
-        await tree.close()
+        await session.tree.close()
+
+
+@dataclass
+class MemorySession(_Heard):
+    ensemble: Ensemble
+    tree: MemoryTree
+    client: TreeClient
+
+    async def expire(self) -> None:
+        assert self.ensemble.expire(self.tree.session_id)
+
+    def drop(self) -> None:
+        self.tree.loses_reply = False
+        self.tree.drop()
+
+    def disconnect(self) -> None:
+        self.tree.disconnect()
+
+    def reconnect(self) -> None:
+        self.tree.reconnect()
+
+    def lose_replies(self) -> None:
+        self.tree.lose_reply(noticed_after_s=60.0)
+
+
+def memory_servers() -> Ensemble:
+    """Servers in memory, on whichever loop runs when they are used."""
+    return Ensemble(
+        lambda after_s, callback: asyncio.get_running_loop().call_later(after_s, callback),
+        lambda: time.time_ns() // 1_000_000,
+    )
+
+
+@asynccontextmanager
+async def memory_session(ensemble: Ensemble, **options: Any) -> AsyncIterator[MemorySession]:
+    """An open MemoryTree, its packets up to 0.5 ms on the way, all its events kept, closed in the end."""
+    rng = random.Random(len(ensemble.sessions))
+    tree = MemoryTree(ensemble, delay=lambda: rng.uniform(0.0, 0.0005), **options)
+    session = MemorySession(ensemble, tree, TreeClient(tree))
+    tree.listen(session.events.append)
+    tree.open()
+    await eventually(lambda: tree.session_id, what="a session on servers in memory")
+    try:
+        yield session
+    finally:
+        ended = asyncio.Event()
+        tree.close(ended.set)
+        await ended.wait()
 
 
 async def remove_chroot(hosts: str) -> None:
@@ -129,7 +248,7 @@ class Proxy:
     asked for happens and its reply is lost."""
 
     def __init__(self, server: tuple[str, int]) -> None:
-        self._server = server
+        self.server = server
         self._listener = socket.create_server((LOCAL, 0))
         self._pairs: dict[socket.socket, socket.socket] = {}
         self._lock = threading.Lock()
@@ -170,7 +289,7 @@ class Proxy:
                     if self.refusing:
                         client.close()
                         continue
-                    server = socket.create_connection(self._server)
+                    server = socket.create_connection(self.server)
                     from_server.add(server)
                     with self._lock:
                         self._pairs |= {client: server, server: client}

@@ -101,6 +101,14 @@ class _KazooLink:
         result.rawlink(lambda result: self._inbox.put(partial(_complete, op, root, done, result)))
         return True
 
+    def sync(self, done: Callable[[t.TreeError | None], None]) -> bool:
+        with self._lock:
+            if self._changes != self._changes_heard:
+                return False
+            result = self.client.sync_async("/")
+        result.rawlink(lambda result: self._inbox.put(partial(_synced, done, result)))
+        return True
+
     def stop(self) -> None:
         """kazoo waits here for the server's goodbye, and for its connection thread."""
         self._log.quiet = True
@@ -170,6 +178,10 @@ def _complete(op: t.Op, root: str, done: Callable[[t.Outcome], None], result: An
         done(_translated(error, checks.where(op)))
     else:
         done(_outcome(op, root, value))
+
+
+def _synced(done: Callable[[t.TreeError | None], None], result: Any) -> None:
+    done(_translated(result.exception, "/") if result.exception is not None else None)
 
 
 def _outcome(op: t.Op | t.Check, root: str, value: Any) -> Any:

@@ -11,6 +11,10 @@ into the next, which the link ensures for its part (`Link.send`), because it lea
 does.
 
 Each new session first looks for the chroot and the roots of zk.paths and makes what is missing; calls wait until then.
+
+A session that goes on after a lost connection may do so at another server, which may lag behind. Calls wait until that
+server has caught up with all that was under way (ZooKeeper's sync): so whoever was told ConnectionLost and looks finds
+what happened, and does not take what is not there yet for what was not done.
 """
 
 from __future__ import annotations
@@ -78,6 +82,9 @@ class Link(Protocol):
         """Send `op`, its paths below `root`; `done` is called on the loop. Does not block. False: not sent, because the
         session has changed and the loop does not know it yet; it will be told in a moment."""
 
+    def sync(self, done: Callable[[TreeError | None], None]) -> bool:
+        """As `send`: have the server catch up with all that was committed or under way before."""
+
     def stop(self) -> None:
         """End the session and free everything. Called on a thread of its own: it may block."""
 
@@ -120,7 +127,10 @@ class SessionTree:
         self._session_id = 0
         self._session_timeout_s = session_timeout_s
         self._suspended_since: float | None = None
+        self._prepared = False
+        """The session has found the chroot and the roots, or made them."""
         self._ready = False
+        """Calls may be sent."""
         self._closed = False
         self._waiting: deque[_Call] = deque()
         self._flying: set[_Call] = set()
@@ -252,8 +262,9 @@ class SessionTree:
         """Connected: with the session as before, or with a new one."""
         if self._closed or link is not self._link:
             return
+        self._ready = False
         if session_id != self._session_id:
-            self._ready = False
+            self._prepared = False
         self._state = SessionState.CONNECTED
         self._session_id = session_id
         self._session_timeout_s = timeout_s
@@ -262,11 +273,9 @@ class SessionTree:
             if call.session_id != session_id:  # the link owes it an answer that will not come any more
                 self._answer(call, ConnectionLost(call.path))
         self._emit(SessionChanged(self._state, session_id))
-        if not self._ready:
-            if self._preparing is not None:
-                self._preparing.cancel()
-            self._preparing = self._loop.create_task(self._prepare())
-        self._pump()
+        if self._preparing is not None:
+            self._preparing.cancel()
+        self._preparing = self._loop.create_task(self._catch_up() if self._prepared else self._prepare())
 
     def unlinked(self, link: Link) -> None:
         """The connection is lost, the session may live on."""
@@ -321,6 +330,19 @@ class SessionTree:
             self._opened.set_exception(trouble)
         else:
             self._opened.set_result(None)
+        self._prepared = self._ready = True
+        self._pump()
+
+    async def _catch_up(self) -> None:
+        """Have the server that the session goes on at catch up. Trouble with the connection ends it, as above."""
+        answer: asyncio.Future[TreeError | None] = self._loop.create_future()
+        if self._link is None or not self._link.sync(lambda t: None if answer.done() else answer.set_result(t)):
+            return
+        trouble = await answer
+        if isinstance(trouble, ConnectionLost | SessionExpired):
+            return
+        if trouble is not None:
+            _log.error("the server can't be asked to catch up: %s", trouble)
         self._ready = True
         self._pump()
 

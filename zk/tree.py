@@ -195,7 +195,8 @@ class NotEmpty(TreeError):
 
 
 class ConnectionLost(TreeError):
-    """No answer came: the operation may have happened. Look before you repeat it."""
+    """No answer came: the operation may have happened. Look before you repeat it: when the session is CONNECTED again
+    this is decided, and what happened is there to be seen."""
 
 
 class SessionExpired(TreeError):

@@ -3,7 +3,8 @@ for a leader that is gone. Used by coordinators (steps 4 to 6), storage leaders 
 
 A `Gather` sends each rack's leader a `RackCall`. An answer of "I do not lead" and a new leader in the directory lead to
 a second try with the one that leads now. A rack that has not answered after half of the wait is asked once more (every
-command may be repeated). At the deadline the gather ends with what it has; racks without an answer are named.
+command may be repeated), but not while the caller is out of touch with ZooKeeper (`held`): a repeat is an order too.
+At the deadline the gather ends with what it has; racks without an answer are named.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ class RackCalls:
         self._directory = directory
         self._prefix = prefix
         self._hop_margin_s = hop_margin_s
+        self.held = False
         self._next = 0
         self._open: dict[str, _Gather] = {}
 
@@ -137,6 +139,8 @@ class RackCalls:
                 self._end(now, gather_id)
             elif now >= gather.repeat_at:
                 gather.repeat_at = gather.deadline
+                if self.held:
+                    continue
                 for rack in sorted(set(gather.calls) - set(gather.replies)):
                     self._directory.doubt(rack)
                     self._ask(gather, rack)

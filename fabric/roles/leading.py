@@ -100,12 +100,12 @@ class Leading:
         self._sweep_at = None
 
     def hold(self) -> None:
-        self._held = True
+        self._held = self.calls.held = True
         for charge in self._charges.values():
             charge.hold()
 
     def release(self, now: float) -> None:
-        self._held = False
+        self._held = self.calls.held = False
         for charge in list(self._charges.values()):
             charge.release(now)
 

@@ -27,59 +27,25 @@ import asyncio
 import errno
 import logging
 import os
-import re
 import time
-from collections import Counter, OrderedDict, deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections import OrderedDict, deque
+from dataclasses import dataclass
 
 import zmq
 
 from fabric.messages import AnyMessage
-from fabric.runtime.sockets import (
-    BindFailed,
-    BusLimits,
-    Disconnects,
-    PortInUse,
-    SocketContext,
-    bind_to,
-    new_context,
-    router,
-)
+from fabric.runtime.sockets import BusLimits, Disconnects, SocketContext, bind_to, new_context, router
+from fabric.traffic import OWN_ROUTE, ROUTE, BindFailed, BusCounters, OnMessage, PortInUse, parse_address
 from fabric.wire import BadFrame, Codec
 
 __all__ = ["BindFailed", "Bus", "BusCounters", "BusLimits", "PortInUse", "SocketContext", "new_context"]
 
 log = logging.getLogger(__name__)
 
-_ADDRESS = re.compile(r"(tcp://(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5})/([0-9a-f]{8,32})")
-_ROUTE = "route:"
-_OWN_ROUTE = "route:self"
 _NAME_BYTES = 16
 _NOBLOCK = int(zmq.NOBLOCK)  # plain integers: arithmetic on pyzmq's enums costs more than a send
 _NOBLOCK_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 _RCVMORE = zmq.RCVMORE
-
-OnMessage = Callable[[str, AnyMessage], None]
-
-
-@dataclass(slots=True)
-class BusCounters:
-    """Since the start. `sent` and `received` by kind of message; `bad` by cause (size, seal, msgpack, version, type,
-    parts, empty); `dropped` sends by cause: full (the peer does not keep up), gone (nobody is at that route any more),
-    large, encoding (what no frame can hold), address (malformed). `stale`: meant for an earlier incarnation. `evicted`,
-    `lost`: outgoing connections that had to make room, or broke; `peers`: those there are now."""
-
-    sent: Counter[str] = field(default_factory=Counter)
-    received: Counter[str] = field(default_factory=Counter)
-    bad: Counter[str] = field(default_factory=Counter)
-    dropped: Counter[str] = field(default_factory=Counter)
-    stale: int = 0
-    evicted: int = 0
-    lost: int = 0
-    bytes_sent: int = 0
-    bytes_received: int = 0
-    peers: int = 0
 
 
 @dataclass(slots=True)
@@ -138,12 +104,12 @@ class Bus:
         the network or a peer does; what could not be sent is counted."""
         if self._closed:
             return
-        by_route = to.startswith(_ROUTE)
-        match = None if by_route else _ADDRESS.fullmatch(to)
-        if not by_route and match is None:
+        by_route = to.startswith(ROUTE)
+        address = ("", "") if by_route else parse_address(to)
+        if address is None:
             self.counters.dropped["address"] += 1
             return
-        endpoint, guid = ("", "") if match is None else (match[1], match[2])
+        endpoint, guid = address
         try:
             frame = self._codec.encode(message, guid)
         except ValueError:
@@ -154,7 +120,7 @@ class Bus:
                 log.error("%s to %s was not sent: expected what msgpack can say: %s", type(message).__name__, to, error)
             self.counters.dropped["encoding"] += 1
             return
-        if to == _OWN_ROUTE or endpoint == self._endpoint:
+        if to == OWN_ROUTE or endpoint == self._endpoint:
             failure = self._loop_back(frame)
         elif by_route:
             failure = self._send_frame(_route_name(to), frame)
@@ -215,12 +181,10 @@ class Bus:
 
     def _deliver_own(self) -> None:
         if self._to_self:
-            self._take(_OWN_ROUTE, self._to_self.popleft())
+            self._take(OWN_ROUTE, self._to_self.popleft())
 
     def _connect(self, endpoint: str) -> _Peer | None:
         """None: there can be no such endpoint. Whether somebody is there shows later, or never."""
-        if not 0 < int(endpoint.rpartition(":")[2]) < 65_536:
-            return None
         if len(self._peers) >= self._limits.max_peers:
             self.counters.evicted += 1
             self._disconnect(next(iter(self._peers)))
@@ -301,7 +265,7 @@ class Bus:
                 self.counters.bad["empty"] += 1
             else:
                 try:
-                    self._take(f"{_ROUTE}{name.hex()}", frame)
+                    self._take(f"{ROUTE}{name.hex()}", frame)
                 except BaseException:
                     self._schedule_drain()
                     raise
@@ -323,6 +287,6 @@ class Bus:
 
 def _route_name(to: str) -> bytes:
     try:
-        return bytes.fromhex(to[len(_ROUTE) :])
+        return bytes.fromhex(to[len(ROUTE) :])
     except ValueError:
         return b""  # nobody has the empty name: "gone"

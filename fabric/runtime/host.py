@@ -31,13 +31,13 @@ import msgspec
 
 from fabric.drivers.base import DriverError
 from fabric.effects import CallTree, Effect, Input, Leave, Note, Quit, Received, Send, TreeDone
+from fabric.gate import Gate
 from fabric.images.errors import ImageError
 from fabric.messages import AnyMessage
 from fabric.roles.agent import Agent
 from fabric.roles.settings import Identity
 from fabric.runtime.bus import BindFailed, Bus, BusCounters, SocketContext
 from fabric.runtime.compute import ComputeWorld
-from fabric.runtime.gate import Gate
 from fabric.runtime.journal import Journal, JournalError, Writer
 from fabric.runtime.settings import EXIT_BUG, EXIT_FAILED, EXIT_OK, AgentConfig
 from fabric.runtime.storage import StorageWorld

@@ -9,19 +9,12 @@ from dataclasses import dataclass
 
 import zmq
 
+from fabric.traffic import BindFailed, PortInUse
 from fabric.wire import MAX_FRAME_BYTES
 
 SocketContext = zmq.Context[zmq.Socket[bytes]]
 
 _BIND = re.compile(r"tcp://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+|\*):([0-9]{1,5})")
-
-
-class BindFailed(Exception):
-    """The bus could not listen where it was told to: where, why, and what to do."""
-
-
-class PortInUse(BindFailed):
-    """Somebody else listens at this address."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,22 +5,24 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from functools import partial
-from typing import cast
+from typing import Any
 
 import pytest
 
-from tests.zookeeper import Session, kazoo_session
+from tests.zookeeper import kazoo_session, memory_servers, memory_session, shaky_kazoo_session
 
-MakeTree = Callable[..., AbstractAsyncContextManager[Session]]
+MakeTree = Callable[..., AbstractAsyncContextManager[Any]]
 
 
-@pytest.fixture(params=["server", "container"])
+@pytest.fixture(params=["memory", "server", "container"])
 def make_tree(request: pytest.FixtureRequest) -> MakeTree:
-    """A factory of sessions on one and the same tree, which is empty but for the roots. Another implementation of Tree
-    joins the suite as another parameter here."""
+    """A factory of sessions on one and the same tree, which is empty but for the roots; with `shaky=True`, of
+    ShakySessions. Another implementation of Tree joins the suite as another parameter here."""
+    if request.param == "memory":
+        servers = memory_servers()
+        return lambda shaky=False, **options: memory_session(servers, **options)
     if request.param == "container":
         hosts = f"{request.getfixturevalue('zookeeper_container')}/test-{uuid.uuid4().hex}"
     else:
         hosts = request.getfixturevalue("chroot")
-    return cast(MakeTree, partial(kazoo_session, hosts))
+    return lambda shaky=False, **options: (shaky_kazoo_session if shaky else kazoo_session)(hosts, **options)

@@ -1,4 +1,4 @@
-"""Election by real sessions on a real server: who leads, who follows whom, and what lost replies do to it."""
+"""Election by sessions on every Tree: who leads, who follows whom, and what lost replies do to it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import zookeeper_server
+from tests.contract.conftest import MakeTree
 from tests.waiting import wait_until
-from tests.zookeeper import LOCAL, KazooSession, Proxy, eventually, kazoo_session
+from tests.zookeeper import LOCAL, Proxy, Session, eventually, kazoo_session
 from zk.election import Candidacy, Request
 from zk.server import Server
 from zk.tree import Create, Op, Outcome, SessionChanged, SessionState, TreeEvent, WatchFired
@@ -23,7 +24,7 @@ DIRECTORY, LEADER = "/candidates/compute/r1", "/leaders/compute/r1"
 class Elector:
     """A candidacy on a session: what an agent does with it, and nothing else."""
 
-    def __init__(self, session: KazooSession, guid: str) -> None:
+    def __init__(self, session: Session, guid: str) -> None:
         self.session = session
         self.tree = session.tree
         self.role = Candidacy("compute", "r1", guid, guid.encode())
@@ -56,7 +57,9 @@ class Elector:
 
 
 @asynccontextmanager
-async def standing_in_turn(hosts: str, count: int) -> AsyncIterator[tuple[list[Elector], list[AsyncExitStack]]]:
+async def standing_in_turn(
+    make_tree: MakeTree, count: int
+) -> AsyncIterator[tuple[list[Elector], list[AsyncExitStack]]]:
     """`count` electors, each with a session and a stack that closes it, queued in order, the first leading."""
     stacks = [AsyncExitStack() for _ in range(count)]
     electors: list[Elector] = []
@@ -64,7 +67,7 @@ async def standing_in_turn(hosts: str, count: int) -> AsyncIterator[tuple[list[E
         for number, stack in enumerate(stacks):
             await all_of_them.enter_async_context(stack)
             # Guids against the order of arrival, so that an order by name would show.
-            electors.append(Elector(await stack.enter_async_context(kazoo_session(hosts)), f"n{9 - number}"))
+            electors.append(Elector(await stack.enter_async_context(make_tree()), f"n{9 - number}"))
             await eventually(lambda: electors[-1].role._watched if len(electors) > 1 else electors[0].role.may_award)
         yield electors, stacks
 
@@ -75,9 +78,9 @@ def server(tmp_path: Path) -> Iterator[Server]:
         yield server
 
 
-def test_leaders_close_one_by_one_and_each_wakes_its_successor_alone(chroot: str) -> None:
+def test_leaders_close_one_by_one_and_each_wakes_its_successor_alone(make_tree: MakeTree) -> None:
     async def main() -> None:
-        async with standing_in_turn(chroot, 5) as (electors, stacks):
+        async with standing_in_turn(make_tree, 5) as (electors, stacks):
             epochs = []
             for number, (elector, stack) in enumerate(zip(electors, stacks, strict=True)):
                 await eventually(lambda elector=elector: elector.role.may_award)  # type: ignore[misc]
@@ -99,9 +102,9 @@ def test_leaders_close_one_by_one_and_each_wakes_its_successor_alone(chroot: str
     asyncio.run(main())
 
 
-def test_an_expired_leader_is_followed_and_stands_again_at_the_end(chroot: str) -> None:
+def test_an_expired_leader_is_followed_and_stands_again_at_the_end(make_tree: MakeTree) -> None:
     async def main() -> None:
-        async with standing_in_turn(chroot, 3) as (electors, _):
+        async with standing_in_turn(make_tree, 3) as (electors, _):
             first, second, third = electors
             epoch, session_id = first.role.epoch, first.tree.session_id
             await first.session.expire()
@@ -119,18 +122,17 @@ def test_an_expired_leader_is_followed_and_stands_again_at_the_end(chroot: str) 
     asyncio.run(main())
 
 
-def test_a_leader_that_hangs_past_its_session_is_followed_and_its_epoch_is_older(server: Server) -> None:
+def test_a_leader_that_hangs_past_its_session_is_followed_and_its_epoch_is_older(make_tree: MakeTree) -> None:
     """What kill -9, a power cut or a long pause looks like from outside: nothing more is heard of the leader."""
 
-    async def main(proxy: Proxy) -> None:
-        async with kazoo_session(proxy.hosts, session_timeout_s=1.0) as s, kazoo_session(server.hosts) as t:
+    async def main() -> None:
+        async with make_tree(shaky=True, session_timeout_s=1.0) as s, make_tree() as t:
             old = Elector(s, "old")
             await eventually(lambda: old.role.may_award)
             new = Elector(t, "new")
             await eventually(lambda: new.role._watched)
             began = asyncio.get_running_loop().time()
-            proxy.refusing = True
-            proxy.cut()
+            s.disconnect()
             await eventually(lambda: not old.role.may_award)
             assert old.role.leads, "for all it knows"
             await eventually(lambda: new.role.may_award)
@@ -140,66 +142,66 @@ def test_a_leader_that_hangs_past_its_session_is_followed_and_its_epoch_is_older
             assert old.role.epoch is not None
             assert new.role.epoch > old.role.epoch
             assert not old.role.may_award
-            proxy.refusing = False
+            s.reconnect()
             await eventually(lambda: not old.role.leads and old.role._watched)
             assert new.role.may_award
 
-    with Proxy((LOCAL, server.port)) as proxy:
-        asyncio.run(main(proxy))
+    asyncio.run(main())
 
 
-def test_a_connection_lost_and_found_keeps_leader_and_epoch(server: Server) -> None:
-    async def main(proxy: Proxy) -> None:
-        async with kazoo_session(proxy.hosts) as s, kazoo_session(server.hosts) as t:
+def test_a_connection_lost_and_found_keeps_leader_and_epoch(make_tree: MakeTree) -> None:
+    async def main() -> None:
+        async with make_tree(shaky=True) as s, make_tree() as t:
             elector = Elector(s, "n1")
             await eventually(lambda: elector.role.may_award)
             other = Elector(t, "n2")
             epoch = elector.role.epoch
-            proxy.refusing = True
-            proxy.cut()
+            s.disconnect()
             await eventually(lambda: not elector.role.may_award)
             assert (elector.role.leads, elector.role.epoch) == (True, epoch)
             elector.update(b"while away")
-            proxy.refusing = False
+            s.reconnect()
             await eventually(lambda: elector.role.may_award)
             assert elector.role.epoch == epoch
             await eventually(lambda: elector.role._written == b"while away")
             assert (await t.client.get(LEADER)).data == b"while away"
             assert not other.role.leads
 
-    with Proxy((LOCAL, server.port)) as proxy:
-        asyncio.run(main(proxy))
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("lost", ["candidate", "leader"])
-def test_a_create_whose_reply_is_lost_is_found_again(server: Server, lost: str) -> None:
-    async def main(proxy: Proxy) -> None:
-        async with kazoo_session(proxy.hosts) as s, kazoo_session(server.hosts) as observer:
+def test_a_create_whose_reply_is_lost_is_found_again(make_tree: MakeTree, lost: str) -> None:
+    async def main() -> None:
+        async with make_tree(shaky=True) as s, make_tree() as observer:
             await observer.client.ensure(DIRECTORY)
             where = LEADER if lost == "leader" else DIRECTORY
             submit = s.tree.submit
 
             def spy(op: Op, done: Callable[[Outcome], None]) -> None:
                 if isinstance(op, Create) and op.path.startswith(where):
-                    proxy.swallow_replies = True
+                    s.lose_replies()
                 submit(op, done)
 
-            s.tree.submit = spy  # type: ignore[method-assign]
+            s.tree.submit = spy
             elector = Elector(s, "n1")
-            await eventually(lambda: proxy.swallowed_bytes)
-            s.tree.submit = submit  # type: ignore[method-assign]
+            while await observer.client.exists(LEADER) is None and not (
+                lost == "candidate" and await observer.client.children(DIRECTORY)
+            ):
+                await asyncio.sleep(0.001)
+            s.tree.submit = submit
             made = await observer.client.children(DIRECTORY)
             assert len(made) == 1
             assert (await observer.client.exists(LEADER) is not None) == (lost == "leader")
-            proxy.cut()
+            assert not elector.role.may_award
+            s.drop()
             await eventually(lambda: elector.role.may_award)
             assert await observer.client.children(DIRECTORY) == made, "found, not made twice"
             got = await observer.client.get(LEADER)
             assert (got.stat.czxid, got.stat.owner) == (elector.role.epoch, s.tree.session_id)
             assert s.states() == [SessionState.CONNECTED, SessionState.SUSPENDED, SessionState.CONNECTED]
 
-    with Proxy((LOCAL, server.port)) as proxy:
-        asyncio.run(main(proxy))
+    asyncio.run(main())
 
 
 def test_a_flapping_network_leaves_one_candidate_each_and_one_leader(server: Server) -> None:
@@ -227,9 +229,9 @@ def test_a_flapping_network_leaves_one_candidate_each_and_one_leader(server: Ser
         asyncio.run(main(proxy))
 
 
-def test_resigning_hands_over_at_once_and_leaves_nothing(chroot: str) -> None:
+def test_resigning_hands_over_at_once_and_leaves_nothing(make_tree: MakeTree) -> None:
     async def main() -> None:
-        async with standing_in_turn(chroot, 3) as (electors, _):
+        async with standing_in_turn(make_tree, 3) as (electors, _):
             first, second, third = electors
             third.resign()
             first.resign()
@@ -244,9 +246,9 @@ def test_resigning_hands_over_at_once_and_leaves_nothing(chroot: str) -> None:
     asyncio.run(main())
 
 
-def test_a_leader_znode_deleted_by_hand_comes_back_with_the_next_hint(chroot: str) -> None:
+def test_a_leader_znode_deleted_by_hand_comes_back_with_the_next_hint(make_tree: MakeTree) -> None:
     async def main() -> None:
-        async with standing_in_turn(chroot, 2) as (electors, _):
+        async with standing_in_turn(make_tree, 2) as (electors, _):
             leader, other = electors
             epoch = leader.role.epoch
             await other.session.client.delete(LEADER)

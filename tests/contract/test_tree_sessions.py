@@ -24,16 +24,7 @@ from zk.tree import (
     SessionExpired,
     SessionState,
     Set,
-    WatchFired,
 )
-
-
-def fired(session: Session) -> list[str]:
-    return [event.path for event in session.events if isinstance(event, WatchFired)]
-
-
-def states(session: Session) -> list[SessionState]:
-    return [event.state for event in session.events if isinstance(event, SessionChanged)]
 
 
 async def settle(session: Session) -> None:
@@ -55,7 +46,7 @@ def test_an_ephemeral_belongs_to_its_session_and_vanishes_when_it_closes(make_tr
                 assert await watcher.client.exists("/e", watch=True) is not None
             assert await watcher.client.exists("/e") is None, "closing ends the session before it returns"
             assert await watcher.client.exists("/in-multi") is None
-            await eventually(lambda: fired(watcher) == ["/e"])
+            await eventually(lambda: watcher.fired() == ["/e"])
 
     asyncio.run(main())
 
@@ -107,15 +98,15 @@ def test_a_watch_fires_once(make_tree: MakeTree, arm: Any, change: Any) -> None:
                 await other.client.create(path)
             await watcher.client._outcome(arm)
             await watcher.client._outcome(arm)  # armed twice, it still fires once
-            assert fired(watcher) == []
+            assert watcher.fired() == []
             await other.client._outcome(change)
-            await eventually(lambda: fired(watcher) == [arm.path])
+            await eventually(lambda: watcher.fired() == [arm.path])
             await other.client.ensure(arm.path)
             await other.client.set(arm.path, b"again")
             await other.client.create(f"{arm.path}/again")
             await settle(watcher)
-            assert fired(watcher) == [arm.path]
-            assert fired(other) == []
+            assert watcher.fired() == [arm.path]
+            assert other.fired() == []
 
     asyncio.run(main())
 
@@ -139,7 +130,7 @@ def test_a_watch_does_not_fire_for_other_changes(make_tree: MakeTree, arm: Any, 
             await watcher.client._outcome(arm)
             await other.client._outcome(change)
             await settle(watcher)
-            assert fired(watcher) == []
+            assert watcher.fired() == []
 
     asyncio.run(main())
 
@@ -150,7 +141,7 @@ def test_a_watch_comes_before_the_answer_that_shows_the_change(make_tree: MakeTr
             await other.client.create("/a", b"0")
             await watcher.client.get("/a", watch=True)
             await other.client.set("/a", b"1")
-            await eventually(lambda: fired(watcher))
+            await eventually(lambda: watcher.fired())
             assert (await watcher.client.get("/a")).data == b"1"
 
     asyncio.run(main())
@@ -166,7 +157,7 @@ def test_an_expired_session_is_lost_and_followed_by_a_new_one(make_tree: MakeTre
             await s.client.create("/e", ephemeral=True)
             await s.client.exists("/e", watch=True)
             await s.expire()
-            await eventually(lambda: states(s)[-2:] == [SessionState.LOST, SessionState.CONNECTED])
+            await eventually(lambda: s.states()[-2:] == [SessionState.LOST, SessionState.CONNECTED])
             assert s.tree.session_id != first
             assert [e.session_id for e in s.events if isinstance(e, SessionChanged)] == [
                 first,
@@ -174,8 +165,8 @@ def test_an_expired_session_is_lost_and_followed_by_a_new_one(make_tree: MakeTre
                 first,
                 s.tree.session_id,
             ]
-            assert states(s)[1:3] == [SessionState.SUSPENDED, SessionState.LOST]
-            await eventually(lambda: "/e" in fired(s), what="armed watches say: look again")
+            assert s.states()[1:3] == [SessionState.SUSPENDED, SessionState.LOST]
+            await eventually(lambda: "/e" in s.fired(), what="armed watches say: look again")
             assert await other.client.exists("/e") is None
             again = await s.client.create("/e", ephemeral=True)
             assert again.stat is not None

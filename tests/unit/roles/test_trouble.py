@@ -172,7 +172,7 @@ def test_a_marker_or_trace_that_somebody_removed_does_not_keep_a_deployment_open
     world = settled()
     deployment = world.create(6)
     world.pass_time(0.01)
-    del world.tree.nodes[paths.trace(deployment)]
+    world.tree.apply(0, zt.Delete(paths.trace(deployment)))
     writes = world.tree.writes
     world.until_final(deployment)
     assert world.tree.writes - writes < 20

@@ -24,6 +24,8 @@ from fabric.roles.settings import Identity, Settings
 from fabric.wire import Codec
 from zk import paths
 from zk import tree as zt
+from zk.client import with_parents
+from zk.znodes import Change, Znodes
 
 LARGE = Resources(4, 8192, 40960)
 NODE = Resources(64, 262144, 4194304)
@@ -32,121 +34,48 @@ HOP_S = 0.001
 FETCH_S = 0.05
 
 
-@dataclass
-class Znode:
-    data: bytes
-    czxid: int
-    mzxid: int
-    version: int = 0
-    owner: int = 0
-
-
 class Tree:
-    """ZooKeeper's semantics, as far as roles rely on them."""
+    """The znodes of the tree in memory, with sessions that are just numbers."""
 
     def __init__(self) -> None:
-        self.zxid = 0
-        self.nodes: dict[str, Znode] = {}
-        self.serial: dict[str, int] = {}
+        self.znodes = Znodes(lambda: 0, with_parents(paths.ROOTS))
+        self.nodes = self.znodes.nodes
         self.data_watches: dict[str, set[int]] = {}
         self.child_watches: dict[str, set[int]] = {}
         self.fired: list[tuple[int, str]] = []
         self.writes = 0
         self.reads = 0
-        for root in paths.ROOTS:
-            parts = root.strip("/").split("/")
-            for depth in range(1, len(parts) + 1):
-                self.nodes.setdefault("/" + "/".join(parts[:depth]), Znode(b"", 0, 0))
 
     def children(self, path: str) -> list[str]:
-        prefix = path + "/"
-        return sorted(p[len(prefix) :] for p in self.nodes if p.startswith(prefix) and "/" not in p[len(prefix) :])
-
-    def stat(self, path: str) -> zt.Stat:
-        node = self.nodes[path]
-        children = len(self.children(path)) if path.startswith(paths.MEMBERS) else 0
-        return zt.Stat(node.czxid, node.mzxid, node.version, children, node.owner, 0, 0)
+        return sorted(self.nodes[path].children) if path in self.nodes else []
 
     def apply(self, session: int, op: zt.Op) -> zt.Outcome:
-        try:
-            self.reads += isinstance(op, zt.Get | zt.Children)
-            if isinstance(op, zt.Get):
-                self._need(op.path)
-                if op.watch:
-                    self.data_watches.setdefault(op.path, set()).add(session)
-                return zt.Got(self.nodes[op.path].data, self.stat(op.path))
-            if isinstance(op, zt.Exists):
-                if op.watch:
-                    self.data_watches.setdefault(op.path, set()).add(session)
-                return zt.Existed(self.stat(op.path) if op.path in self.nodes else None)
-            if isinstance(op, zt.Children):
-                self._need(op.path)
-                if op.watch:
-                    self.child_watches.setdefault(op.path, set()).add(session)
-                return zt.Listed(tuple(self.children(op.path)))
-            self.zxid += 1
+        if not isinstance(op, zt.Get | zt.Exists | zt.Children):
             self.writes += 1
-            if isinstance(op, zt.Multi):
-                saved = {path: Znode(**vars(node)) for path, node in self.nodes.items()}
-                fired = len(self.fired)
-                results = []
-                for index, one in enumerate(op.ops):
-                    try:
-                        result = self._write(session, one)
-                    except zt.TreeError as error:
-                        self.nodes = saved
-                        del self.fired[fired:]
-                        return zt.MultiFailed(error.path, index, error)
-                    results.append(zt.Created(result.path, None) if isinstance(result, zt.Created) else result)
-                return zt.Done(tuple(results))
-            return self._write(session, op)
-        except zt.TreeError as error:
-            return error
-
-    def _need(self, path: str) -> Znode:
-        if path not in self.nodes:
-            raise zt.NoNode(path)
-        return self.nodes[path]
-
-    def _write(self, session: int, op: zt.Create | zt.Set | zt.Delete | zt.Check):
-        parent = op.path.rsplit("/", 1)[0]
-        if isinstance(op, zt.Create):
-            self._need(parent)
-            path = op.path
-            if op.sequence:
-                self.serial[parent] = self.serial.get(parent, -1) + 1
-                path = f"{path}{self.serial[parent]:010d}"
-            if path in self.nodes:
-                raise zt.NodeExists(path)
-            self.nodes[path] = Znode(op.data, self.zxid, self.zxid, 0, session if op.ephemeral else 0)
-            self._fire(path, parent)
-            return zt.Created(path, self.stat(path))
-        node = self._need(op.path)
-        version = getattr(op, "version", -1)
-        if version not in (-1, node.version):
-            raise zt.BadVersion(op.path)
-        if isinstance(op, zt.Check):
-            return zt.Checked()
-        if isinstance(op, zt.Set):
-            node.data, node.mzxid, node.version = op.data, self.zxid, node.version + 1
-            self._fire(op.path)
-            return zt.Written(self.stat(op.path))
-        if self.children(op.path):
-            raise zt.NotEmpty(op.path)
-        del self.nodes[op.path]
-        self._fire(op.path, parent)
-        return zt.Deleted()
-
-    def _fire(self, path: str, parent: str | None = None) -> None:
-        self.fired.extend((session, path) for session in sorted(self.data_watches.pop(path, ())))
-        if parent is not None:
-            self.fired.extend((session, parent) for session in sorted(self.child_watches.pop(parent, ())))
+            outcome, changes = self.znodes.write(op, session)
+            self._fire(changes)
+            return outcome
+        self.reads += not isinstance(op, zt.Exists)
+        node = self.nodes.get(op.path)
+        if node is None and not isinstance(op, zt.Exists):
+            return zt.NoNode(op.path)
+        if op.watch:
+            watches = self.child_watches if isinstance(op, zt.Children) else self.data_watches
+            watches.setdefault(op.path, set()).add(session)
+        if isinstance(op, zt.Exists):
+            return zt.Existed(node and node.stat())
+        assert node is not None
+        return zt.Got(node.data, node.stat()) if isinstance(op, zt.Get) else zt.Listed(tuple(self.children(op.path)))
 
     def expire(self, session: int) -> None:
-        self.zxid += 1
-        for path in sorted((p for p, n in self.nodes.items() if n.owner == session), key=len, reverse=True):
-            del self.nodes[path]
-            self._fire(path, path.rsplit("/", 1)[0])
+        self._fire(self.znodes.end_session(session))
+
+    def _fire(self, changes: list[Change]) -> None:
+        for kind, path in changes:
+            parent = path.rpartition("/")[0]
+            self.fired.extend((session, path) for session in sorted(self.data_watches.pop(path, ())))
+            if kind != "set":
+                self.fired.extend((session, parent) for session in sorted(self.child_watches.pop(parent, ())))
 
 
 @dataclass

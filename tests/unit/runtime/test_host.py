@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from fabric.effects import CallTree, Effect, Persist, TreeDone
+from fabric.gate import Gate
 from fabric.resources import Resources
-from fabric.runtime.gate import Gate
 from fabric.runtime.host import AgentHost
 from fabric.runtime.settings import AgentConfig
 from tests.unit.runtime.until import until

@@ -6,25 +6,36 @@ waits for the writes before it. So writes do not wait for one another (the journ
 taking inputs meanwhile, and no message says what a crash could make untrue.
 
 A failed write closes the gate for good: `failed` is called, and what waits is never performed.
+
+The runtime and the simulator have the same gate, over journals of their own.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from typing import Protocol
 
 from fabric.effects import Effect, Persist
-from fabric.runtime.journal import Journal, JournalError
 
 MAX_WAITING = 50_000
 """Effects that wait for the disk."""
 
 
+class Log(Protocol):
+    """What a gate needs of a journal: `done(None)` when all of an append is on the disk, `done(error)` when it is not
+    known to be; later, and in order."""
+
+    def append(
+        self, puts: Sequence[tuple[str, bytes]], deletes: Sequence[str], done: Callable[[Exception | None], None]
+    ) -> None: ...
+
+
 class Gate:
     """`perform` is called for every effect but `Persist`; it must not call `put`. `failed(reason)` is called once."""
 
-    def __init__(self, journal: Journal, perform: Callable[[Effect], None], failed: Callable[[str], None]) -> None:
+    def __init__(self, journal: Log, perform: Callable[[Effect], None], failed: Callable[[str], None]) -> None:
         self._journal = journal
         self._perform = perform
         self._failed = failed
@@ -49,14 +60,14 @@ class Gate:
             elif len(self._waiting) < MAX_WAITING:
                 self._waiting.append((self._written, effect))
             else:
-                self._fail(f"the disk does not keep up: {MAX_WAITING} effects wait for {self._journal.path}")
+                self._fail(f"the disk does not keep up: {MAX_WAITING} effects wait for the journal")
 
     def close(self) -> None:
         """Perform nothing any more."""
         self._closed = True
         self._waiting.clear()
 
-    def _done(self, number: int, error: JournalError | None) -> None:
+    def _done(self, number: int, error: Exception | None) -> None:
         if error is not None:
             self._fail(str(error))
             return

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fabric.effects import Effect, Note, Persist
+from fabric.gate import Gate
 from fabric.runtime.frames import HEADER_BYTES, decode_payload, payload_at
-from fabric.runtime.gate import Gate
 from fabric.runtime.journal import LOG, Journal, Writer
 from tests.unit.runtime.until import until
 
