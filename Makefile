@@ -1,9 +1,10 @@
 # What a person types. Each target sets up what is missing first (.ci/setup says each thing it does).
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup demo test lint sim bench clean
 RUN := .venv/bin
 WITH_ZOOKEEPER := .ci/with-zookeeper
+SIM_SECONDS ?= 600
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -18,6 +19,10 @@ demo: ## a fabric of 30 agents on this machine deploys 50 Large instances, shows
 test: ## all tests, also those against real processes
 	@.ci/setup
 	@$(WITH_ZOOKEEPER) $(RUN)/python -m pytest
+
+sim: ## seeds of the simulator that nobody ran before today, for SIM_SECONDS (600), on all cores
+	@.ci/setup
+	$(RUN)/python -m fabric.sim --by-date --seconds $(SIM_SECONDS)
 
 lint: ## ruff, mypy --strict, the import contracts
 	@.ci/setup lint

@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import io
 import os
-import platform
 import re
 import socket
 import statistics
@@ -36,14 +35,12 @@ from pathlib import Path
 
 import msgspec
 
+from bench.results import commit, machine, write
 from fabric.cli import views
 from fabric.cli.client import Api
 from fabric.local.harness import LocalFabric
 from fabric.roles.trace import STEPS, Run, Trace
 
-ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "bench" / "RESULTS.md"
-BEGIN, END = "<!-- flow: begin -->", "<!-- flow: end -->"
 FABRIC = (sys.executable, "-m", "fabric.cli.main")
 COUNT = 50
 IMAGE_BYTES = 64 * 2**20
@@ -194,23 +191,6 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
     return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
-def machine() -> str:
-    model = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    total = re.search(r"^MemTotal: +(\d+)", Path("/proc/meminfo").read_text(), re.MULTILINE)
-    gib = int(total[1]) / 2**20 if total else 0
-    distribution = platform.freedesktop_os_release().get("PRETTY_NAME", "Linux")
-    cores = len(os.sched_getaffinity(0))
-    processor = model[1] if model else platform.machine()
-    return f"{cores} cores ({processor}), {gib:.0f} GiB, {distribution}, Python {platform.python_version()}"
-
-
-def commit() -> str:
-    def git(*arguments: str) -> str:
-        return subprocess.run(("git", *arguments), cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-
-    return git("rev-parse", "--short", "HEAD") + (" with changes" if git("status", "--porcelain", "-uno") else "")
-
-
 def steps(requests: Iterable[Request]) -> dict[int, float]:
     """Median milliseconds of each step."""
     took: dict[int, list[int]] = defaultdict(list)
@@ -261,7 +241,6 @@ def report(repeat: int, figures: Figures, on_disk: Figures, shown: Sequence[Demo
         ("the same with all that is shared (Rss)", "", spread([one.rss for one in figures.memory], 1)),
     ]
     lines = [
-        BEGIN,
         "## The flow of a request",
         "",
         f"{machine()}; commit {commit()}; {datetime.now(UTC):%Y-%m-%d}; `python -m bench.flow --repeat {repeat}`.",
@@ -276,20 +255,8 @@ def report(repeat: int, figures: Figures, on_disk: Figures, shown: Sequence[Demo
         "| step | | image on no node, ms | cached, ms |",
         "| --- | --- | --- | --- |",
         *(f"| {step} | {STEPS[step]} | {slow.get(step, 0):.0f} | {fast.get(step, 0):.0f} |" for step in STEPS),
-        END,
     ]
     return "\n".join(lines) + "\n"
-
-
-def write(section: str) -> None:
-    """Replace this section of bench/RESULTS.md, or put it at the end."""
-    text = RESULTS.read_text() if RESULTS.exists() else "# What was measured\n"
-    if BEGIN in text:
-        head, rest = text.split(BEGIN, 1)
-        text = head + section + rest.split(END + "\n", 1)[1]
-    else:
-        text = f"{text.rstrip()}\n\n{section}"
-    RESULTS.write_text(text)
 
 
 def main() -> None:
@@ -306,7 +273,7 @@ def main() -> None:
     section = report(args.repeat, figures, on_disk, shown)
     print(section)
     if not args.no_write:
-        write(section)
+        write("flow", section)
 
 
 if __name__ == "__main__":
