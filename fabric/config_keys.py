@@ -95,6 +95,8 @@ def _limits() -> Iterator[Key]:
         whole = isinstance(default, int)
         low, high = NARROWER.get(field.name, (0.001, MONTH_S))
         kind: Kind = Whole(1, 1_000_000) if whole else Number(low, high, "seconds")
+        if field.name.endswith("_share"):
+            kind = Number(0.0, 1.0)
         yield Key(f"limits.{field.name}", kind, default, "")
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from fabric import config
 from fabric.config_keys import AGENT_KEYS, API_KEYS, example
-from fabric.config_values import ConfigError
+from fabric.config_values import ConfigError, Number
 from fabric.resources import Resources
 from fabric.roles.settings import Settings
 
@@ -259,3 +259,8 @@ def test_the_example_is_complete_and_right(tmp_path: Path) -> None:
         assert flat == {key.path for key in keys if not key.hidden}
         file = toml(tmp_path, text.replace("/etc/fabric/cluster.key", str(key_file(tmp_path))))
         read(file, None, {"advertise": "192.0.2.1"} if keys is AGENT_KEYS else None)
+
+
+def test_a_share_is_a_part_of_the_whole() -> None:
+    share = next(key for key in AGENT_KEYS if key.path == "limits.brake_rack_share")
+    assert share.kind == Number(0.0, 1.0)
