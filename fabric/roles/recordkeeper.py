@@ -117,8 +117,12 @@ class RecordKeeper:
     def claim(self, now: float) -> None:
         self._ask(Get(self._path), self._read_to_claim)
 
-    def _read_to_claim(self, now: float, outcome: Outcome) -> None:
-        if isinstance(outcome, NoNode):
+    def _read_to_claim(self, now: float, outcome: Outcome, sure: bool = False) -> None:
+        if isinstance(outcome, NoNode) and not sure:
+            # Whoever told us of it may be ahead of the server that we read from. A write is answered when that server
+            # has caught up: look again then.
+            self._ask(Multi((Check(paths.open_marker(self.deployment), -1),)), self._caught_up)
+        elif isinstance(outcome, NoNode):
             # a marker without a record: somebody removed the record by hand; nothing is left to coordinate
             self._ask(Delete(paths.open_marker(self.deployment)), lambda at, _: self._lost(at, "it has no record"))
         elif isinstance(outcome, Got):
@@ -134,6 +138,14 @@ class RecordKeeper:
             state: State = "deleting" if self.record.gone else "placing"
             self._record = msgspec.structs.replace(self.record, state=state, updated_ms=self._out.wall_ms)
             self._take()
+        else:
+            self._retry(now, outcome, self.claim)
+
+    def _caught_up(self, now: float, outcome: Outcome) -> None:
+        if isinstance(outcome, Done):
+            self._ask(Get(self._path), lambda at, found: self._read_to_claim(at, found, sure=True))
+        elif isinstance(outcome, MultiFailed):
+            self._lost(now, "it has no record")
         else:
             self._retry(now, outcome, self.claim)
 

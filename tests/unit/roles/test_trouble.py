@@ -168,6 +168,25 @@ def test_a_delete_does_not_wait_for_a_slow_fetch():
     assert world.record(deployment).state == "deleted"
 
 
+def test_a_server_that_does_not_show_a_new_deployment_yet_does_not_close_it():
+    """The API wrote it at one server and told a leader, whose own server lags behind the message."""
+    world = settled()
+    apply, stale = world.tree.apply, []
+
+    def lagging(session: int, op: zt.Op) -> zt.Outcome:
+        if isinstance(op, zt.Get) and op.path.startswith(paths.DEPLOYMENTS) and not stale:
+            stale.append(op)
+            return zt.NoNode(op.path)
+        return apply(session, op)
+
+    world.tree.apply = lagging
+    deployment = world.create(6)
+    world.until_final(deployment, limit_s=5)
+    assert stale == [zt.Get(paths.deployment(deployment))]
+    assert world.record(deployment).state == "running"
+    exactly(world, deployment, 6)
+
+
 def test_a_marker_or_trace_that_somebody_removed_does_not_keep_a_deployment_open():
     world = settled()
     deployment = world.create(6)
