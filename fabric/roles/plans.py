@@ -110,7 +110,8 @@ def replanned(
     fence: tuple[int, int],
     now_ms: int,
 ) -> Deployment:
-    """The record with another plan. `fence`: (epoch, step) of the commands that will follow it."""
+    """The record with another plan. `fence`: (epoch, step) of the commands that will follow it. What was to leave a
+    node, and got its place there again, does not leave."""
     had, before = min(record.had, record.count), places_of(record.plan)
     known = set(parse_ordinals(record.moved))
     moved = {one for one in where if one < had and (one in known or before.get(one) != where[one])}
@@ -118,7 +119,7 @@ def replanned(
         record,
         state="starting",
         plan=plan_of(where),
-        leaving=plan_of(leaving),
+        leaving=plan_of({ordinal: place for ordinal, place in leaving.items() if where.get(ordinal) != place}),
         stopping=shares_of(stopping),
         epoch=fence[0],
         step=fence[1],

@@ -75,6 +75,9 @@ class Story:
         told = f" {record.get('state')} count {record['count']} generation {record.get('generation', 1)}"
         told += f" settled {record.get('settled', 0)} epoch {record.get('epoch', 0)}.{record.get('step', 0)}"
         reason = f" ({record['reason']})" if record.get("reason") else ""
+        for name in ("leaving", "stopping"):
+            if shares := " ".join(record.get(name, {}).values()):
+                reason += f" {name} [{shares}]"
         return f"{told}{reason} [{plan}]"
 
 
