@@ -10,8 +10,8 @@ SPEC = Spec("web", "b3:" + "ab" * 32, "Small", Resources(1, 1, 1), {}, "always")
 
 
 def test_what_gets_its_old_place_again_does_not_leave_it() -> None:
-    """Found by the simulator (seed 521): a node was drained, the ordinals' new place was lost, the drain was taken back,
-    and they were placed where they ran all the time; then the coordinator stopped them there, as having left."""
+    """Found by the simulator (seed 521): a node was drained, the ordinals' new place was lost, the drain was taken
+    back, and they were placed where they ran all the time; then they were stopped there, as having left."""
     record = Deployment("d-000001", "", SPEC, 3, 3, "spread", 0, 0, leaving=(Share("a", "r1", "0-1"),))
     where = {0: ("a", "r1"), 1: ("b", "r1"), 2: ("c", "r2")}
     leaving = {0: ("a", "r1"), 1: ("a", "r1")}
