@@ -1,8 +1,8 @@
 """Step 7: an agent asks ZooKeeper for a storage leader, and that leader who holds the image.
 
-One question an image at a time. Those who want the same image ask the same few leaders (`MEETING_LEADERS`), who can then
-look once for many of them (`storage`): were any leader as good as another, each of 500 nodes with a share would make
-another one ask all storage agents. A storage leader that does not answer in `command_wait_s`, or leads no more, is
+One question an image at a time. Those who want the same image ask the same few leaders (`MEETING_LEADERS`), who can
+then look once for many of them (`storage`): were any leader as good as another, each of 500 nodes with a share would
+make another one ask all storage agents. A storage leader that does not answer in `command_wait_s`, or leads no more, is
 passed over for another; after `TRIES` the answer is that nobody was found, with the reason.
 """
 

@@ -278,7 +278,7 @@ class StorageLeading:
         return True
 
     def _keep(self, now: float, digest: str, gathered: Gathered) -> None:
-        """What was found is told again for a moment, if it is good: everybody answered, and there are holders enough."""
+        """What was found is told again for a moment, if everybody answered and there are holders enough."""
         whole = not gathered.silent_racks and not any(reply.silent for reply in gathered.replies)
         answers = [answer for reply in gathered.replies for _, answer in reply.results]
         held = sum(isinstance(answer, ImageHeld) and answer.held for answer in answers)

@@ -119,7 +119,8 @@ def asked_racks(askers: int, digest: str, racks: tuple[str, ...]) -> set[str]:
     found: set[str] = set()
     for number in range(askers):
         out = Outbox()
-        one = HolderFinder(identity(f"c{number}", "r1"), Settings(), random.Random(number), out, lambda now, found: None)
+        rng = random.Random(number)
+        one = HolderFinder(identity(f"c{number}", "r1"), Settings(), rng, out, lambda now, found: None)
         one.search(0.0, digest, ())
         (listing,) = out.take()
         assert isinstance(listing, fx.CallTree)
