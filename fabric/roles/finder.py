@@ -1,6 +1,8 @@
 """Step 7: an agent asks ZooKeeper for a storage leader, and that leader who holds the image.
 
-One question an image at a time. A storage leader that does not answer in `command_wait_s`, or leads no more, is
+One question an image at a time. Those who want the same image ask the same few leaders (`MEETING_LEADERS`), who can
+then look once for many of them (`storage`): were any leader as good as another, each of 500 nodes with a share would
+make another one ask all storage agents. A storage leader that does not answer in `command_wait_s`, or leads no more, is
 passed over for another; after `TRIES` the answer is that nobody was found, with the reason.
 """
 
@@ -12,6 +14,7 @@ from dataclasses import dataclass
 
 from fabric.messages import FindHolders, HolderRef, Holders
 from fabric.records import BadRecord, Leader, decode
+from fabric.roles.leaders import nearest
 from fabric.roles.outbox import Outbox
 from fabric.roles.settings import Identity, Settings
 from zk import paths
@@ -20,6 +23,8 @@ from zk.tree import Children, Get, Got, Listed, Outcome
 PREFIX = "find:"
 TRIES = 8
 FIRST_PAUSE_S = 0.1
+MEETING_LEADERS = 3
+"""Of one image; a few, so that none of them has to be there, and that a thousand askers are not all at one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +94,7 @@ class HolderFinder:
             if not names:
                 self._again(search, now, "no storage rack has a leader")
             else:
-                search.rack = self._rng.choice(names)
+                search.rack = self._rng.choice(nearest(search.digest, names, MEETING_LEADERS))
                 search.reads += 1
                 self._out.tree(f"{PREFIX}get:{call}", Get(paths.leader("storage", search.rack)))
         elif isinstance(outcome, Got):

@@ -4,6 +4,7 @@ not lead look a leader up when they need one (`finder`), so that ZooKeeper need 
 
 from __future__ import annotations
 
+import heapq
 import random
 import zlib
 from collections.abc import Iterable
@@ -51,8 +52,16 @@ def pick(leaders: dict[str, Seen], rng: random.Random, avoid: frozenset[str] = f
     return min(two, key=lambda one: one.leader.load)
 
 
-def rendezvous(key: str, racks: Iterable[str]) -> str:
-    """The rack whose leader looks after `key`: all who know the same racks say the same, and a rack that comes or goes
-    moves only its own share. Raises ValueError when there is no rack."""
+def nearest(key: str, racks: Iterable[str], count: int) -> list[str]:
+    """The `count` racks that come first for `key`, by rendezvous hashing: all who know the same racks say the same, and
+    a rack that comes or goes moves only its own share."""
     salt = zlib.crc32(key.encode())
-    return max(racks, key=lambda rack: (zlib.crc32(rack.encode(), salt), rack))
+    return heapq.nlargest(count, racks, key=lambda rack: (zlib.crc32(rack.encode(), salt), rack))
+
+
+def looks_after(rack: str, key: str, racks: Iterable[str]) -> bool:
+    """Whether no other of `racks` is nearer to `key`. It ends at the first that is: a leader that goes over many keys
+    spends a few hashes on each, not one for every rack."""
+    salt = zlib.crc32(key.encode())
+    mine = zlib.crc32(rack.encode(), salt), rack
+    return not any((zlib.crc32(one.encode(), salt), one) > mine for one in racks)

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import random
 import re
-import zlib
 
 from fabric.messages import NodeReport, Submit, Submitted
 from fabric.roles.calls import RackCalls
 from fabric.roles.census import Census
 from fabric.roles.coordinator import Coordinator
-from fabric.roles.leaders import LeaderDirectory
+from fabric.roles.leaders import LeaderDirectory, looks_after
 from fabric.roles.losses import Losses
 from fabric.roles.outbox import Outbox, earliest
 from fabric.roles.patrol import Patrol
@@ -205,9 +204,8 @@ class Leading:
 
     def _is_mine(self, name: str) -> bool:
         """Rendezvous hashing over the racks that have a leader."""
-        racks = sorted(self.directory.leaders) or [self._identity.rack]
-        best = max(racks, key=lambda rack: zlib.crc32(rack.encode(), zlib.crc32(name.encode())))
-        return best == self._identity.rack
+        racks = self.directory.leaders
+        return (self._identity.rack in racks or not racks) and looks_after(self._identity.rack, name, racks)
 
     def _answers_for(self, rack: str) -> bool:
         """The own rack, and those without a leader that fall to this one."""
@@ -215,8 +213,10 @@ class Leading:
 
     def _on_leaders(self, now: float) -> None:
         """A rack that lost its leader, or got another one, may have lost members that nobody saw go."""
+        if not self.directory.complete:
+            return  # what is read one after the other is compared once
         led = {rack: seen.epoch for rack, seen in self.directory.leaders.items()}
-        if self.directory.complete and led != self._led:
+        if led != self._led:
             self._led = led
             self.losses.changed(now)
             self.patrol.soon(now, self._settings.orphan_after_s * (0.5 + self._rng.random()))

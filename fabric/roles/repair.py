@@ -41,7 +41,7 @@ from fabric.commands import MAX_LISTED, ListHeld
 from fabric.messages import Heartbeat, HoldersChanged
 from fabric.roles.calls import Gathered, RackCalls
 from fabric.roles.copies import Copies
-from fabric.roles.leaders import LeaderDirectory, rendezvous
+from fabric.roles.leaders import LeaderDirectory, looks_after
 from fabric.roles.outbox import Outbox, earliest
 from fabric.roles.redundancy import Found, Store, lacks, pick_sources, pick_target, survey, with_holder
 from fabric.roles.settings import Identity, Settings
@@ -180,8 +180,10 @@ class Repair:
 
     def on_leaders(self, now: float) -> None:
         """The directory may have changed."""
+        if not self._active or not self._directory.complete:
+            return  # what is read one after the other is compared once
         leaders = {rack: seen.leader.guid for rack, seen in self._directory.leaders.items()}
-        if self._active and leaders != self._leaders:
+        if leaders != self._leaders:
             self._leaders = leaders
             self._soon(now)
 
@@ -227,7 +229,7 @@ class Repair:
             self._soon(now)
             return
         one.sizes = self._wanted.contents()
-        share = sorted(digest for digest in one.sizes if rendezvous(digest, racks) == self._identity.rack)
+        share = sorted(digest for digest in one.sizes if looks_after(self._identity.rack, digest, racks))
         one.share = frozenset(share)
         one.ahead.extend(tuple(share[at : at + MAX_LISTED]) for at in range(0, len(share), MAX_LISTED))
         self._ask(one, now)

@@ -87,6 +87,8 @@ class Settings:
     """Copies that one storage leader has under way at a time."""
     repair_copies_a_target: int = 2
     """Of these, to one storage agent."""
+    holders_fresh_s: float = 1.0
+    """A storage leader tells again who holds an image for so long, instead of asking all storage agents anew."""
     max_rounds: int = 12
     """Rounds of placing again what another request took first, before the racks are asked anew."""
     max_coordinated: int = 256

@@ -4,7 +4,9 @@
 refers to, and replicates when told. `StorageLeading` is what an elected storage leader does beside its rack: it asks
 all storage leaders (each asks its agents) and picks `want` holders, in different racks where it can, spread over askers
 by a hash of image and asker, so that fifty nodes that want one image do not all lean on the same two of five holders.
-It also keeps up redundancy (`repair`).
+Who asks for an image that is being asked about waits for the same answers, and what was found is told again for
+`holders_fresh_s`: many want an image at the same moment, and each question goes to every storage agent there is. Who
+says that holders failed (`exclude`) is not told what was found before. It also keeps up redundancy (`repair`).
 """
 
 from __future__ import annotations
@@ -49,6 +51,8 @@ from zk.tree import Outcome, SessionChanged, SessionState
 
 MAX_WAITING = 256
 """Questions, drops or copies under way at a time; one more is answered with Unable, or not at all."""
+MAX_ASKERS = 10_000
+"""Who wait for the answer to one question; one more asks another leader."""
 
 
 class Storage:
@@ -179,6 +183,10 @@ class _Candidate:
     busy: int
 
 
+Asker = tuple[str, FindHolders | PickStores]
+"""(where to answer, what was asked)."""
+
+
 class StorageLeading:
     """Embed it; it acts only between `begin` and `end`."""
 
@@ -188,6 +196,10 @@ class StorageLeading:
         self._out = out
         self._active = False
         self._open = 0
+        self._askers: dict[str, list[Asker]] = {}
+        """Digest -> who waits for the answers to the question about it that is under way."""
+        self._found: dict[str, tuple[float, Gathered]] = {}
+        """Digest -> (fresh until, all answers)."""
         self.directory = LeaderDirectory("storage", out)
         self.calls = RackCalls(out, self.directory, f"{identity.guid[:8]}-s-", settings.hop_margin_s)
         self.repair = Repair(identity, settings, rng, out, self.directory, self.calls)
@@ -204,6 +216,8 @@ class StorageLeading:
     def end(self) -> None:
         self._active = False
         self._open = 0
+        self._askers.clear()
+        self._found.clear()
         self.directory.stop()
         self.repair.end()
 
@@ -226,19 +240,56 @@ class StorageLeading:
         if not self._active or not self.directory.known:
             self._out.send(sender, Holders(ask.call, digest, False, (), (), (), 1))
             return
+        asker = (sender, ask)
+        if not isinstance(ask, FindHolders):
+            self._gather(now, HasImage(""), [asker])
+            return
+        until, found = self._found.get(digest, (0.0, None))
+        askers = self._askers.get(digest)
+        if found is not None and now < until and not ask.exclude:
+            self._answer(asker, found, 1)
+        elif askers is None:
+            self._askers[digest] = [asker]
+            if not self._gather(now, HasImage(digest), self._askers[digest]):
+                del self._askers[digest]
+        elif len(askers) < MAX_ASKERS:
+            askers.append(asker)
+
+    def _gather(self, now: float, question: HasImage, askers: list[Asker]) -> bool:
+        """Ask everyone, and then answer those who ask. False: too much is being asked; they have a deadline, and go to
+        another leader."""
         if self._open >= MAX_WAITING:
-            return  # the asker has a deadline, and goes to another leader
+            return False
         self._open += 1
-        # Less than the asker waits, so that it hears of those who are silent instead of hearing nothing.
+        # Less than an asker waits, so that it hears of those who are silent instead of hearing nothing.
         wait_s = self._settings.command_wait_s - self._settings.hop_margin_s
 
         def done(at: float, gathered: Gathered) -> None:
             self._open = max(0, self._open - 1)
-            self._answer(sender, ask, gathered)
+            if self._askers.get(question.digest) is askers:
+                del self._askers[question.digest]
+                self._keep(at, question.digest, gathered)
+            spent = gathered.sent + sum(reply.messages for reply in gathered.replies) + 1
+            for asker in askers:
+                self._answer(asker, gathered, spent)
+                spent = 1  # the search is counted once
 
-        self.calls.gather(now, ask.call, wait_s, done, everyone=HasImage(digest))
+        self.calls.gather(now, question.digest, wait_s, done, everyone=question)
+        return True
 
-    def _answer(self, sender: str, ask: FindHolders | PickStores, gathered: Gathered) -> None:
+    def _keep(self, now: float, digest: str, gathered: Gathered) -> None:
+        """What was found is told again for a moment, if everybody answered and there are holders enough."""
+        whole = not gathered.silent_racks and not any(reply.silent for reply in gathered.replies)
+        answers = [answer for reply in gathered.replies for _, answer in reply.results]
+        held = sum(isinstance(answer, ImageHeld) and answer.held for answer in answers)
+        if whole and held >= self._settings.redundancy:
+            self._found = {one: kept for one, kept in self._found.items() if kept[0] > now}
+            if len(self._found) < MAX_WAITING:
+                self._found[digest] = (now + self._settings.holders_fresh_s, gathered)
+
+    def _answer(self, asker: Asker, gathered: Gathered, messages: int) -> None:
+        """`messages` were spent on it."""
+        sender, ask = asker
         exclude = set(ask.exclude) if isinstance(ask, FindHolders) else set()
         candidates = [
             _Candidate(HolderRef(node, reply.rack, answer.data_endpoint), answer.free_bytes, answer.busy)
@@ -252,7 +303,6 @@ class StorageLeading:
         usable = [candidate for candidate in candidates if candidate.ref.node not in exclude]
         silent = [f"rack {rack}" for rack in gathered.silent_racks]
         silent += [node for reply in gathered.replies for node in reply.silent]
-        messages = gathered.sent + sum(reply.messages for reply in gathered.replies) + 1
         chosen = choose(usable, ask.want, digest + ask.salt, isinstance(ask, PickStores))
         self._out.send(
             sender, Holders(ask.call, digest, True, chosen, found[:100], tuple(silent[:100]), messages)
