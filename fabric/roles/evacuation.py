@@ -36,9 +36,15 @@ class Evacuation:
 
     def of(self, record: Deployment, wall_ms: int) -> tuple[tuple[int, ...], set[int], set[int]]:
         """Of the ordinals that the plan has on nodes which are drained: those to look for another place for; those for
-        which there was none; and those of these whose node must be empty by now."""
+        which there was none; and those of these whose node must be empty by now.
+
+        With `max_per_rack` those to look for are of one rack: each that moves makes room for one in the rack it leaves,
+        which those that stay in another rack after all would not."""
         draining = self._census.draining
-        doomed = {ordinal: node for ordinal, (node, _) in places_of(record.plan).items() if node in draining}
+        places = places_of(record.plan)
+        doomed = {ordinal: node for ordinal, (node, _) in places.items() if node in draining}
         movable = tuple(sorted(set(doomed) - self.unmovable))
+        if record.max_per_rack and movable:
+            movable = tuple(ordinal for ordinal in movable if places[ordinal][1] == places[movable[0]][1])
         stuck = set(doomed) & self.unmovable
         return movable, stuck, {ordinal for ordinal in stuck if self._census.drain_over(doomed[ordinal], wall_ms)}

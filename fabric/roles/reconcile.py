@@ -120,7 +120,8 @@ class Reconcile:
     def _reserve(
         self, now: float, ordinals: tuple[int, ...], need: int, then: Callable[[float, Reservations], None]
     ) -> None:
-        used = {place: len(some) for place, some in by_place(places_of(self._keeper.record.plan)).items()}
+        stay = {o: place for o, place in places_of(self._keeper.record.plan).items() if o not in ordinals}
+        used = {place: len(some) for place, some in by_place(stay).items()}
         exclude = frozenset(self._exclude) | self._charge.census.draining
         phase = Reserving(self._charge, ordinals, need, used, exclude, then)
         self.phase = phase

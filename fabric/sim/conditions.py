@@ -19,6 +19,8 @@ from fabric.sim.network import Weather
 KINDS: dict[str, float] = {
     "crash": 6.0,
     "power": 2.0,
+    "rack": 0.5,
+    "dead": 0.7,
     "pause": 4.0,
     "leave": 2.0,
     "partition": 4.0,

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from fabric.sim.world import World
 
 
+MAX_DEAD = 0.15
+"""Of all machines, those that never come back while there are faults."""
+
+
 class Faults:
     """`begin` once; they happen until `stop`. `counts`: by kind."""
 
@@ -27,12 +31,16 @@ class Faults:
         self.counts: Counter[str] = Counter()
         self._rng = rng
         self._over = False
+        self._lying: set[str] = set()
+        """Machines that stay without power until the end of the faults."""
         self._strangers = Strangers(world, rng)
         kinds = world.conditions.kinds
         self._kinds, self._weights = list(kinds), list(kinds.values())
         self._do: dict[str, Callable[[], str]] = {
             "crash": self._crash,
             "power": self._power,
+            "rack": self._rack,
+            "dead": self._dead,
             "pause": self._pause,
             "leave": self._leave,
             "partition": self._partition,
@@ -107,8 +115,30 @@ class Faults:
         if not machine.powered:
             return ""
         machine.lose_power()
-        self._until(self._some_s() + 0.5, machine.power_on)
+        self._until(self._some_s() + 0.5, partial(self._power_on, machine))
         return f"{machine.name} is without power"
+
+    def _power_on(self, machine: Machine) -> None:
+        if machine.name not in self._lying:
+            machine.power_on()
+
+    def _rack(self) -> str:
+        rack = self._victim().rack
+        machines = [one for one in self.world.machines.values() if one.rack == rack]
+        wait_s = self._some_s() + 0.5
+        for machine in machines:
+            machine.lose_power()
+            self._until(wait_s + 0.3 * self._rng.random(), partial(self._power_on, machine))
+        return f"all of rack {rack} is without power for {wait_s:.1f} s"
+
+    def _dead(self) -> str:
+        """For as long as there are faults."""
+        machine = self._victim()
+        if len(self._lying) + 1 > MAX_DEAD * len(self.world.machines) or machine.name in self._lying:
+            return ""
+        self._lying.add(machine.name)
+        machine.lose_power()
+        return f"{machine.name} is dead"
 
     def _pause(self) -> str:
         machine = self._victim()

@@ -92,6 +92,8 @@ class Process:
         self.told = SessionState.LOST
         """What the role was told last of its session."""
         self.told_at = world.clock.now
+        self.well_since = world.clock.now
+        """It runs, and has not stood still, since then."""
         self.ledger: Ledger | None = None
         """Of its compute role, and what of it was seen last by those who check."""
         self.ledger_seen: Resources | None = None
@@ -197,6 +199,7 @@ class Process:
         if not self.paused:
             return
         self.paused = False
+        self.well_since = self.world.clock.now
         while self._held and self.alive and not self.paused:
             self._held.popleft()()
         if self.alive and self.bus is not None:

@@ -1,4 +1,4 @@
-"""Users: they create, scale and delete deployments, and ask again until they get an answer.
+"""Users and operators: they create, scale and delete deployments, drain nodes, and ask again until they get an answer.
 
 Theory of operation. What is asked for, and when, is drawn before anything happens. Each request goes to a living API
 process; when that one dies, or says that it can't, the user asks another, with the same idempotency key. What was
@@ -7,6 +7,7 @@ answered with "done" is what the fabric has accepted: `wanted` remembers it, and
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 from functools import partial
@@ -14,10 +15,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from fabric.records import Deployment, Drain, Policy, Restart, Spec, encode
+from fabric.records import Deployment, Policy, Restart, Spec
 from fabric.resources import Resources
+from fabric.sim import operators
 from fabric.sim.conditions import LARGE, SMALL
 from fabric.sim.images import Content
+from fabric.sim.operators import Wish
 from fabric.sim.submitter import Steps, Submitter
 from zk import paths
 
@@ -36,15 +39,6 @@ class Wanted:
     created: bool = False
     count: int | None = None
     gone: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """`kind`: create, scale, delete a deployment; cordon, uncordon, drain, undrain a node."""
-
-    kind: str
-    target: str
-    count: int = 0
 
 
 class Users:
@@ -68,21 +62,21 @@ class Users:
             at = world.clock.now + rng.uniform(0, last_s * 0.6)
             self._at(at, Wish("create", record.id))
             while rng.random() < 0.5:
-                at = min(at + rng.uniform(0.2, last_s / 2), world.clock.now + last_s)
+                at = min(at + rng.choice((0.4, 3.0, last_s / 2)) * rng.random(), world.clock.now + last_s)
                 self._at(at, Wish("scale", record.id, rng.randint(1, MAX_COUNT)))
             if rng.random() < 0.35:
                 self._at(min(at + rng.uniform(0.1, last_s / 2), world.clock.now + last_s), Wish("delete", record.id))
-        compute = [machine.name for machine in world.machines.values() if machine.layer == "compute"]
-        for _ in range(rng.choice((0, 0, 1, 2))):
-            node = rng.choice(compute)
-            at = world.clock.now + rng.uniform(0, last_s / 2)
-            self._at(at, Wish("cordon", node))
-            self._at(at + rng.uniform(1, last_s / 2), Wish("uncordon", node))
-        for _ in range(rng.choice((0, 0, 1, 2))):
-            node = rng.choice(compute)
-            at = world.clock.now + rng.uniform(last_s / 4, last_s * 0.7)
-            self._at(at, Wish("drain", node, rng.choice((2, 8, 60))))
-            self._at(at + rng.uniform(2, last_s), Wish("undrain", node))
+        for after_s, wish in operators.wishes(world, rng):
+            self._at(world.clock.now + after_s, wish)
+            if wish.kind == "drain" and rng.random() < 0.4:
+                self._at(world.clock.now + after_s + rng.uniform(0, 2), self._anything(rng.choice(list(self._records))))
+
+    def _anything(self, deployment: str) -> Wish:
+        """A change in the middle of something else."""
+        rng = self._rng
+        if rng.random() < 0.3:
+            return Wish("delete", deployment)
+        return Wish("scale", deployment, rng.randint(1, MAX_COUNT))
 
     def _at(self, when: float, wish: Wish) -> None:
         self.open += 1
@@ -144,12 +138,8 @@ class Users:
             now = self.world.wall_ms()
             record = msgspec.structs.replace(self._records[wish.target], created_ms=now, updated_ms=now)
             return submitter.create(record, "body")
-        if wish.kind in ("cordon", "uncordon"):
-            return submitter.put(paths.cordon(wish.target), b"" if wish.kind == "cordon" else None)
-        if wish.kind in ("drain", "undrain"):
-            now = self.world.wall_ms()
-            data = encode(Drain(wish.target, now, now + wish.count * 1000)) if wish.kind == "drain" else None
-            return submitter.put(paths.drain(wish.target), data)
+        if wish.kind in operators.KINDS:
+            return operators.steps(submitter, wish)
         if self.world.ensemble.stat(paths.deployment(wish.target)) is None:
             return None
         if wish.kind == "scale":
@@ -161,6 +151,9 @@ class Users:
         need: Resources = rng.choice((SMALL, SMALL, LARGE))
         count = rng.randint(3, MAX_COUNT)
         policy: Policy = rng.choice(("spread", "spread", "pack"))
+        stop_after_s = rng.choice((0, 0, 0, 1, 3))
+        least_s = stop_after_s + math.ceil(self.world.settings.stop_grace_s)  # the API takes no less
+        lost_after_s = least_s + rng.choice((0, 1, 4)) if stop_after_s else rng.choice((0, 1, 3, 20))
         restart: Restart = rng.choice(("always", "always", "on-failure", "never"))
         return Deployment(
             id=f"d-{number:04d}{rng.getrandbits(32):08x}",
@@ -172,17 +165,17 @@ class Users:
                 resources=need,
                 environment={},
                 restart=restart,
-                stop_after_s=rng.choice((0, 0, 0, 3)),
+                stop_after_s=stop_after_s,
             ),
             count=count,
             min_count=rng.choice((count, count, max(1, count // 2))),
             policy=policy,
             created_ms=0,
             updated_ms=0,
-            max_per_node=rng.choice((0, 0, 3)),
-            max_per_rack=rng.choice((0, 0, 0, 12)),
+            max_per_node=rng.choice((0, 0, 1, 3)),
+            max_per_rack=rng.choice((0, 0, 5, 12)),
             key=f"{rng.getrandbits(64):016x}",
-            lost_after_s=rng.choice((0, 0, 1, 5)),
+            lost_after_s=lost_after_s,
             exclusive=rng.random() < 0.3,
         )
 

@@ -23,6 +23,8 @@ from fabric.sim.checkers.base import Checker
 from fabric.sim.checkers.capacity import Capacity
 from fabric.sim.checkers.contents import Contents
 from fabric.sim.checkers.exactly import Exactly
+from fabric.sim.checkers.limits import Limits
+from fabric.sim.checkers.patience import Patience
 from fabric.sim.checkers.records import Records
 from fabric.sim.checkers.settled import Settled
 from fabric.sim.checkers.view import View
@@ -51,6 +53,10 @@ PROMISES = (
     "once",
     "returning",
     "planned",
+    "limits",
+    "patience",
+    "brake",
+    "alone",
     "epochs",
     "marker",
     "outage",
@@ -61,6 +67,8 @@ PROMISES = (
     "orphans",
     "heal",
     "repair",
+    "drain",
+    "rest",
 )
 """Everything that is checked, by name."""
 
@@ -120,6 +128,8 @@ class World:
             Capacity(self),
             Exactly(self, self.view),
             Records(self, self.view),
+            Limits(self, self.view),
+            Patience(self, self.view),
             Awards(self),
             Contents(self),
             Settled(self, self.view),

@@ -11,16 +11,13 @@ from typing import TYPE_CHECKING
 
 from fabric.roles.work import split_id
 from fabric.sim.checkers.base import Checker
-from fabric.sim.checkers.view import Slot, View
+from fabric.sim.checkers.view import DEPLOYMENTS, MEMBERS, Slot, View
 from fabric.sim.driver import Instance
-from zk import paths
 from zk.znodes import Change
 
 if TYPE_CHECKING:
     from fabric.sim.world import World
 
-_DEPLOYMENTS = paths.DEPLOYMENTS + "/"
-_MEMBERS = paths.MEMBERS + "/compute/"
 
 
 class Exactly(Checker):
@@ -47,10 +44,10 @@ class Exactly(Checker):
 
     def committed(self, zxid: int, session: int, changes: list[Change]) -> None:
         for kind, path in changes:
-            if kind == "create" and path.startswith(_MEMBERS) and path.count("/") == 4:
+            if kind == "create" and path.startswith(MEMBERS) and path.count("/") == 4:
                 self._came(path.rpartition("/")[2])
-            elif kind == "set" and path.startswith(_DEPLOYMENTS):
-                seen = self._view.deployments.get(path[len(_DEPLOYMENTS) :])
+            elif kind == "set" and path.startswith(DEPLOYMENTS):
+                seen = self._view.deployments.get(path[len(DEPLOYMENTS) :])
                 if seen is not None and seen.before is not None and seen.before.leaving != seen.record.leaving:
                     for ordinal in sorted({*seen.leaving, *seen.plan}):
                         self._judge((seen.record.id, ordinal), "its record changed")

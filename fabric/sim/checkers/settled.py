@@ -1,14 +1,16 @@
-"""Promises 3, 4 and 5 when the faults are over: everything ends, nothing is left over, every image is redundant.
+"""What must be so when the faults are over: everything ends, nothing is left over, every image is redundant; where
+there is room nothing lacks, and nodes that are drained are empty.
 
 `unsettled` says what is not so yet; the simulation goes on until it says nothing, within a bound of virtual time.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from fabric.records import Image, decode
+from fabric.records import Drain, Image, decode
 from fabric.sim.checkers.base import Checker
 from fabric.sim.checkers.view import Seen, View
 from fabric.sim.machine import Machine
@@ -22,7 +24,7 @@ Trouble = tuple[str, str]
 
 
 class Settled(Checker):
-    names = ("ends", "orphans", "heal", "repair")
+    names = ("ends", "orphans", "heal", "repair", "drain", "rest")
 
     def __init__(self, world: World, view: View) -> None:
         super().__init__(world)
@@ -46,6 +48,8 @@ class Settled(Checker):
                 yield from self._deployment(deployment, seen)
         yield from self._leftovers()
         yield from self._images()
+        yield from self._notes()
+        yield from self._drained()
 
     def _agents(self) -> Iterator[Trouble]:
         ensemble = self.world.ensemble
@@ -89,6 +93,7 @@ class Settled(Checker):
         least = record.count if not record.reason else min(record.count, max(1, record.min_count))
         if len(seen.plan) < least and not record.lacking:
             yield "ends", f"{deployment} is running, with {len(seen.plan)} of {record.count} planned"
+        yield from self._rest(seen)
         for ordinal, node in seen.plan.items():
             here = self._view.running.get((deployment, ordinal), {})
             if node in here and here[node].state == "running":
@@ -96,6 +101,53 @@ class Settled(Checker):
             if not self._has_ended(node, deployment, ordinal):
                 at = ", ".join(sorted(here)) or "nowhere"
                 yield "heal", f"{deployment}.{ordinal} is planned on {node} and runs {at}"
+
+    def _rest(self, seen: Seen) -> Iterator[Trouble]:
+        """What the record says beside its plan."""
+        record, missing = seen.record, seen.record.count - len(seen.plan)
+        if record.moved:
+            yield "rest", f"{record.id} is settled, and ordinals {record.moved} have moved"
+        if record.lacking > missing:
+            yield "rest", f"{record.id} lacks {record.lacking}, and {missing} have no place"
+        for share in record.stopping:
+            if here := [ordinal for ordinal in share.numbers() if seen.plan.get(ordinal) == share.node]:
+                yield "rest", f"{record.id} has {here} on {share.node}, where they are to stop"
+        if record.lacking and (node := self._room(seen)):
+            yield "heal", f"{record.id} lacks {record.lacking}, and {node} has room"
+
+    def _room(self, seen: Seen, ordinal: int | None = None) -> str:
+        """A node that could take one more of it, or (with `ordinal`) that one; empty: there is none."""
+        record = seen.record
+        others = [node for one, node in seen.plan.items() if one != ordinal]
+        nodes, racks = Counter(others), Counter(self.world.machines[node].rack for node in others)
+        for name, machine in self.world.machines.items():
+            ledger = machine.process.ledger if machine.process is not None else None
+            if ledger is None or self.world.ensemble.stat(paths.cordon(name)) is not None:
+                continue
+            if seen.plan.get(-1 if ordinal is None else ordinal) == name or not ledger.fits(record.spec.resources):
+                continue
+            in_node = not record.max_per_node or nodes[name] < record.max_per_node
+            if in_node and (not record.max_per_rack or racks[machine.rack] < record.max_per_rack):
+                return name
+        return ""
+
+    def _notes(self) -> Iterator[Trouble]:
+        for node in self.world.ensemble.children(paths.LOST):
+            yield "rest", f"{node} is noted as lost, and is {'' if node in self._view.present else 'not '}present"
+
+    def _drained(self) -> Iterator[Trouble]:
+        """Its leader may have a clock that is wrong: the deadline is over when it is by all of them."""
+        ensemble = self.world.ensemble
+        late_ms = max(0, *(-machine.skew_s * 1000 for machine in self.world.machines.values()))
+        for node in ensemble.children(paths.DRAINS):
+            drain = decode(ensemble.read(paths.drain(node)) or b"", Drain, node)
+            over = self.world.wall_ms() > drain.deadline_ms + late_ms
+            for deployment, ordinal in self._view.on_machine.get(node, ()):
+                seen = self._view.deployments.get(deployment)
+                other = self._room(seen, ordinal) if seen is not None else ""
+                if over or other:
+                    why = "the deadline is over" if over else f"{other} has room"
+                    yield "drain", f"{node} is drained and runs {deployment}.{ordinal}: {why}"
 
     def _has_ended(self, node: str, deployment: str, ordinal: int) -> bool:
         """By its restart policy it need not run any more."""

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 Slot = tuple[str, int]
 """(deployment, ordinal)."""
 
-_DEPLOYMENTS = paths.DEPLOYMENTS + "/"
+DEPLOYMENTS = paths.DEPLOYMENTS + "/"
 _OPEN = paths.OPEN + "/"
-_MEMBERS = paths.MEMBERS + "/compute/"
+MEMBERS = paths.MEMBERS + "/compute/"
 
 
 @dataclass(slots=True)
@@ -61,7 +61,7 @@ class View(Checker):
         if self.owned_before != self.owners:
             self.owned_before = dict(self.owners)
         for kind, path in changes:
-            if path.startswith(_MEMBERS):
+            if path.startswith(MEMBERS):
                 node = path.rpartition("/")[2]
                 if path.count("/") != 4:
                     continue
@@ -75,8 +75,8 @@ class View(Checker):
                     self.owners.pop(deployment, None)
                 else:
                     self.owners[deployment] = session
-            elif path.startswith(_DEPLOYMENTS) and path.count("/") == 2:
-                self._record(path[len(_DEPLOYMENTS) :], kind)
+            elif path.startswith(DEPLOYMENTS) and path.count("/") == 2:
+                self._record(path[len(DEPLOYMENTS) :], kind)
 
     def _record(self, deployment: str, kind: str) -> None:
         data = self.world.ensemble.read(paths.deployment(deployment))
@@ -91,7 +91,7 @@ class View(Checker):
             seen = self.deployments[deployment] = Seen(record)
         else:
             seen.before, seen.record = seen.record, record
-        before, seen.plan, seen.leaving = seen.plan, _where(record.plan), _where(record.leaving)
+        before, seen.plan, seen.leaving = seen.plan, places(record.plan), places(record.leaving)
         for ordinal, node in before.items():
             if seen.plan.get(ordinal) != node and node not in self.present:
                 seen.left_absent.add((ordinal, node))
@@ -130,5 +130,6 @@ class View(Checker):
         assert owners == set(self.owners), f"owners: {sorted(owners ^ set(self.owners))}"
 
 
-def _where(shares: Iterable[Share]) -> dict[int, str]:
+def places(shares: Iterable[Share]) -> dict[int, str]:
+    """Ordinal -> node."""
     return {ordinal: share.node for share in shares for ordinal in share.numbers()}

@@ -210,6 +210,20 @@ def test_a_node_is_emptied_and_gets_nothing_new(exclusive: bool):
     assert node not in {share.node for share in world.record(other).plan}
 
 
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_a_node_in_a_rack_that_is_at_its_limit_is_emptied_within_the_rack(exclusive: bool):
+    world = settled(racks=2, compute=3)
+    deployment = world.create(8, max_per_rack=4, exclusive=exclusive)
+    world.until_final(deployment)
+    drained = [next(h for h in holding(world, deployment) if h.identity.rack == rack) for rack in ("r1", "r2")]
+    for host in drained:
+        drain(world, host.identity.node)
+    world.run(lambda: not any(host.running for host in drained) and world.record(deployment).final, 30, "empty")
+    exactly(world, deployment, 8)
+    for rack in ("r1", "r2"):
+        assert sum(len(share.numbers()) for share in world.record(deployment).plan if share.rack == rack) == 4
+
+
 def test_what_finds_no_other_place_stays_until_the_deadline():
     world = settled(racks=1, compute=2, total=TIGHT)
     deployment = world.create(8)
