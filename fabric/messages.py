@@ -214,6 +214,7 @@ class NodeReport(Message, frozen=True):
     deployment: DeploymentId
     epoch: Number
     node: Name
+    rack: Name
     progress: Progress
 
 

@@ -225,10 +225,9 @@ class Agent:
         if event.state is SessionState.CONNECTED:
             self._session = event.session_id
             self._suspended_at = None
-            if self._compute is not None:
+            if self._compute is not None and self._member.present:  # it was counted as present all the time
                 self._compute.touch.found()
-                if self._member.present:  # in the same session: it was counted as present all the time
-                    self._compute.touch.resume(now)
+                self._compute.touch.resume(now)
             if self._standing:
                 self._submit(self._candidacy.on_session(event))
             if self._rack.leads:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from fabric.records import Drain, Lost
 from fabric.roles.listing import Listing
 from fabric.roles.outbox import Outbox, earliest
+from fabric.roles.plans import Place
 from zk import paths
 from zk.tree import Outcome, SessionChanged, Stat
 
@@ -52,17 +53,24 @@ class Census:
 
     # --- what coordinators ask ---------------------------------------------------------------------------------------
 
-    def replaced_at(self, node: str, lost_after_s: float) -> float | None:
-        """From when on what ran on `node` is to run elsewhere; None while that is not decided, or it is not lost."""
+    def replaced_at(self, place: Place, lost_after_s: float) -> float | None:
+        """From when on what ran at `place` is to run elsewhere; None while that is not decided, or it is not lost."""
+        node, rack = place
         noted = self.lost.entries.get(node)
         seen = self._seen.get(node)
-        if noted is None or seen is None or not noted.lost.accepted_ms:
+        if noted is None or seen is None or not noted.lost.accepted_ms or noted.lost.rack != rack:
             return None
         return seen[1] + lost_after_s
 
-    def is_replaced(self, now: float, node: str, lost_after_s: float) -> bool:
-        due = self.replaced_at(node, lost_after_s)
+    def is_replaced(self, now: float, place: Place, lost_after_s: float) -> bool:
+        due = self.replaced_at(place, lost_after_s)
         return due is not None and now >= due
+
+    @property
+    def wants(self) -> frozenset[tuple[str, int]]:
+        """What coordinators have to act on: another set when there is more, or other, of it."""
+        lost = {(node, noted.czxid) for node, noted in self.lost.entries.items() if noted.lost.accepted_ms}
+        return frozenset(lost | {(node, drain.deadline_ms) for node, drain in self.drains.entries.items()})
 
     @property
     def draining(self) -> frozenset[str]:

@@ -71,8 +71,16 @@ class Charges:
         return len(self._open)
 
     def begin(self, now: float, deployment: str, accepted_ms: int) -> None:
-        """Idempotent. Over `max_followed` deployments at once it is left to the sweeping leaders."""
-        if deployment in self._open or len(self._open) >= self._max_followed:
+        """Begun again, somebody is told again: the record has changed. Over `max_followed` deployments at once it is
+        left to the sweeping leaders."""
+        known = self._open.get(deployment)
+        if known is not None:
+            known.until = now + self._follow_s
+            known.accepted_ms = max(0, accepted_ms)
+            if self._connected and not known.ask:
+                self._submit(now, known)
+            return
+        if len(self._open) >= self._max_followed:
             return
         one = _Charge(deployment, max(0, accepted_ms), now + self._follow_s, self._settings.retry_min_s)
         self._open[deployment] = one

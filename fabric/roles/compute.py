@@ -271,6 +271,7 @@ class Compute:
         """Counted as present, with all that it has."""
         self.registered = registered
         self.verifier.registered(now)
+        self.touch.found()
         self.touch.resume(now)
 
     def departed(self, now: float) -> None:

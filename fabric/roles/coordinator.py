@@ -52,7 +52,10 @@ class Coordinator:
         self.deployment = deployment
         self._out = out
         self._finished = done
-        self._keeper = RecordKeeper(deployment, identity, session, out, self._claimed, self._changed, self._lost)
+        self._submit = submit
+        self._keeper = RecordKeeper(
+            deployment, identity, session, out, self._claimed, self._changed, self._lost, self._elsewhere
+        )
         self._recorder = Recorder(identity, now, out.wall_ms, submit)
         self._charge = Charge(
             identity, settings, rng, out, calls, census, self._keeper, self._recorder, self._abdicate
@@ -95,9 +98,9 @@ class Coordinator:
         else:
             self._keeper.on_tree(now, token, outcome)
 
-    def on_report(self, now: float, epoch: int, node: str, progress: Progress) -> None:
+    def on_report(self, now: float, epoch: int, place: Place, progress: Progress) -> None:
         if epoch == self._charge.epoch and isinstance(self._work.phase, Starting):
-            self._work.phase.on_report(now, node, progress)
+            self._work.phase.on_report(now, place, progress)
 
     def look(self) -> None:
         """A user may have changed the record: a change does not wait for the end of a phase."""
@@ -180,6 +183,11 @@ class Coordinator:
     def _lost(self, now: float, why: str) -> None:
         self._out.note("info", f"{self.deployment}: not coordinated here any more: {why}")
         self._end(now)
+
+    def _elsewhere(self, address: str) -> None:
+        """Another coordinates it: if a user has changed it, that one must hear of it."""
+        if self._submit is not None and address != self._charge.identity.address:
+            self._out.send(address, self._submit)
 
     def _end(self, now: float) -> None:
         if not self._ended:

@@ -395,9 +395,9 @@ class Instances:
         if work.deployment in self.works:
             self._reported[work.deployment] = now
         work.messages += 1
-        self._out.send(
-            work.report_to, NodeReport(work.deployment, work.epoch, self._identity.node, work.progress())
-        )
+        here = self._identity
+        report = NodeReport(work.deployment, work.epoch, here.node, here.rack, work.progress())
+        self._out.send(work.report_to, report)
         if not work.waiting:
             work.report_to = ""
 

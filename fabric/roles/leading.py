@@ -27,7 +27,7 @@ from zk.tree import Children, Delete, Existed, Exists, Listed, Outcome, SessionC
 _ID = re.compile(r"d-[0-9a-z]{6,24}")
 SWEEP = "sweep:"
 MAX_SWEPT = 64
-"""Orphaned deployments taken in one sweep, at most."""
+"""Open deployments looked at in one sweep, at most."""
 
 
 class Leading:
@@ -65,6 +65,9 @@ class Leading:
         self._active = False
         self._held = False
         self._sweep_at: float | None = None
+        self._swept_to = ""
+        """The last one looked at: the next sweep goes on after it."""
+        self._wants: frozenset[tuple[str, int]] = frozenset()
 
     @property
     def load(self) -> int:
@@ -72,12 +75,13 @@ class Leading:
 
     def begin(self, now: float, session: int) -> None:
         if self._active:
+            self.patrol.soon(now, self._settings.orphan_after_s, around=True)  # out of touch, members may have gone
             return
         self._active = True
         self._session = session
         self.directory.start()
         self.census.start()
-        self.losses.begin()
+        self.losses.begin(now)
         self.patrol.begin(now)
         self._sweep_at = now + self._settings.sweep_interval_s * self._rng.random()
 
@@ -127,7 +131,7 @@ class Leading:
     def on_report(self, now: float, report: NodeReport) -> None:
         charge = self._charges.get(report.deployment)
         if charge is not None:
-            charge.on_report(now, report.epoch, report.node, report.progress)
+            charge.on_report(now, report.epoch, (report.node, report.rack), report.progress)
 
     def on_session(self, event: SessionChanged) -> None:
         self.directory.on_session(event)
@@ -144,7 +148,9 @@ class Leading:
             return True
         if self.census.on_tree(now, token, outcome):
             self.losses.changed(now)
-            self.patrol.soon(now)
+            wants, self._wants = self._wants, self.census.wants
+            if not self._wants <= wants:
+                self.patrol.soon(now)
             return True
         if self.losses.on_tree(now, token, outcome) or self.patrol.on_tree(now, token, outcome):
             return True
@@ -192,7 +198,10 @@ class Leading:
                 for one in outcome.names
                 if _ID.fullmatch(one) and one not in self._charges and self._is_mine(one)
             ]
-            for one in mine[:MAX_SWEPT]:
+            later = [one for one in mine if one > self._swept_to]
+            batch = [*later, *(one for one in mine if one <= self._swept_to)][:MAX_SWEPT]
+            self._swept_to = batch[-1] if batch else ""
+            for one in batch:
                 self._out.tree(f"{SWEEP}{one}", Exists(paths.owner(one)))
         elif isinstance(outcome, Existed) and deployment not in self._charges:
             if outcome.stat is not None and outcome.stat.owner != self._session:
@@ -219,7 +228,7 @@ class Leading:
         if led != self._led:
             self._led = led
             self.losses.changed(now)
-            self.patrol.soon(now, self._settings.orphan_after_s * (0.5 + self._rng.random()))
+            self.patrol.soon(now, self._settings.orphan_after_s * (0.5 + self._rng.random()), around=True)
 
     # --- time ----------------------------------------------------------------------------------------------------
 

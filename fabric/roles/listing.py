@@ -65,6 +65,9 @@ class Listing(Generic[R, V]):
             self._void()
         if self._active and self._connected and not was:
             self._list()
+            again, self._retry = self._retry, set()
+            for name in sorted(again - {""}):  # a list says nothing about an entry that has changed
+                self._read(name)
 
     def on_watch(self, path: str) -> None:
         if not self._active:
@@ -113,13 +116,14 @@ class Listing(Generic[R, V]):
         if self._retry_at is None or now < self._retry_at:
             return
         self._retry_at = None
+        if not self._active or not self._connected:
+            return  # what is to be read again is, when the session is connected
         again, self._retry = self._retry, set()
-        if self._active and self._connected:
-            for name in sorted(again):
-                if name:
-                    self._read(name)
-                else:
-                    self._list()
+        for name in sorted(again):
+            if name:
+                self._read(name)
+            else:
+                self._list()
 
     @property
     def next_deadline(self) -> float | None:

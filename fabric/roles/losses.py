@@ -1,14 +1,17 @@
 """Nodes that vanished: noted, waited for, and given up, by the leaders of compute racks.
 
         a member is gone for `lost_note_s`  -> note it: /lost/{node}
-        it is a member again                -> delete the note
+        it is a member of that rack again   -> delete the note
         noted for `brake_settle_s`          -> so many at once? (`brake`)
                                                  no:  accept: it is replaced (`patrol`)
                                                  yes: wait, and look again every `brake_interval_s`
 
-The leader of a rack sees its members come and go and looks after their notes. Members that vanished while nobody led
-the rack are found by the patrols, and a rack without a leader is looked after by one of the other leaders (rendezvous
-hashing). Two leaders that disagree for a moment do no harm: a note is there once, and is accepted under its version.
+The leader of a rack sees its members come and go and looks after their notes. Of members that vanished while nobody
+led the rack, those that a plan names are found by the patrols. A rack without a leader is looked after by one of the
+others (rendezvous hashing). A node that is a member of another rack now has lost the places that plans have for it
+in this one: it is replaced there like any other, and the note goes some time later. A note that nothing came of for
+`keep_lost_s` goes too; should a plan still name the node, a patrol notes it anew. Two leaders that disagree for a
+moment do no harm: a note is there once, and is accepted under its version.
 Nothing is noted, accepted or deleted while the session is SUSPENDED.
 """
 
@@ -26,6 +29,8 @@ from zk.tree import Children, Create, Delete, Existed, Exists, Listed, NodeExist
 
 PREFIX = "loss:"
 COUNT = "count:"
+MAX_PAUSES = 8
+"""The brake is looked at this many times more rarely, in the end, while nothing changes."""
 MAX_NOTED = 5_000
 """Notes that one leader writes for one event, at most: a rack."""
 
@@ -53,20 +58,23 @@ class Losses:
         self._gone: dict[str, float] = {}
         self._first_seen: dict[str, float] = {}
         self._decide_at: float | None = None
+        self._pause_s = settings.brake_interval_s
+        self._tidy_at: float | None = None
         self._members: dict[str, int] = {}
         self._uncounted: set[str] | None = None
         """Racks whose members are being counted for a decision; None: no count is under way."""
         self.brake: Brake | None = None
         """As of the last decision of this leader."""
 
-    def begin(self) -> None:
+    def begin(self, now: float) -> None:
         self._active = True
+        self._tidy_at = now + self._settings.patrol_interval_s
 
     def end(self) -> None:
         self._active = False
         self._gone.clear()
         self._first_seen.clear()
-        self._decide_at = self._uncounted = self.brake = None
+        self._decide_at = self._uncounted = self._tidy_at = self.brake = None
 
     # --- what is seen --------------------------------------------------------------------------------------------
 
@@ -94,14 +102,25 @@ class Losses:
         for node in sorted(entries):
             if self._is_member(node):
                 self._forgive(node)
+        self._pause_s = self._settings.brake_interval_s
         self._first_seen = {node: self._first_seen.get(node, now) for node in sorted(entries)}
         self._plan_decision(now)
 
     def _forgive(self, node: str) -> None:
         noted = self._census.lost.entries.get(node)
-        if noted is not None and self._active:
+        if noted is not None and self._active and noted.lost.rack == self._identity.rack:
             self._out.note("info", f"node {node} is back")
             self._out.tree(f"{PREFIX}back:{node}", Delete(paths.lost(node), noted.version))
+
+    def _tidy(self, now: float) -> None:
+        """Notes that have served: of nodes that are members elsewhere now, and of those that never came back."""
+        healed_s = 2 * self._settings.patrol_interval_s
+        for node, noted in sorted(self._census.lost.entries.items()):
+            moved = self._is_member(node) and noted.lost.rack != self._identity.rack
+            served = moved and noted.lost.accepted_ms and now > self._first_seen.get(node, now) + healed_s
+            aged = self._out.wall_ms - noted.lost.since_ms > self._settings.keep_lost_s * 1000
+            if served or (aged and self._answers_for(noted.lost.rack)):
+                self._out.tree(f"{PREFIX}tidy:{node}", Delete(paths.lost(node), noted.version))
 
     # --- the decision --------------------------------------------------------------------------------------------
 
@@ -151,7 +170,9 @@ class Losses:
         return True
 
     def _decide(self, now: float) -> None:
-        self._decide_at = now + self._settings.brake_interval_s
+        self._decide_at = now + self._pause_s
+        # Members that come back change the notes, and so begin with short pauses again; others need no hurry.
+        self._pause_s = min(2 * self._pause_s, MAX_PAUSES * self._settings.brake_interval_s)
         entries = self._census.lost.entries
         self._set_brake(
             brake((noted.lost for noted in entries.values()), self._members, self._out.wall_ms, self._settings)
@@ -186,10 +207,15 @@ class Losses:
             self._decide_at = None
             if self._open():
                 self._count()
+            else:
+                self._set_brake(None)
+        if self._tidy_at is not None and now >= self._tidy_at:
+            self._tidy_at = now + self._settings.patrol_interval_s
+            self._tidy(now)
 
     @property
     def next_deadline(self) -> float | None:
         if not self._active:
             return None
         noted = min((at + self._settings.lost_note_s for at in self._gone.values()), default=None)
-        return earliest(noted, self._decide_at)
+        return earliest(noted, self._decide_at, self._tidy_at)

@@ -31,7 +31,6 @@ from fabric.roles.outbox import Outbox, earliest
 from fabric.roles.settings import Identity, Settings
 from zk import paths
 from zk.tree import (
-    BadVersion,
     Check,
     Create,
     Created,
@@ -58,8 +57,8 @@ PREFIX = "member:"
 class Home(Protocol):
     """What must be so before this node may be counted as present."""
 
-    def arrive(self, now: float) -> None:
-        """Begin to see to it, anew."""
+    def arrive(self, now: float, changed: str = "") -> None:
+        """Begin to see to it; `changed`: again, as what was checked at this path is not so any more."""
 
     @property
     def checks(self) -> tuple[Check, ...] | None:
@@ -141,10 +140,8 @@ class Membership:
             self._come_home(now)
         elif step == "create" and isinstance(outcome, Done):
             self._ask("learn", Exists(self._path))
-        elif step == "create" and isinstance(outcome, MultiFailed) and isinstance(conflict, BadVersion):
-            self._come_home(now)
         elif step == "create" and isinstance(outcome, MultiFailed) and outcome.index >= len(self._paths):
-            self._come_home(now)
+            self._come_home(now, outcome.path)
         elif step == "learn" and isinstance(outcome, Existed) and outcome.stat is not None:
             self._arrived(outcome.stat.czxid)
         elif step == "create" and isinstance(outcome, MultiFailed) and isinstance(conflict, NodeExists):
@@ -187,10 +184,10 @@ class Membership:
     def next_deadline(self) -> float | None:
         return earliest(self._retry_at, self._refuse_at)
 
-    def _come_home(self, now: float) -> None:
+    def _come_home(self, now: float, changed: str = "") -> None:
         self._at_the_door = True
         if self._home is not None:
-            self._home.arrive(now)
+            self._home.arrive(now, changed)
 
     def _judge(self, now: float, found: Got) -> None:
         here = Delete(self._contested, found.stat.version)

@@ -8,7 +8,7 @@ what no event told, a leader walks over all deployments of its share (rendezvous
             a node of its plan is lost, and is to be replaced by now     -> open it: reconcile heals it
             a node of its plan is to be emptied                          -> open it
             it lacks ordinals that were lost and found no place          -> open it, once a round
-        after the walk, for the racks that came up: who is there?
+        after a walk that no note or drain was the reason of, for the racks that came up: who is there?
             a node of a plan that is not, and is not noted               -> note it (`losses`)
         for each record that is over: prune it when it is old, or one too many
 
@@ -41,7 +41,7 @@ MAX_OPENED = 64
 MAX_TRIED = MAX_COUNT
 SOON_S = 0.05
 """Events that come together lead to one walk."""
-GO_ON_S = 1.0
+GO_ON_S = 2.0
 
 
 class Patrol:
@@ -71,36 +71,50 @@ class Patrol:
         self._take = take
         self._active = False
         self._walk_at: float | None = None
+        self._periodic = 0.0
+        """When it is time for a walk without an event."""
         self._walking = False
+        self._whole = True
+        """The next walk is over all, not only those that were busy."""
         self._again = False
+        self._around = False
+        """Look who is there at the end of the next walk."""
         self._failed = False
+        self._busy: set[str] = set()
+        """Deployments that need it, but are being coordinated: they alone are looked at again soon."""
         self._left: list[str] = []
         self._reading: set[str] = set()
         self._opened = 0
         self._due: float | None = None
         """When the next node of a plan that was read is to be replaced, or must be empty."""
         self._places: set[Place] = set()
-        self._racks: set[str] = set()
+        self._racks: list[str] = []
+        self._asking: set[str] = set()
         self._tried: dict[str, float] = {}
         """Deployments opened for what may not be to be had -> when they may be again."""
         self._finals = 0
         self._beyond = 0
 
     def begin(self, now: float) -> None:
-        self._active = True
+        self._active = self._around = True
         self._walk_at = now + self._settings.lost_note_s + self._rng.random()
 
     def end(self) -> None:
-        self._active = self._walking = self._again = False
+        self._active = self._walking = self._again = self._around = False
         self._walk_at = None
         self._tried.clear()
         self._reading.clear()
+        self._asking.clear()
+        self._busy.clear()
+        self._whole = True
         self._finals = self._beyond = 0
 
-    def soon(self, now: float, after_s: float = SOON_S) -> None:
-        """Something happened that may concern deployments at rest."""
+    def soon(self, now: float, after_s: float = SOON_S, around: bool = False) -> None:
+        """Something happened that may concern deployments at rest. `around`: members may have gone unseen."""
         if not self._active:
             return
+        self._around = self._around or around
+        self._whole = True
         if self._walking:
             self._again = True
         else:
@@ -125,12 +139,13 @@ class Patrol:
                 self._judge(now, name, outcome)
             self._failed = self._failed or not isinstance(outcome, Got | NoNode)
             self._go_on(now)
-        elif kind == "rack" and name in self._racks:
-            self._racks.discard(name)
+        elif kind == "rack" and name in self._asking:
+            self._asking.discard(name)
             if isinstance(outcome, Listed | NoNode):
                 self._compare(name, frozenset(outcome.names if isinstance(outcome, Listed) else ()))
-            if not self._racks:
-                self._end(now)
+            else:
+                self._failed = self._around = True
+            self._look_around(now)
         elif kind == "open" and isinstance(outcome, Done) and self._free(name):
             self._out.note("info", f"{name}: opened for reconciliation")
             self._take(now, name)
@@ -143,10 +158,17 @@ class Patrol:
             self._out.tree(f"{PREFIX}record:{name}", Get(paths.deployment(name)))
         if self._left or self._reading or not self._walking:
             return
-        self._racks = {rack for _node, rack in self._places}
-        for rack in sorted(self._racks):
+        if self._around:
+            self._around = False
+            self._racks = sorted({rack for _node, rack in self._places}, reverse=True)
+        self._look_around(now)
+
+    def _look_around(self, now: float) -> None:
+        while self._racks and len(self._asking) < IN_FLIGHT:
+            rack = self._racks.pop()
+            self._asking.add(rack)
             self._out.tree(f"{PREFIX}rack:{rack}", Children(paths.rack_members("compute", rack)))
-        if not self._racks:
+        if not self._asking:
             self._end(now)
 
     def _compare(self, rack: str, present: frozenset[str]) -> None:
@@ -158,16 +180,21 @@ class Patrol:
         self._walking = False
         self._places.clear()
         self._tried = {one: until for one, until in self._tried.items() if until > now}
-        self._beyond = max(0, self._finals - self._settings.keep_final // max(1, self._leaders()))
-        self._finals = 0
-        self._walk_at = now + self._settings.patrol_interval_s * (0.75 + 0.5 * self._rng.random())
-        if self._due is not None:
-            self._walk_at = min(self._walk_at, max(self._due, now + SOON_S))
-        if self._failed or self._opened >= MAX_OPENED:
-            self._walk_at = min(self._walk_at, now + GO_ON_S)
-        if self._again:
-            self._walk_at = min(self._walk_at, now + SOON_S)
-            self._again = False
+        if self._whole:
+            self._beyond = max(0, self._finals - self._settings.keep_final // max(1, self._leaders()))
+            self._finals = 0
+        if self._periodic <= now:
+            self._periodic = now + self._settings.patrol_interval_s * (0.75 + 0.5 * self._rng.random())
+        whole_at = earliest(
+            self._periodic,
+            None if self._due is None else max(self._due, now + SOON_S),
+            now + GO_ON_S if self._failed else None,
+            now + SOON_S if self._again else None,
+        )
+        assert whole_at is not None
+        self._again = False
+        self._whole = not self._busy or whole_at <= now + GO_ON_S
+        self._walk_at = whole_at if self._whole else now + GO_ON_S
 
     # --- a record ------------------------------------------------------------------------------------------------
 
@@ -179,23 +206,31 @@ class Patrol:
             self._out.note("warning", f"{error}; it is left as it is")
             return
         if not record.final:
+            if self._reason(now, record) == "need":
+                self._busy.add(name)  # who coordinates it may have looked before that was so
             return
         if record.state != "running":
             self._prune(record, path, found.stat.version)
             return
         self._places.update((share.node, share.rack) for share in record.plan)
-        if self._needs_it(now, record) and self._free(name) and self._opened < MAX_OPENED:
+        why = self._reason(now, record)
+        if why and (self._opened >= MAX_OPENED or not self._free(name)):
+            self._failed = True  # another time, soon
+        elif why:
             self._opened += 1
+            if why == "wish":
+                self._tried[name] = now + self._settings.patrol_interval_s * 0.7
             again = msgspec.structs.replace(
                 record, generation=record.generation + 1, updated_ms=self._out.wall_ms
             )
             opening = Multi((Set(path, encode(again), found.stat.version), Create(paths.open_marker(name))))
             self._out.tree(f"{PREFIX}open:{name}", opening)
 
-    def _needs_it(self, now: float, record: Deployment) -> bool:
+    def _reason(self, now: float, record: Deployment) -> str:
+        """Why it is to be opened: "need"; "wish" (what there may be no room for: once a round); or not at all."""
         needs = wish = False
         for share in record.plan:
-            lost_at = self._census.replaced_at(share.node, record.lost_after_s)
+            lost_at = self._census.replaced_at((share.node, share.rack), record.lost_after_s)
             if lost_at is not None:
                 needs = needs or lost_at <= now
                 self._wake_at(lost_at, now)
@@ -206,10 +241,9 @@ class Patrol:
                 needs = needs or over_in_s <= 0
                 self._wake_at(now + over_in_s, now)
         wish = wish or record.lacking > 0
-        if not needs and wish and now >= self._tried.get(record.id, now) and len(self._tried) < MAX_TRIED:
-            self._tried[record.id] = now + self._settings.patrol_interval_s * 0.7
-            return True
-        return needs
+        if needs:
+            return "need"
+        return "wish" if wish and now >= self._tried.get(record.id, now) and len(self._tried) < MAX_TRIED else ""
 
     def _wake_at(self, due: float, now: float) -> None:
         if due > now:
@@ -231,15 +265,24 @@ class Patrol:
         """`held`: the session is SUSPENDED: nothing is begun."""
         if not self._active or self._walk_at is None or now < self._walk_at or held:
             return
+        if self._periodic <= now:
+            self._around = True
         self._walk_at = None
         if not self._census.complete:
             self._walk_at = now + GO_ON_S
             return
         self._walking = True
+        self._failed = False
         self._opened = 0
-        self._due = None
         self._places.clear()
-        self._out.tree(f"{PREFIX}list", Children(paths.DEPLOYMENTS))
+        busy, self._busy = self._busy, set()
+        if self._whole or self._around:
+            self._whole = True
+            self._due = None
+            self._out.tree(f"{PREFIX}list", Children(paths.DEPLOYMENTS))
+        else:
+            self._left = sorted(busy, reverse=True)
+            self._go_on(now)
 
     @property
     def next_deadline(self) -> float | None:

@@ -80,9 +80,13 @@ class Reconcile:
         """Why ordinals had to move, found no place, or could not leave: each once."""
         self._unplanned: set[Place] = set()
         self._stopped = False
-        """What the record has as stopping has stopped."""
+        """What the record has as stopping was asked to stop, and has but for what is left."""
         self._left: set[Place] = set()
-        """Who did not say that what was to leave there has."""
+        """Who did not say that what was to leave, or to stop, there has."""
+        self._blocked: set[int] = set()
+        """Ordinals that may still run there, and so are placed nowhere else."""
+        self._patient = False
+        """They were waited for as long as can be."""
         self.phase: Reserving | Starting | Stopping | None = None
 
     def changed(self, now: float) -> None:
@@ -92,6 +96,12 @@ class Reconcile:
         self.phase = None
         cancel(self._charge, now, self._unplanned)
         self._unplanned = set()
+        # What was tried in vain was tried for the old wish.
+        self._moves = self._renewals = 0
+        self._enough = self._patient = False
+        self._exclude.clear()
+        self._evacuation.unmovable.clear()
+        self._reasons = ()
         self.begin(now)
 
     def begin(self, now: float) -> None:
@@ -103,14 +113,23 @@ class Reconcile:
             return
         if record.stopping and not self._stopped:
             # They may run there until the node says otherwise, so they are placed nowhere else before it does, or is
-            # gone.
-            self._stop(now, plans.stops_of(record.stopping), self._settings.start_deadline_s, self._after_stop)
+            # gone. Who does not answer at once is come back to: the others must not wait for it.
+            stops = plans.stops_of(record.stopping)
+            first = {place: some for place, some in stops.items() if place not in self._left}
+            self._see_stopped(now, first, 2 * self._settings.command_wait_s)
             return
         surplus = {ordinal for ordinal in (*where, *leaving) if ordinal >= record.count}
         if surplus:
             self._shrink(now, surplus)
             return
-        missing = tuple(ordinal for ordinal in range(record.count) if ordinal not in where)
+        blocked = {ordinal for ordinal in self._blocked if ordinal < record.count}
+        if blocked and not self._healing:
+            if self._patient:
+                self._give_up(now, "nodes that must stop what they run did not answer", _left_behind(self._left))
+            else:
+                self._wait_for_left(now, self._settings.start_deadline_s)
+            return
+        missing = tuple(ordinal for ordinal in range(record.count) if ordinal not in where and ordinal not in blocked)
         if not missing or self._enough:
             self._confirm(now)
             return
@@ -181,10 +200,12 @@ class Reconcile:
         """Into the record, under the epoch; the next step's commands are for this plan."""
         charge, record = self._charge, self._keeper.record
         fence = (charge.epoch, charge.next_step())
-        stopping = plans.merged(stop or {}, {} if self._stopped else plans.stops_of(record.stopping))
+        known = plans.stops_of(record.stopping)
+        still = {place: some for place, some in known.items() if not self._stopped or place in self._left}
+        stopping = plans.merged(stop or {}, still)
         planned = plans.replanned(record, where, leaving, stopping, fence, self._out.wall_ms)
         self.phase = None
-        self._stopped = False
+        self._stopped = self._stopped and not stop
         self._evacuation.let_go = False
 
         def written(at: float) -> None:
@@ -256,6 +277,8 @@ class Reconcile:
             what = f"{len(overdue)} instances found no other place before their node's drain was over"
             self._because(what)
             self._shrink(now, overdue)
+        elif self._blocked and not self._patient and min(self._blocked) < record.count:
+            self._wait_for_left(now, self._settings.stop_deadline_s)
         else:
             self._close(now, "running", self._short(record, len(stuck)), left=self._left)
 
@@ -297,13 +320,24 @@ class Reconcile:
         change = plans.without(self._keeper.record, self._evacuation.leaving(self._keeper.record), ordinals)
         self._write_plan(now, change.where, change.leaving, self.begin, change.stop)
 
-    def _after_stop(self, now: float, left: tuple[Place, ...]) -> None:
-        if left:
-            self._left |= set(left)
-            self._give_up(now, "nodes that must stop what they run did not answer", _left_behind(left))
-        else:
+    def _see_stopped(self, now: float, targets: dict[Place, tuple[int, ...]], wait_s: float) -> None:
+        """Stop these of the record's; who has not answered by then is left, and what may run there is blocked."""
+
+        def done(at: float, left: tuple[Place, ...]) -> None:
+            stops = plans.stops_of(self._keeper.record.stopping)
+            self._left = (self._left - set(targets)) | set(left)
+            self._blocked = {ordinal for place in self._left for ordinal in stops.get(place, ())}
             self._stopped = True
-            self.begin(now)
+            self._because(*_left_behind(left))
+            self.begin(at)
+
+        self._stop(now, targets, wait_s, done)
+
+    def _wait_for_left(self, now: float, wait_s: float) -> None:
+        """There is nothing else to do."""
+        self._patient = True
+        stops = plans.stops_of(self._keeper.record.stopping)
+        self._see_stopped(now, {place: stops[place] for place in self._left if place in stops}, wait_s)
 
     def _stop(
         self,

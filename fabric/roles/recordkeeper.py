@@ -26,6 +26,7 @@ from zk import paths
 from zk.tree import (
     BadVersion,
     Check,
+    ConnectionLost,
     Create,
     Delete,
     Done,
@@ -40,6 +41,7 @@ from zk.tree import (
     NotEmpty,
     Op,
     Outcome,
+    Overloaded,
     Refused,
     SessionExpired,
     Set,
@@ -54,8 +56,9 @@ _Then = Callable[[float, Outcome], None]
 
 
 class RecordKeeper:
-    """`claimed(now)`, `changed(now)` (a user changed the record; `record` is the new one) and `lost(now, why)` (ours no
-    more, or never was) are called as it happens; `write` and `close` call what they were given when it is done."""
+    """`claimed(now)`, `changed(now)` (a user changed the record; `record` is the new one), `lost(now, why)` (ours no
+    more, or never was) and `elsewhere(address)` (another's claim was found) are called as it happens; `write` and
+    `close` call what they were given when it is done."""
 
     def __init__(
         self,
@@ -66,6 +69,7 @@ class RecordKeeper:
         claimed: Callable[[float], None],
         changed: Callable[[float], None],
         lost: Callable[[float, str], None],
+        elsewhere: Callable[[str], None],
     ) -> None:
         self.deployment = deployment
         self.epoch = 0
@@ -79,6 +83,7 @@ class RecordKeeper:
         self._claimed = claimed
         self._changed = changed
         self._lost = lost
+        self._elsewhere = elsewhere
         self._record: Deployment | None = None
         self._version = -1
         self._path = paths.deployment(deployment)
@@ -178,9 +183,17 @@ class RecordKeeper:
             # Our own claim, whose reply was lost or which was dropped. Its epoch may have been used: take a fresh one.
             self._take(Delete(self._owner))
         elif isinstance(outcome, Existed) and outcome.stat is not None:
-            self._lost(now, "another coordinator owns it")
+            self._ask(Get(self._owner), self._owned)
         else:
             self._retry(now, outcome, self.claim)
+
+    def _owned(self, now: float, outcome: Outcome) -> None:
+        if isinstance(outcome, Got):
+            try:
+                self._elsewhere(decode(outcome.data, Owner, self._owner).address)
+            except BadRecord as error:
+                self._out.note("warning", str(error))
+        self._lost(now, "another coordinator owns it")
 
     # --- write and close -----------------------------------------------------------------------------------------
 
@@ -258,6 +271,9 @@ class RecordKeeper:
             self._ask(Get(self._path), self._looked)
 
     def _looked(self, now: float, outcome: Outcome) -> None:
+        if isinstance(outcome, TreeError) and not isinstance(outcome, NoNode):
+            self._look_again(now)
+            return
         if not isinstance(outcome, Got) or outcome.stat.version == self._version:
             return
         found = outcome
@@ -268,21 +284,30 @@ class RecordKeeper:
                     self._changed(at)
             elif isinstance(outcome, Existed):
                 self._lost(at, "another coordinator owns it")
+            else:
+                self._look_again(at)
 
         # Before its version is adopted: if another claim has moved it on, that version is the fence against us.
         self._ask(Exists(self._owner), owned)
 
+    def _look_again(self, now: float) -> None:
+        self._again = (now + RETRY_S, lambda later: self.look())
+
     def abandon(self, now: float, why: str) -> None:
         """Coordinate no more, in a session that lives on: what says that we do must go, so that another can claim."""
+        self._tries += 1
 
         def done(at: float, outcome: Outcome) -> None:
-            self._lost(at, why)
+            if isinstance(outcome, ConnectionLost | Overloaded) and self._tries <= MAX_TRIES:
+                self._again = (at + RETRY_S, lambda later: self.abandon(later, why))
+            else:
+                self._lost(at, why)
 
         def whose(at: float, outcome: Outcome) -> None:
             if isinstance(outcome, Existed) and outcome.stat is not None and outcome.stat.owner == self._session:
                 self._ask(Delete(self._owner), done)
             else:
-                self._lost(at, why)
+                done(at, outcome)
 
         self._again = None
         self._ask(Exists(self._owner), whose)

@@ -28,6 +28,9 @@ from fabric.roles.charge import Charge
 from fabric.roles.placement import NodeOffer, Placement, Wish, deal, explain, node_offer, place
 from fabric.roles.plans import Place
 
+MAX_WAITS = 3
+"""How often a search to which fewer are of use waits for others' reservations, and for answers."""
+
 
 @dataclass(frozen=True, slots=True)
 class Reservations:
@@ -67,6 +70,7 @@ class Reserving:
         self._asked_at = 0.0
         self._again_at: float | None = None
         self._newcomers = False
+        self._waits = 0
         self._unsure_until = 0.0
         """Nodes that did not answer a Reserve may hold reservations of ours until then."""
 
@@ -107,8 +111,9 @@ class Reserving:
         self._newcomers = any(
             isinstance(answer, Offer) and answer.registered > epoch and answer.count for _, answer in answers
         )
+        reserved = Counter(node for node, _rack in self._places.values())
         self._offers = {
-            node: node_offer(node, rack, answer, self._used.get((node, rack), 0) + self._reserved_on(node))
+            node: node_offer(node, rack, answer, self._used.get((node, rack), 0) + reserved[node])
             for (node, rack), answer in answers
             if isinstance(answer, Offer) and node not in self._exclude and answer.registered <= epoch
         }
@@ -119,9 +124,6 @@ class Reserving:
         self._silent = (*(f"rack {rack}" for rack in gathered.silent_racks), *silent)
         self._charge.recorder.discussed(self._asked_at, now, gathered, list(self._offers.values()))
         self._place(now)
-
-    def _reserved_on(self, node: str) -> int:
-        return sum(place[0] == node for place in self._places.values())
 
     # --- placement and reservation --------------------------------------------------------------------------------
 
@@ -148,12 +150,16 @@ class Reserving:
         settings = self._charge.settings
         nobody = not any(offer.short for offer in self._offers.values()) and not self._exclude
         unsure = now < self._unsure_until
-        if now < self._deadline and (oldest or self._silent or nobody or unsure):
+        patient = self._need > 0 or self._waits < MAX_WAITS
+        if now < self._deadline and patient and (oldest or self._silent or nobody or unsure):
             ours = self._charge.keeper.ticket
             if oldest and oldest < ours:
                 self._give_back(now)
             self._charge.recorder.round(now, len(self._missing), 0, (), "waits for others' reservations or answers")
-            mean_s = settings.contention_wait_s if oldest else settings.contention_wait_s * 4
+            mean_s = settings.contention_wait_s
+            if not oldest:  # for who may be back: ask less and less often
+                mean_s = min(mean_s * 4 * 2**self._waits, max(settings.retry_max_s, mean_s * 4))
+            self._waits += 1
             self._again_at = now + mean_s * (0.5 + self._charge.rng.random())
             return False
         if enough:

@@ -74,7 +74,9 @@ class Starting:
         self._asked_once = False
         self._unknown: set[str] = set()
         """Racks whose leader did not answer: ZooKeeper was asked who is there."""
-        self._targets = {share.node: _Target((share.node, share.rack), share.numbers()) for share in plan}
+        self._targets = {(share.node, share.rack): _Target((share.node, share.rack), share.numbers()) for share in plan}
+        self._open = {place for place, target in self._targets.items() if not self._old.issuperset(target.ordinals)}
+        """Places that are waited for: while there are some, a report of one more that runs changes nothing."""
         self._poll_at: float | None = None
         self._deadline = 0.0
         self._asking = False
@@ -117,8 +119,8 @@ class Starting:
         if answers is None or self._ended:
             return
         self._charge.recorder.gathered(gathered)
-        for (node, _rack), answer in answers:
-            target = self._targets.get(node)
+        for place, answer in answers:
+            target = self._targets.get(place)
             if target is None:
                 continue
             if isinstance(answer, Progress):
@@ -130,8 +132,8 @@ class Starting:
                 target.refused = set(target.ordinals)
         for reply in gathered.replies:
             for node in reply.absent:
-                if node in self._targets:
-                    self._targets[node].absent = True
+                if (node, reply.rack) in self._targets:
+                    self._targets[node, reply.rack].absent = True
         self._unknown = set(gathered.silent_racks)
         self._charge.ask_members(self._unknown)
         self._asked_once = True
@@ -140,17 +142,17 @@ class Starting:
     def on_members(self, now: float, rack: str, present: frozenset[str]) -> None:
         """Who is there in a rack whose leader did not answer."""
         self._unknown.discard(rack)
-        for node, target in self._targets.items():
-            if target.where[1] == rack and node not in present:
+        for (node, where), target in self._targets.items():
+            if where == rack and node not in present:
                 target.absent = True
         if not self._charge.held:
             self._judge(now)
 
-    def on_report(self, now: float, node: str, progress: Progress) -> None:
-        target = self._targets.get(node)
+    def on_report(self, now: float, place: Place, progress: Progress) -> None:
+        target = self._targets.get(place)
         if target is not None and not self._ended:
             self._learn(now, target, progress)
-            if not self._charge.held:
+            if not self._charge.held and (not self._open or progress.failed):
                 self._judge(now)
 
     def _learn(self, now: float, target: _Target, progress: Progress) -> None:
@@ -160,6 +162,8 @@ class Starting:
         mark = (progress.running, progress.waiting, progress.done_bytes, progress.fetch)
         if mark != target.mark:
             target.mark, target.moved = mark, now
+        if target.running.issuperset(set(target.ordinals) - self._old):
+            self._open.discard(target.where)
         self._charge.recorder.node(now, target.where[0], target.where[1], target.ordinals, progress)
 
     def _judge(self, now: float) -> None:
@@ -171,10 +175,10 @@ class Starting:
         moves: dict[int, str] = {}
         fatal = ""
         open_targets = False
-        for node, target in self._targets.items():
+        for (node, _rack), target in self._targets.items():
             left = set(target.ordinals) - target.running
             if target.absent:
-                replaced = self._charge.census.is_replaced(now, node, self._charge.record.lost_after_s)
+                replaced = self._charge.census.is_replaced(now, target.where, self._charge.record.lost_after_s)
                 lost = (o for o in target.ordinals if replaced or o not in self._old)
                 moves.update(dict.fromkeys(lost, f"node {node} is gone"))
                 continue

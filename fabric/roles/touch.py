@@ -6,7 +6,7 @@ it lost touch (or started without it), but keeps their place. For users this is 
 places at no time, not even across a partition, if the node stops them before the others give it up (`lost_after_s`);
 without it, instances outlast any outage of ZooKeeper.
 
-In touch again is not enough to start them again: in a new session the node first comes home (`verify`).
+Connected again is not in touch again: in a new session the node first comes home (`verify`) and registers.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Touch:
             self._since = now
 
     def found(self) -> None:
-        """Connected."""
+        """Counted as present: to be connected is not enough, as what ran here may be starting elsewhere."""
         self._since = None
 
     def resume(self, now: float) -> None:

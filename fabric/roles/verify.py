@@ -54,8 +54,14 @@ class Verifier:
 
     # --- coming home ---------------------------------------------------------------------------------------------
 
-    def arrive(self, now: float) -> None:
-        """About to register: read all records. Called again when one of them has changed meanwhile."""
+    def arrive(self, now: float, changed: str = "") -> None:
+        """About to register: read all records. Called again when one of them has changed meanwhile: that one."""
+        deployment = changed.rpartition("/")[2]
+        if self._coming_home and deployment in self._instances.works:
+            self._versions.pop(deployment, None)
+            self._unread.add(deployment)
+            self._read(deployment)
+            return
         if not self._coming_home:
             self._home_until = now + self._settings.home_wait_s
             self._late = False

@@ -288,3 +288,102 @@ def test_a_cut_off_node_stops_its_own_when_told_to_and_starts_them_again():
     world.resume(victim)
     world.run(lambda: set(victim.running) == mine, 10, "they run again")
     assert world.running(deployment) == before
+
+
+def move(world: World, host: Host, rack: str) -> Host:
+    """It leaves its rack, with its instances, and its agent starts in another."""
+    host.alive = False
+    world._expire(host.session)
+    world.pass_time(0.1)
+    moved = world.boot(host.identity.node, rack, "compute")
+    world.run(lambda: moved.agent.present, 30, "it is a member of the other rack")
+    return moved
+
+
+def test_what_ran_on_a_node_that_moved_to_another_rack_runs_elsewhere():
+    """The plan means the place, not the name: the node has stopped what was planned for its old place."""
+    world = settled()
+    deployment = world.create(20, lost_after_s=1)
+    world.until_final(deployment)
+    victim = holding(world, deployment)[0]
+    writes = world.tree.writes
+    strictly_once(world)
+    move(world, victim, next(r for r in ("r1", "r2", "r3") if r != victim.identity.rack))
+    world.run(lambda: len(world.running(deployment)) == 20, 30, "all run again")
+    world.until_final(deployment)
+    exactly(world, deployment, 20)
+    world.pass_time(300)
+    assert world.tree.children(paths.LOST) == []
+    assert world.tree.writes - writes < 60, "nobody writes and deletes the same note again and again"
+
+
+def test_a_node_that_is_in_a_plan_twice_is_confirmed_at_both_places():
+    world = settled()
+    deployment = world.create(24, lost_after_s=600)
+    world.until_final(deployment)
+    victim = next(host for host in holding(world, deployment) if host.identity.rack == "r2")
+    victim.running.clear()
+    moved = move(world, victim, "r1")
+    world.change(deployment, count=160)
+    world.until_final(deployment, limit_s=100)
+    racks = {share.rack for share in world.record(deployment).plan if share.node == moved.identity.node}
+    assert racks == {"r1", "r2"}
+    mine = {o for share in world.record(deployment).plan if share.rack == "r1" and share.node == moved.identity.node
+            for o in share.numbers()}  # fmt: skip
+    assert {int(instance.rpartition(".")[2]) for instance in moved.running} == mine
+
+
+def test_a_silent_node_that_should_stop_something_does_not_keep_others_from_being_healed():
+    world = settled(racks=3, compute=4)
+    deployment = world.create(24, lost_after_s=1)
+    world.until_final(deployment)
+    quiet = next(host for host in world.hosts.values() if f"{deployment}.23" in host.running)
+    victim = next(host for host in holding(world, deployment) if host is not quiet and not host.agent.leads)
+    world.cut.add(quiet.identity.node)
+    world.change(deployment, count=23, min_count=23)
+    world.pass_time(2)
+    die(world, victim)
+    wanted = set(range(23))
+    took = world.run(lambda: set(world.running(deployment)) >= wanted, 120, "what died runs elsewhere")
+    assert took < 40
+    world.until_final(deployment, limit_s=120)
+    assert [share.node for share in world.record(deployment).stopping] == [quiet.identity.node]
+    world.cut.clear()
+    world.run(lambda: set(world.running(deployment)) == wanted, 300, "the silent one has heard of it")
+
+
+def test_a_node_with_many_deployments_is_emptied_without_pauses():
+    world = settled(racks=1, compute=3, total=Resources(512, 1 << 20, 1 << 23))
+    small = Resources(1, 64, 64)
+    names: list[str] = []
+    for _ in range(12):
+        names += [world.create(1, resources=small) for _ in range(20)]
+        world.until_final(*names, limit_s=100)
+    node = next(host.identity.node for host in world.hosts.values() if host.running and not host.agent.leads)
+    assert len(world.hosts[node].running) > 64
+    drain(world, node)
+    world.run(lambda: not world.hosts[node].running, 30, "it is empty")
+
+
+def test_who_comes_back_in_a_new_session_stops_in_time_what_may_start_elsewhere():
+    """Connected again, it waits to register for something that can't be stopped: out of touch it still is."""
+    world = settled(racks=3, compute=4)
+    stuck = world.create(24, lost_after_s=1)
+    deployment = world.create(24, lost_after_s=8, stop_after_s=3)
+    world.until_final(stuck, deployment)
+    victim = next(h for h in holding(world, deployment) if not h.agent.leads and any(stuck in i for i in h.running))
+    plain = world._perform
+
+    def perform(host: Host, effect: fx.Effect) -> None:
+        if not (host is victim and isinstance(effect, fx.StopInstance) and stuck in effect.instance):
+            plain(host, effect)
+
+    world._perform = perform  # type: ignore[method-assign]
+    world._expire(victim.session)
+    world.pass_time(4)
+    world.give(victim, zt.SessionChanged(zt.SessionState.LOST, victim.session), 0)
+    victim.session = next(world.sessions)
+    world.give(victim, zt.SessionChanged(zt.SessionState.CONNECTED, victim.session), 0.01)
+    for _ in range(300):
+        world.pass_time(0.1)
+        assert all(len(nodes) == 1 for nodes in world.running(deployment).values())

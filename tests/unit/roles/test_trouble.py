@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from fabric import effects as fx
-from fabric.commands import Reserved
-from fabric.messages import AnyMessage, NodeAnswer
+from fabric.commands import AskOffer, Reserved
+from fabric.messages import AnyMessage, NodeAnswer, NodeCall
+from fabric.records import encode
 from fabric.resources import Resources
 from tests.unit.roles.test_flow import exactly, settled
 from tests.unit.roles.test_heal import strictly_once
-from tests.unit.roles.world import Host, World
+from tests.unit.roles.world import DIGEST, Host, World
 from zk import paths
 from zk import tree as zt
 
@@ -266,3 +268,79 @@ def test_a_limit_per_rack_counts_what_runs_on_nodes_that_are_silent():
     racks = [share.rack for share in record.plan for _ in share.numbers()]
     assert max(racks.count(rack) for rack in set(racks)) == 3
     assert (record.count, record.placed) == (9, 9)
+
+
+@pytest.mark.parametrize("told", ["its coordinator", "another leader"])
+def test_a_change_in_the_middle_of_a_start_is_seen_whoever_is_told_of_it(told: str):
+    world = settled()
+    world.start_hook = lambda host, effect: fx.FetchProgress(DIGEST, 1, 2)  # it never starts
+    deployment = world.create(6)
+    world.pass_time(3)
+    owner = next(leader for leader in world.leaders() if leader.agent._leading.load)
+    record = world.record(deployment)
+    gone = msgspec.structs.replace(record, generation=record.generation + 1, state="accepted", gone=True)
+    world.tree.apply(0, zt.Set(paths.deployment(deployment), encode(gone)))
+    mine = owner.identity.rack
+    other = next(leader.identity.rack for leader in world.leaders() if leader.identity.rack != mine)
+    world.submit(deployment, mine if told == "its coordinator" else other)
+    assert world.until_final(deployment) < 3
+    assert world.record(deployment).state == "deleted"
+
+
+def test_an_orphan_behind_many_that_are_in_charge_is_found():
+    world = settled(racks=1, compute=2)
+    somebody = next(world.sessions)
+    names = [world.create(1, submit=False, name=f"d-{number:08d}") for number in range(70)]
+    for name in names[:-1]:
+        world.tree.apply(somebody, zt.Create(paths.owner(name), b"{}", ephemeral=True))
+    world.run(lambda: world.record(names[-1]).final, 30, "the orphan is taken")
+
+
+def test_what_was_tried_in_vain_for_the_old_wish_is_tried_again_for_the_new_one():
+    world = settled(racks=3, compute=4)
+    deployment = world.create(12, lost_after_s=1)
+    world.until_final(deployment)
+    victim = next(host for host in everybody(world) if host.running and not host.agent.leads)
+    broken = [True]
+    world.start_hook = lambda host, effect: (
+        fx.InstanceFailed(effect.instance, effect.attempt, "image", "rotten") if broken[0] else None
+    )
+    world.crash(victim.identity.node)
+    victim.running.clear()
+
+    def given_up() -> bool:
+        charges = [leader.agent._leading._charges.get(deployment) for leader in world.leaders()]
+        return any(charge is not None and charge._work._enough for charge in charges)
+
+    world.run(given_up, 40, "healing is given up")
+    broken[0] = False
+    owner = next(leader for leader in world.leaders() if deployment in leader.agent._leading._charges)
+    record = world.record(deployment)
+    more = msgspec.structs.replace(record, generation=record.generation + 1, count=20, min_count=20)
+    world.tree.apply(0, zt.Set(paths.deployment(deployment), encode(more)))
+    world.submit(deployment, owner.identity.rack)
+    world.until_final(deployment, limit_s=100)
+    assert world.record(deployment).placed == 20
+
+
+def test_a_search_that_waits_for_a_silent_node_asks_less_and_less_often():
+    world = settled(racks=2, compute=4, total=Resources(16, 32768, 163840))
+    deployment = world.create(31, lost_after_s=1)
+    world.until_final(deployment)
+    victim, quiet = [host for host in everybody(world) if host.running and not host.agent.leads][:2]
+    world.crash(victim.identity.node)
+    victim.running.clear()
+    silence(world, quiet.identity.node)
+    world.pass_time(40)
+    asked: list[str] = []
+    plain = world._send
+
+    def send(sender: str, to: str, message: AnyMessage) -> None:
+        if isinstance(message, NodeCall) and isinstance(message.command, AskOffer):
+            asked.append(to)
+        plain(sender, to, message)
+
+    world._send = send
+    world.pass_time(120)
+    assert world.record(deployment).lacking == 3
+    assert len(asked) <= 100
