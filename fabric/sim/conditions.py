@@ -107,7 +107,8 @@ class Storm(Weather):
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """`fault_every_s`: the mean time between faults of `kinds`, which happen until `faults_s`."""
+    """`fault_every_s`: the mean time between faults of `kinds`, which happen until `faults_s`, and go
+    on for `lasting` times as long as usual."""
 
     level: str
     racks: int
@@ -115,6 +116,7 @@ class Conditions:
     storage: int
     faults_s: float
     fault_every_s: float
+    lasting: float
     kinds: dict[str, float]
     loss: float
     repeat: float
@@ -141,6 +143,9 @@ def draw(rng: random.Random, nodes: int) -> Conditions:
         return most * wild * rng.random() if rng.random() < 0.6 else 0.0
 
     some = [kind for kind in KINDS if rng.random() < 0.5]
+    if rng.random() < 0.3:  # little else happens, so that it goes far
+        some = rng.sample(sorted(KINDS), 2)
+    lasting = rng.choice((1.0, 1.0, 3.0))
     kinds = {kind: KINDS[kind] * rng.uniform(0.3, 1.7) for kind in some}
     habits = Habits(
         start_s=rng.choice((0.01, 0.03, 0.2)),
@@ -155,8 +160,9 @@ def draw(rng: random.Random, nodes: int) -> Conditions:
         racks=racks,
         compute=compute,
         storage=storage,
-        faults_s=rng.uniform(12, 30),
+        faults_s=rng.uniform(12, 30) * (1.0 if lasting == 1.0 else 1.6),
         fault_every_s=every_s,
+        lasting=lasting,
         kinds=kinds,
         loss=rate(0.15),
         repeat=rate(0.15),
