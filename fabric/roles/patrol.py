@@ -183,7 +183,7 @@ class Patrol:
         if record.state != "running":
             self._prune(record, path, found.stat.version)
             return
-        self._places.update((share.node, share.rack) for share in record.plan)
+        self._places.update((share.node, share.rack) for share in (*record.plan, *record.stopping))
         if self._needs_it(now, record) and self._free(name) and self._opened < MAX_OPENED:
             self._opened += 1
             again = msgspec.structs.replace(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fabric import effects as fx
+from fabric.commands import Confirm, Reserve
 from fabric.records import Drain, Lost, decode, encode
 from fabric.resources import Resources
 from fabric.roles.brake import OPERATOR
@@ -288,3 +289,72 @@ def test_a_cut_off_node_stops_its_own_when_told_to_and_starts_them_again():
     world.resume(victim)
     world.run(lambda: set(victim.running) == mine, 10, "they run again")
     assert world.running(deployment) == before
+
+
+def cut_off(world: World, victim: Host, expire_after_s: float = 4.0) -> None:
+    """It hears messages still, but not ZooKeeper, which counts it out; it is not told that the session is over."""
+    world.suspend(victim)
+    world.at(expire_after_s, lambda: world._expire(victim.session))
+
+
+def in_two_places(world: World, deployment: str) -> list[int]:
+    return sorted(ordinal for ordinal, nodes in world.running(deployment).items() if len(nodes) > 1)
+
+
+def test_a_cut_off_node_has_stopped_what_it_had_just_begun_before_that_runs_elsewhere():
+    """While the request is still on its way: what never ran is placed elsewhere at once, but it may be about to run."""
+    world = settled(racks=2, compute=3)
+    victim = next(host for host in world.hosts.values() if host.identity.layer == "compute" and not host.agent.leads)
+    world.fetch_s[victim.identity.node] = 2.0
+    deployment = world.create(12, lost_after_s=13, stop_after_s=8)
+    world.pass_time(0.5)
+    cut_off(world, victim, 0.5)
+    twice: set[int] = set()
+    world.run(
+        lambda: twice.update(in_two_places(world, deployment)) or world.record(deployment).final, 90, "it is final"
+    )
+    assert not twice
+    assert len(world.running(deployment)) == 12
+    assert not victim.running
+
+
+def test_a_cut_off_node_has_stopped_what_left_the_plan_before_that_is_placed_anew():
+    world = settled()
+    deployment = world.create(12, lost_after_s=25, stop_after_s=20)
+    world.until_final(deployment)
+    victim = next(
+        host
+        for host in holding(world, deployment)
+        if not host.agent.leads and any(int(name.rsplit(".", 1)[1]) >= 6 for name in host.running)
+    )
+    cut_off(world, victim)
+    world.pass_time(6)
+    twice: set[int] = set()
+    for count in (6, 12):
+        world.change(deployment, count=count, min_count=count)
+        world.pass_time(0.5)
+    world.run(
+        lambda: twice.update(in_two_places(world, deployment)) or world.record(deployment).final, 120, "it is final"
+    )
+    world.pass_time(60)
+    assert not twice
+    assert len(world.running(deployment)) == 12
+
+
+def test_a_node_out_of_touch_for_too_long_starts_nothing_that_it_is_told_of_late():
+    world = settled()
+    deployment = world.create(6, lost_after_s=20, stop_after_s=5)
+    world.until_final(deployment)
+    victim = next(host for host in holding(world, deployment) if not host.agent.leads)
+    world.suspend(victim)
+    world.pass_time(6)
+    assert not victim.running
+    record = world.record(deployment)
+    other = next(o for o in range(6) if o not in victim.agent._compute.instances.works[deployment].entries)
+    fence = (record.epoch, record.step + 100)
+    reserve = Reserve(deployment, *fence, 1, record.spec.resources, str(other), 9000)
+    confirm = Confirm(deployment, *fence, record.spec, str(other), "tcp://x/0")
+    for command in (reserve, confirm):
+        victim.agent._compute.command(world.now, "tcp://x/0", "1", command)
+    effects = victim.agent._out.take()
+    assert not [one for one in effects if isinstance(one, fx.StartInstance)]
