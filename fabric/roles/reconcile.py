@@ -86,12 +86,16 @@ class Reconcile:
         self.phase: Reserving | Starting | Stopping | None = None
 
     def changed(self, now: float) -> None:
-        """A user changed the record while this coordinator worked: what was reserved for the old wish goes back."""
+        """A user changed the record while this coordinator worked: what was reserved for the old wish goes back, and
+        what was tried in vain for it says nothing about the new one."""
         if isinstance(self.phase, Reserving):
             self._unplanned |= self.phase.touched
         self.phase = None
         cancel(self._charge, now, self._unplanned)
         self._unplanned = set()
+        self._exclude.clear()
+        self._evacuation.unmovable.clear()
+        self._moves, self._enough, self._reasons = 0, False, ()
         self.begin(now)
 
     def begin(self, now: float) -> None:

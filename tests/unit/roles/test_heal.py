@@ -291,6 +291,61 @@ def test_a_cut_off_node_stops_its_own_when_told_to_and_starts_them_again():
     assert world.running(deployment) == before
 
 
+def test_a_change_in_the_middle_of_a_heal_that_gave_up_is_made_all_the_same():
+    """What was tried in vain for the old wish says nothing about the new one."""
+    world = settled()
+    deployment = world.create(12, lost_after_s=1)
+    world.until_final(deployment)
+    victim = next(host for host in holding(world, deployment) if not host.agent.leads)
+
+    def broken(host: Host, effect: fx.StartInstance) -> fx.Input | None:
+        return fx.InstanceFailed(effect.instance, effect.attempt, "node", "no memory left")
+
+    world.start_hook, usual = broken, world.start_hook
+    die(world, victim)
+
+    def gave_up() -> bool:
+        charges = [one for leader in world.leaders() for one in leader.agent._leading._charges.values()]
+        return any(charge._work._enough for charge in charges)
+
+    world.run(gave_up, 60, "no more places are looked for")
+    world.start_hook = usual
+    world.change(deployment, count=20, min_count=20)
+    world.until_final(deployment)
+    exactly(world, deployment, 20)
+
+
+NAMES = [f"d-00000{number}" for number in range(900, 920)]
+
+
+def patrolled_by(world: World, deployment: str) -> str:
+    """The rack whose leader looks after it when it is at rest."""
+    return next(one.identity.rack for one in world.leaders() if one.agent._leading._is_mine(deployment))
+
+
+def test_a_node_that_was_back_for_a_moment_is_waited_for_anew():
+    """Its note is still there when it goes again: nobody led its rack, who would have deleted it."""
+    world = settled(racks=2, compute=4)
+    deployment = next(one for one in NAMES if patrolled_by(world, one) == "r2")
+    world.create(16, name=deployment, lost_after_s=12)
+    world.until_final(deployment)
+    victim = next(h for h in holding(world, deployment) if not h.agent.leads and h.identity.rack == "r1")
+    node, rack = victim.identity.node, victim.identity.rack
+    die(world, victim, with_instances=False)
+    world.run(lambda: paths.lost(node) in world.tree.nodes, 30, "it is noted")
+    world.run(lambda: world.tree.nodes[paths.lost(node)].version > 0, 30, "its replacement is accepted")
+    leader = world.leader(rack)
+    world.suspend(leader)
+    world.cut.add(leader.identity.node)
+    world.pass_time(5)
+    back = world.boot(node, rack, "compute")
+    world.run(lambda: back.agent.present, 10, "it is back")
+    world.pass_time(0.5)
+    die(world, back, with_instances=False)
+    world.pass_time(4 + 6)
+    assert node in {share.node for share in world.record(deployment).plan}, "it is replaced before its time"
+
+
 def cut_off(world: World, victim: Host, expire_after_s: float = 4.0) -> None:
     """It hears messages still, but not ZooKeeper, which counts it out; it is not told that the session is over."""
     world.suspend(victim)
