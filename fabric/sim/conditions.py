@@ -116,7 +116,6 @@ class Conditions:
     storage: int
     faults_s: float
     fault_every_s: float
-    lasting: float
     kinds: dict[str, float]
     loss: float
     repeat: float
@@ -129,6 +128,7 @@ class Conditions:
     habits: Habits
     requests: int
     images: int
+    lasting: float = 1.0
 
 
 def draw(rng: random.Random, nodes: int) -> Conditions:
@@ -162,7 +162,6 @@ def draw(rng: random.Random, nodes: int) -> Conditions:
         storage=storage,
         faults_s=rng.uniform(12, 30) * (1.0 if lasting == 1.0 else 1.6),
         fault_every_s=every_s,
-        lasting=lasting,
         kinds=kinds,
         loss=rate(0.15),
         repeat=rate(0.15),
@@ -175,4 +174,5 @@ def draw(rng: random.Random, nodes: int) -> Conditions:
         habits=habits,
         requests=rng.randint(3, 7),
         images=rng.randint(1, 3),
+        lasting=lasting,
     )
