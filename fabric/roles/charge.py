@@ -60,6 +60,12 @@ class Charge:
         self.step += 1
         return self.step
 
+    def may_run_on(self, now: float, place: Place) -> bool:
+        """Of a node that ZooKeeper does not count as present: what it was told may run there still, and must not run
+        elsewhere meanwhile. With `stop_after_s` that is so until the node is to be replaced: then it has stopped it."""
+        record = self.record
+        return record.spec.stop_after_s > 0 and not self.census.is_replaced(now, place, record.lost_after_s)
+
     def ask_all(self, now: float, command: Command, wait_s: float, done: Callable[[float, Gathered], None]) -> None:
         """The same for every agent of every rack that has a leader (steps 4 and 5)."""
         self._gather = self.calls.gather(now, self.record.id, wait_s, self._kept(done), everyone=command)

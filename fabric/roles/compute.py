@@ -166,12 +166,14 @@ class Compute:
         work.report_to = ask.report_to
         refused, fresh, moved = [], False, (work.epoch, work.step) != (ask.epoch, ask.step)
         work.epoch, work.step = ask.epoch, ask.step
+        # Out of touch for too long it may have been replaced by now: what it is told late runs elsewhere.
+        takes_new = self._takes_new(ask.epoch) and not self.touch.is_over(now, ask.spec.stop_after_s)
         for ordinal in ordinals:
             entry = work.entries.get(ordinal)
             if entry is not None:
                 if entry.state != "stopping":
                     entry.epoch, entry.step = ask.epoch, ask.step
-            elif self._takes_new(ask.epoch) and self.ledger.confirm((ask.deployment, ordinal), work.spec.resources):
+            elif takes_new and self.ledger.confirm((ask.deployment, ordinal), work.spec.resources):
                 work.entries[ordinal] = Entry(ordinal, ask.epoch, ask.step)
                 fresh = True
             else:

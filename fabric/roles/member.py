@@ -18,6 +18,10 @@ its registration, by which it can tell older claims from newer ones.
 
 So a restarted agent is back at once, and of two agents with one node id the second is refused, with the reason. Leaving
 deletes both. LOST drops everything; the next CONNECTED registers anew. While SUSPENDED nothing is done.
+
+A compute node that has registered also deletes the note that it was lost (`losses`), if there is one: its rack's leader
+does so too, but may be away itself, and by a note that outlives the absence it tells of the next one would be taken for
+the same, and the node be replaced before its time. Whatever note there is while the node is registered is such a one.
 """
 
 from __future__ import annotations
@@ -52,6 +56,7 @@ from zk.tree import (
 )
 
 PREFIX = "member:"
+NOTE = f"{PREFIX}note"
 
 
 class Home(Protocol):
@@ -124,6 +129,8 @@ class Membership:
         if token == f"{PREFIX}leave":
             self.left = True
             return True
+        if token == NOTE and isinstance(outcome, Existed) and outcome.stat is not None and self.present:
+            self._out.tree(f"{NOTE} gone", Delete(paths.lost(self._identity.node)))
         if token != f"{PREFIX}{self._serial}" or not self._connected:
             return True
         step, self._step = self._step, ""
@@ -245,6 +252,8 @@ class Membership:
         self.registered = registered
         self._refuse_at = None
         self._out.note("info", f"registered at {self._path}")
+        if self._identity.layer == "compute":
+            self._out.tree(NOTE, Exists(paths.lost(self._identity.node)))
 
     def _ask(self, step: str, op: Op) -> None:
         self._serial += 1

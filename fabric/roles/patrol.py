@@ -212,7 +212,7 @@ class Patrol:
         if record.state != "running":
             self._prune(record, path, found.stat.version)
             return
-        self._places.update((share.node, share.rack) for share in record.plan)
+        self._places.update((share.node, share.rack) for share in (*record.plan, *record.stopping))
         why = self._reason(now, record)
         if why and (self._opened >= MAX_OPENED or not self._free(name)):
             self._failed = True  # another time, soon

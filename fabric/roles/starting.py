@@ -4,7 +4,8 @@ Every node with a share gets a `Confirm`, which is repeated to those that have n
 question "how are they?"). The phase ends when every ordinal of the plan runs, or as soon as some need another place:
 
 - *absent*: ZooKeeper does not count the node as present any more. Ordinals that never ran there go elsewhere at once;
-  those that did when their node is to be replaced (`census`), and are left alone until then;
+  those that did when their node is to be replaced (`census`), and are left alone until then. With `stop_after_s` all
+  wait for that, since what the node was told may run there now;
 - *refused*: the node has no room for them after all (it lost its reservations with a restart);
 - *failed*, blame "node": it could not start them; blame "image": nobody could, so the deployment fails;
 - *stalled*: no progress for `start_stall_s`, though it answers.
@@ -127,6 +128,7 @@ class Starting:
                 # A node's answer waits at its leader for the slowest of the rack; a report overtakes it, and is newer.
                 if target.progress is None or target.heard < self._asked_at:
                     self._learn(now, target, answer)
+                target.absent = False
                 target.refused = set(parse_ordinals(answer.refused)) & set(target.ordinals)
             elif isinstance(answer, Unable):
                 target.refused = set(target.ordinals)
@@ -179,8 +181,11 @@ class Starting:
             left = set(target.ordinals) - target.running
             if target.absent:
                 replaced = self._charge.census.is_replaced(now, target.where, self._charge.record.lost_after_s)
-                lost = (o for o in target.ordinals if replaced or o not in self._old)
-                moves.update(dict.fromkeys(lost, f"node {node} is gone"))
+                fresh = [ordinal for ordinal in target.ordinals if ordinal not in self._old]
+                if fresh and self._charge.may_run_on(now, target.where):
+                    open_targets = True
+                    continue
+                moves.update(dict.fromkeys(target.ordinals if replaced else fresh, f"node {node} is gone"))
                 continue
             running |= target.running
             for failure in target.progress.failed if target.progress else ():
@@ -206,6 +211,10 @@ class Starting:
             self._ended = True
             self._done(now, StartResult(frozenset(running), moves, fatal))
 
+    def _is_asked(self, target: _Target) -> bool:
+        """Again. One that is absent only if it is waited for: it may be back."""
+        return bool(self._charge.record.spec.stop_after_s) if target.absent else not target.done
+
     def tick(self, now: float) -> None:
         if self._ended or self._charge.held or self._poll_at is None or now < self._poll_at:
             return
@@ -214,7 +223,7 @@ class Starting:
             return
         self._charge.ask_members(self._unknown)
         since = now - self._charge.settings.poll_interval_s
-        open_targets = [t for t in self._targets.values() if not t.done and not t.absent and t.heard <= since]
+        open_targets = [t for t in self._targets.values() if self._is_asked(t) and t.heard <= since]
         if open_targets:
             self._confirm(now, open_targets)
         else:

@@ -4,6 +4,9 @@
 present, or `deadline_s` is over. A node that is not present while the plan in the record is without these ordinals
 reads that before it registers (`verify`): so they are as good as stopped. What a rack leader calls absent is only a
 reason to ask ZooKeeper, whose answer is younger than the plan that this coordinator wrote.
+
+With `stop_after_s` that is not enough, since what was stopped may be placed anew at once, and must not run in two
+places at all: such a node is waited for until it is to be replaced, and so has stopped its own.
 """
 
 from __future__ import annotations
@@ -77,6 +80,8 @@ class Stopping:
 
     def on_gone(self, now: float, place: Place) -> None:
         """ZooKeeper says that this node is not present."""
+        if not self._charge.record.gone and self._charge.may_run_on(now, place):
+            return
         if self._targets.pop(place, None) is not None and not self._targets and self._ask_at is not None:
             self._ask_at = now
 

@@ -34,6 +34,10 @@ class Touch:
         """Counted as present: to be connected is not enough, as what ran here may be starting elsewhere."""
         self._since = None
 
+    def is_over(self, now: float, stop_after_s: int) -> bool:
+        """Out of touch for so long that nothing with this limit may run here."""
+        return self._since is not None and stop_after_s > 0 and now >= self._since + stop_after_s
+
     def resume(self, now: float) -> None:
         """This node is counted as present, with all that it has: what waited for that starts."""
         for _, work in sorted(self._instances.works.items()):
@@ -48,7 +52,7 @@ class Touch:
             return
         for _, work in sorted(self._instances.works.items()):
             after_s = work.spec.stop_after_s
-            if not after_s or now < self._since + after_s:
+            if not self.is_over(now, after_s):
                 continue
             for ordinal, entry in sorted(work.entries.items()):
                 if entry.state in _PARKABLE:

@@ -107,7 +107,8 @@ class Storm(Weather):
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """`fault_every_s`: the mean time between faults of `kinds`, which happen until `faults_s`."""
+    """`fault_every_s`: the mean time between faults of `kinds`, which happen until `faults_s`, and go
+    on for `lasting` times as long as usual."""
 
     level: str
     racks: int
@@ -127,6 +128,7 @@ class Conditions:
     habits: Habits
     requests: int
     images: int
+    lasting: float = 1.0
 
 
 def draw(rng: random.Random, nodes: int) -> Conditions:
@@ -141,6 +143,9 @@ def draw(rng: random.Random, nodes: int) -> Conditions:
         return most * wild * rng.random() if rng.random() < 0.6 else 0.0
 
     some = [kind for kind in KINDS if rng.random() < 0.5]
+    if rng.random() < 0.3:  # little else happens, so that it goes far
+        some = rng.sample(sorted(KINDS), 2)
+    lasting = rng.choice((1.0, 1.0, 3.0))
     kinds = {kind: KINDS[kind] * rng.uniform(0.3, 1.7) for kind in some}
     habits = Habits(
         start_s=rng.choice((0.01, 0.03, 0.2)),
@@ -155,7 +160,7 @@ def draw(rng: random.Random, nodes: int) -> Conditions:
         racks=racks,
         compute=compute,
         storage=storage,
-        faults_s=rng.uniform(12, 30),
+        faults_s=rng.uniform(12, 30) * (1.0 if lasting == 1.0 else 1.6),
         fault_every_s=every_s,
         kinds=kinds,
         loss=rate(0.15),
@@ -169,4 +174,5 @@ def draw(rng: random.Random, nodes: int) -> Conditions:
         habits=habits,
         requests=rng.randint(3, 7),
         images=rng.randint(1, 3),
+        lasting=lasting,
     )

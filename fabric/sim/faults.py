@@ -95,7 +95,8 @@ class Faults:
 
     def _some_s(self) -> float:
         """Often shorter than a session's time-out, sometimes much longer."""
-        return self._rng.choice((0.3, 1.5, 5.0, 9.0)) * (0.5 + self._rng.random())
+        usual_s = self._rng.choice((0.3, 1.5, 5.0, 9.0)) * (0.5 + self._rng.random())
+        return usual_s * self.world.conditions.lasting
 
     # --- kinds -------------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 RESTART_S = (0.3, 2.0)
 """The keeper starts an agent again this long after it ended by itself, or was killed."""
 STORE_BYTES = 1 << 20
-CACHED_IMAGES = 2
+CACHED_IMAGES = 3
+"""As many as there are: offers do not speak of the cache, and a node whose cache is full of images in use would be a
+place on paper only, where healing tries again and again."""
 
 
 class Machine:

@@ -91,7 +91,7 @@ class Settled(Checker):
         if record.leaving:
             yield "ends", f"{deployment} is settled, and ordinals are still leaving"
         least = record.count if not record.reason else min(record.count, max(1, record.min_count))
-        if len(seen.plan) < least and not record.lacking:
+        if len(seen.plan) < least and not record.lacking and not _was_cut(seen):
             yield "ends", f"{deployment} is running, with {len(seen.plan)} of {record.count} planned"
         yield from self._rest(seen)
         for ordinal, node in seen.plan.items():
@@ -187,3 +187,7 @@ class Settled(Checker):
                 yield "repair", f"image {name} is whole in {len(racks)} racks"
 
 
+def _was_cut(seen: Seen) -> bool:
+    """It was placed short, and then less was wanted, but more than it has: what it has is kept, and the reason says how
+    much that is. `min_count` is about what is wanted beyond what was settled before."""
+    return seen.before is not None and seen.before.had >= seen.record.count and bool(seen.record.reason)

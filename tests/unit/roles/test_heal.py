@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fabric import effects as fx
+from fabric.commands import Confirm, Reserve
 from fabric.records import Drain, Lost, decode, encode
 from fabric.resources import Resources
 from fabric.roles.brake import OPERATOR
@@ -387,3 +388,127 @@ def test_who_comes_back_in_a_new_session_stops_in_time_what_may_start_elsewhere(
     for _ in range(300):
         world.pass_time(0.1)
         assert all(len(nodes) == 1 for nodes in world.running(deployment).values())
+
+
+def test_a_change_in_the_middle_of_a_heal_that_gave_up_is_made_all_the_same():
+    """What was tried in vain for the old wish says nothing about the new one."""
+    world = settled()
+    deployment = world.create(12, lost_after_s=1)
+    world.until_final(deployment)
+    victim = next(host for host in holding(world, deployment) if not host.agent.leads)
+
+    def broken(host: Host, effect: fx.StartInstance) -> fx.Input | None:
+        return fx.InstanceFailed(effect.instance, effect.attempt, "node", "no memory left")
+
+    world.start_hook, usual = broken, world.start_hook
+    die(world, victim)
+
+    def gave_up() -> bool:
+        charges = [one for leader in world.leaders() for one in leader.agent._leading._charges.values()]
+        return any(charge._work._enough for charge in charges)
+
+    world.run(gave_up, 60, "no more places are looked for")
+    world.start_hook = usual
+    world.change(deployment, count=20, min_count=20)
+    world.until_final(deployment)
+    exactly(world, deployment, 20)
+
+
+NAMES = [f"d-00000{number}" for number in range(900, 920)]
+
+
+def patrolled_by(world: World, deployment: str) -> str:
+    """The rack whose leader looks after it when it is at rest."""
+    return next(one.identity.rack for one in world.leaders() if one.agent._leading._is_mine(deployment))
+
+
+def test_a_node_that_was_back_for_a_moment_is_waited_for_anew():
+    """Its note is still there when it goes again: nobody led its rack, who would have deleted it."""
+    world = settled(racks=2, compute=4)
+    deployment = next(one for one in NAMES if patrolled_by(world, one) == "r2")
+    world.create(16, name=deployment, lost_after_s=12)
+    world.until_final(deployment)
+    victim = next(h for h in holding(world, deployment) if not h.agent.leads and h.identity.rack == "r1")
+    node, rack = victim.identity.node, victim.identity.rack
+    die(world, victim, with_instances=False)
+    world.run(lambda: paths.lost(node) in world.tree.nodes, 30, "it is noted")
+    world.run(lambda: world.tree.nodes[paths.lost(node)].version > 0, 30, "its replacement is accepted")
+    leader = world.leader(rack)
+    world.suspend(leader)
+    world.cut.add(leader.identity.node)
+    world.pass_time(5)
+    back = world.boot(node, rack, "compute")
+    world.run(lambda: back.agent.present, 10, "it is back")
+    world.pass_time(0.5)
+    die(world, back, with_instances=False)
+    world.pass_time(4 + 6)
+    assert node in {share.node for share in world.record(deployment).plan}, "it is replaced before its time"
+
+
+def cut_off(world: World, victim: Host, expire_after_s: float = 4.0) -> None:
+    """It hears messages still, but not ZooKeeper, which counts it out; it is not told that the session is over."""
+    world.suspend(victim)
+    world.at(expire_after_s, lambda: world._expire(victim.session))
+
+
+def in_two_places(world: World, deployment: str) -> list[int]:
+    return sorted(ordinal for ordinal, nodes in world.running(deployment).items() if len(nodes) > 1)
+
+
+def test_a_cut_off_node_has_stopped_what_it_had_just_begun_before_that_runs_elsewhere():
+    """While the request is still on its way: what never ran is placed elsewhere at once, but it may be about to run."""
+    world = settled(racks=2, compute=3)
+    victim = next(host for host in world.hosts.values() if host.identity.layer == "compute" and not host.agent.leads)
+    world.fetch_s[victim.identity.node] = 2.0
+    deployment = world.create(12, lost_after_s=13, stop_after_s=8)
+    world.pass_time(0.5)
+    cut_off(world, victim, 0.5)
+    twice: set[int] = set()
+    world.run(
+        lambda: twice.update(in_two_places(world, deployment)) or world.record(deployment).final, 90, "it is final"
+    )
+    assert not twice
+    assert len(world.running(deployment)) == 12
+    assert not victim.running
+
+
+def test_a_cut_off_node_has_stopped_what_left_the_plan_before_that_is_placed_anew():
+    world = settled()
+    deployment = world.create(12, lost_after_s=25, stop_after_s=20)
+    world.until_final(deployment)
+    victim = next(
+        host
+        for host in holding(world, deployment)
+        if not host.agent.leads and any(int(name.rsplit(".", 1)[1]) >= 6 for name in host.running)
+    )
+    cut_off(world, victim)
+    world.pass_time(6)
+    twice: set[int] = set()
+    for count in (6, 12):
+        world.change(deployment, count=count, min_count=count)
+        world.pass_time(0.5)
+    world.run(
+        lambda: twice.update(in_two_places(world, deployment)) or world.record(deployment).final, 120, "it is final"
+    )
+    world.pass_time(60)
+    assert not twice
+    assert len(world.running(deployment)) == 12
+
+
+def test_a_node_out_of_touch_for_too_long_starts_nothing_that_it_is_told_of_late():
+    world = settled()
+    deployment = world.create(6, lost_after_s=20, stop_after_s=5)
+    world.until_final(deployment)
+    victim = next(host for host in holding(world, deployment) if not host.agent.leads)
+    world.suspend(victim)
+    world.pass_time(6)
+    assert not victim.running
+    record = world.record(deployment)
+    other = next(o for o in range(6) if o not in victim.agent._compute.instances.works[deployment].entries)
+    fence = (record.epoch, record.step + 100)
+    reserve = Reserve(deployment, *fence, 1, record.spec.resources, str(other), 9000)
+    confirm = Confirm(deployment, *fence, record.spec, str(other), "tcp://x/0")
+    for command in (reserve, confirm):
+        victim.agent._compute.command(world.now, "tcp://x/0", "1", command)
+    effects = victim.agent._out.take()
+    assert not [one for one in effects if isinstance(one, fx.StartInstance)]

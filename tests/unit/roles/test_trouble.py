@@ -342,5 +342,5 @@ def test_a_search_that_waits_for_a_silent_node_asks_less_and_less_often():
 
     world._send = send
     world.pass_time(120)
-    assert world.record(deployment).lacking == 3
+    assert world.record(deployment).lacking >= 3
     assert len(asked) <= 100
