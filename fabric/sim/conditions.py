@@ -107,7 +107,8 @@ class Storm(Weather):
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """`fault_every_s`: the mean time between faults of `kinds`, which happen until `faults_s`."""
+    """`fault_every_s`: the mean time between faults of `kinds`, which happen until `faults_s`. `lag_s`: as much may a
+    ZooKeeper server be behind the others; 0: none is."""
 
     level: str
     racks: int
@@ -127,6 +128,7 @@ class Conditions:
     habits: Habits
     requests: int
     images: int
+    lag_s: float = 0.0
 
 
 def draw(rng: random.Random, nodes: int) -> Conditions:
@@ -169,4 +171,5 @@ def draw(rng: random.Random, nodes: int) -> Conditions:
         habits=habits,
         requests=rng.randint(3, 7),
         images=rng.randint(1, 3),
+        lag_s=rng.choice((0.0, 0.0, 0.0, 0.3, 1.0, 3.0)) if wild else 0.0,
     )

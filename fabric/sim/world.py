@@ -115,7 +115,7 @@ class World:
             late_s=self.conditions.late_s,
         )
         self.network = Network(self.clock, self.weather)
-        self.ensemble = Ensemble(self.clock.after, self.wall_ms)
+        self.ensemble = Ensemble(self.clock.after, self.wall_ms, lag=self._lag())
         self.agent_sessions: dict[int, str] = {}
         self.contents: dict[str, Content] = {}
         self.pushed: list[Content] = []
@@ -144,6 +144,11 @@ class World:
 
     def _rng(self, name: str) -> random.Random:
         return random.Random(f"{self.seed}/{name}")
+
+    def _lag(self) -> Callable[[], float] | None:
+        """Of ZooKeeper's servers: mostly short, up to `lag_s`; they are in step as long as that is 0."""
+        most_s, rng = self.conditions.lag_s, self._rng("lag")
+        return (lambda: most_s * rng.random() ** 3) if most_s else None
 
     def begin(self) -> None:
         """Machines boot; a while later users and faults begin."""
