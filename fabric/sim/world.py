@@ -84,6 +84,8 @@ class Options:
     without: frozenset[str] = frozenset()
     story: bool = False
     settings: Settings = drawn.SETTINGS
+    scenario: str = ""
+    """Its name, when a script says what happens."""
 
 
 class World:
@@ -152,6 +154,11 @@ class World:
 
     def begin(self) -> None:
         """Machines boot; a while later users and faults begin."""
+        self.boot()
+        self.clock.after(BEGIN_S, self.users.begin)
+        self.clock.after(BEGIN_S, self.faults.begin)
+
+    def boot(self) -> None:
         shape, rng = self.conditions, self._rng("machines")
         for rack in range(1, shape.racks + 1):
             for layer in LAYERS:
@@ -162,8 +169,6 @@ class World:
             machine.boot_later(rng.uniform(0.0, 1.0))
         for _ in range(2):
             self.add_submitter()
-        self.clock.after(BEGIN_S, self.users.begin)
-        self.clock.after(BEGIN_S, self.faults.begin)
 
     def _add_machine(self, name: str, rack: str, layer: LayerName, rng: random.Random) -> None:
         skew_s = rng.uniform(-1, 1) * self.conditions.skew_s
@@ -278,7 +283,7 @@ class World:
 
     def note(self, who: str, note: Note) -> None:
         if self.story is not None:
-            self.story.tell(who, f"says ({note.level}): {note.text}")
+            self.story.note(who, note)
 
     def tell(self, who: str, what: str) -> None:
         """A line of the story."""
