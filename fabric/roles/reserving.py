@@ -111,13 +111,14 @@ class Reserving:
         self._newcomers = any(
             isinstance(answer, Offer) and answer.registered > epoch and answer.count for _, answer in answers
         )
-        reserved = Counter(node for node, _rack in self._places.values())
+        has = Counter(self._places.values())
+        has.update(self._used)
         self._offers = {
-            node: node_offer(node, rack, answer, self._used.get((node, rack), 0) + reserved[node])
+            node: node_offer(node, rack, answer, has[node, rack])
             for (node, rack), answer in answers
             if isinstance(answer, Offer) and node not in self._exclude and answer.registered <= epoch
         }
-        for (node, rack), count in self._used.items():  # max_per_rack is also about those that are not heard of now
+        for (node, rack), count in has.items():  # max_per_rack is also about those that are not heard of now
             self._offers.setdefault(node, NodeOffer(node, rack, 0, count))
         # One that went away in the middle may only be restarting: like a silent one it is worth another round.
         silent = [f"node {node}" for reply in gathered.replies for node in (*reply.silent, *reply.absent)]

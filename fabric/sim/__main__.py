@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from fabric.sim.runner import Summary, run
+from fabric.sim.scenarios import SCENARIOS, play
 from fabric.sim.simulation import Result, simulate
 from fabric.sim.world import PROMISES, Options
 
@@ -25,6 +26,7 @@ examples:
   python -m fabric.sim --seeds 0..999 --stop-at 1      until the first failure
   python -m fabric.sim --by-date --seconds 600         ten minutes of seeds that nobody ran before today
   python -m fabric.sim --seed 4711 --transcript        what happens in one seed, as a story; the same each time
+  python -m fabric.sim --scenario drain --transcript   a scenario from a script; --scenario list names them
   python -m fabric.sim --seeds 0..99 --format json     for machines
 
 exit codes: 0 no promise was broken, 1 one was, 64 wrong arguments, 130 interrupted
@@ -49,11 +51,12 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument("--seeds", metavar="A..B", type=_seeds, help="all seeds from A to B (default 0..99)")
     which.add_argument("--seed", metavar="N", type=_number, help="one seed")
     which.add_argument("--by-date", action="store_true", help="from the first seed of today on; needs --seconds")
+    which.add_argument("--scenario", metavar="NAME", type=_scenario, help="a script's; `list` names them all")
     parser.add_argument("--nodes", metavar="N", type=_nodes, default=40, help="about so many nodes (default 40)")
     parser.add_argument("--seconds", metavar="S", type=float, help="begin no seed after so long")
     parser.add_argument("--stop-at", metavar="N", type=_number, help="begin no seed after so many failures")
     parser.add_argument("--workers", metavar="N", type=_number, help="processes (default: one a core)")
-    parser.add_argument("--transcript", action="store_true", help="with --seed: tell what happens")
+    parser.add_argument("--transcript", action="store_true", help="with --seed or --scenario: tell what happens")
     parser.add_argument(
         "--without",
         metavar="PROMISE,…",
@@ -84,6 +87,12 @@ def _seeds(text: str) -> range:
     return range(int(first), int(last) + 1)
 
 
+def _scenario(text: str) -> str:
+    if text != "list" and text not in SCENARIOS:
+        raise argparse.ArgumentTypeError(f"expected list, or one of {', '.join(SCENARIOS)}, found {text!r}")
+    return text
+
+
 def _promises(text: str) -> frozenset[str]:
     names = frozenset(text.split(","))
     if unknown := names - set(PROMISES):
@@ -95,12 +104,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     args = parser.parse_args(argv)
     options = Options(nodes=args.nodes, without=args.without, story=args.transcript)
+    if args.scenario == "list":
+        sys.stdout.writelines(f"{name:<18} {script.__doc__}\n" for name, script in SCENARIOS.items())
+        return CLEAN
+    if args.scenario is not None:
+        return _one(play(args.scenario, options), args.format)
     if args.transcript and args.seed is None:
-        parser.error("--transcript tells of one seed: give --seed")
+        parser.error("--transcript tells of one seed, or one scenario: give --seed or --scenario")
     if args.by_date and args.seconds is None:
         parser.error("--by-date has no last seed: give --seconds")
     if args.seed is not None:
-        return _one(args.seed, options, args.format)
+        return _one(simulate(args.seed, options), args.format)
     seeds: Iterable[int] = args.seeds or range(100)
     if args.by_date:
         seeds = itertools.count(_seed_of(datetime.date.today()))
@@ -112,8 +126,7 @@ def _seed_of(day: datetime.date) -> int:
     return day.toordinal() * SEEDS_A_DAY
 
 
-def _one(seed: int, options: Options, form: str) -> int:
-    result = simulate(seed, options)
+def _one(result: Result, form: str) -> int:
     if form == "json":
         sys.stdout.write(msgspec.json.encode(result).decode() + "\n")
     else:
@@ -126,10 +139,14 @@ def _told(result: Result) -> str:
     failure = result.failure
     if failure is None:
         return (
-            f"seed {result.seed} ({result.level}): no promise was broken; {result.messages} messages, "
+            f"{_what(result)}: no promise was broken; {result.messages} messages, "
             f"{result.virtual_s:.0f} s of virtual time, settled after {result.settle_s:.1f} s"
         )
-    return f"seed {failure.seed}: {failure.promise}: {failure.found}\n  {failure.command}"
+    return f"{_what(result)}: {failure.promise}: {failure.found}\n  {failure.command}"
+
+
+def _what(result: Result) -> str:
+    return f"scenario {result.scenario}" if result.scenario else f"seed {result.seed} ({result.level})"
 
 
 def _many(seeds: Iterable[int], options: Options, args: argparse.Namespace) -> int:

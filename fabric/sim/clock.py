@@ -6,6 +6,7 @@ Nothing is ever taken back: whoever asked for something that is out of date by t
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable
 
 Action = Callable[[], None]
@@ -35,6 +36,11 @@ class Clock:
     @property
     def waiting(self) -> int:
         return len(self._heap)
+
+    @property
+    def due(self) -> float:
+        """When the next action is."""
+        return self._heap[0][0] if self._heap else math.inf
 
     def run(self, until: float) -> None:
         """Let time pass until then; everything due by then has happened when this returns."""

@@ -107,8 +107,8 @@ class Storm(Weather):
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """`fault_every_s`: the mean time between faults of `kinds`, which happen until `faults_s`, and go
-    on for `lasting` times as long as usual."""
+    """`fault_every_s`: the mean time between faults of `kinds`, which happen until `faults_s`, and go on for `lasting`
+    times as long as usual. `lag_s`: as much may a ZooKeeper server be behind the others; 0: none is."""
 
     level: str
     racks: int
@@ -129,6 +129,7 @@ class Conditions:
     requests: int
     images: int
     lasting: float = 1.0
+    lag_s: float = 0.0
 
 
 def draw(rng: random.Random, nodes: int) -> Conditions:
@@ -175,4 +176,5 @@ def draw(rng: random.Random, nodes: int) -> Conditions:
         requests=rng.randint(3, 7),
         images=rng.randint(1, 3),
         lasting=lasting,
+        lag_s=rng.choice((0.0, 0.0, 0.0, 0.3, 1.0, 3.0)) if wild else 0.0,
     )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 import traceback
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from fabric.sim.checkers.base import Violation
 from fabric.sim.checkers.settled import Settled
@@ -29,11 +31,13 @@ class Failure:
     at_s: float
     nodes: int
     without: tuple[str, ...]
+    scenario: str = ""
 
     @property
     def command(self) -> str:
+        what = f"--scenario {self.scenario}" if self.scenario else f"--seed {self.seed} --nodes {self.nodes}"
         without = f" --without {','.join(self.without)}" if self.without else ""
-        return f"python -m fabric.sim --seed {self.seed} --nodes {self.nodes}{without} --transcript"
+        return f"python -m fabric.sim {what}{without} --transcript"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +55,21 @@ class Result:
     requests: int
     faults: Counter[str] = field(default_factory=Counter)
     story: tuple[str, ...] = ()
+    scenario: str = ""
 
 
 def simulate(seed: int, options: Options | None = None) -> Result:
     """Never raises for what it finds."""
-    options = options or Options()
     began = time.process_time()
-    world = World(seed, options)
+    world = World(seed, options or Options())
+    return watch(world, partial(_run, world), began)
+
+
+def watch(world: World, course: Callable[[], float], began: float) -> Result:
+    """`course` lets things happen there, and says how long it took to settle. `began`: by `time.process_time`."""
     failure, settle_s = None, 0.0
     try:
-        settle_s = _run(world)
+        settle_s = course()
     except Violation as violation:
         failure = _failure(world, violation.promise, violation.found)
     except Exception as error:
@@ -68,7 +77,7 @@ def simulate(seed: int, options: Options | None = None) -> Result:
     if failure is not None:
         world.tell("failed", f"{failure.promise}: {failure.found}")
     return Result(
-        seed=seed,
+        seed=world.seed,
         failure=failure,
         level=world.conditions.level,
         events=world.clock.events,
@@ -79,6 +88,7 @@ def simulate(seed: int, options: Options | None = None) -> Result:
         requests=world.users.answered,
         faults=world.faults.counts,
         story=tuple(world.story.lines) if world.story is not None else (),
+        scenario=world.options.scenario,
     )
 
 
@@ -91,6 +101,12 @@ def _run(world: World) -> float:
         clock.run(min(until, clock.now + SWEEP_EVERY_S))
         world.sweep()
     world.tell("faults", "are over")
+    return settle(world)
+
+
+def settle(world: World) -> float:
+    """End all faults and wait, within a bound, until everything is as it should be and stays so: how long it took."""
+    clock, until = world.clock, world.clock.now
     world.faults.stop()
     settled = next(one for one in world.checkers if isinstance(one, Settled))
     while True:
@@ -117,4 +133,5 @@ def _where(error: Exception) -> str:
 
 def _failure(world: World, promise: str, found: str) -> Failure:
     without = tuple(sorted(world.options.without))
-    return Failure(world.seed, promise, found, world.clock.now, world.options.nodes, without)
+    options = world.options
+    return Failure(world.seed, promise, found, world.clock.now, options.nodes, without, options.scenario)

@@ -6,12 +6,13 @@ ZooKeeper are told by whose session made them.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from fabric.commands import Command
-from fabric.effects import Effect, Input, Persist, Quit, Send, StopInstance
+from fabric.effects import Effect, Input, Note, Persist, Quit, Send, StopInstance
 from fabric.messages import (
     AnyMessage,
     Heartbeat,
@@ -44,11 +45,14 @@ class Story:
         if len(self.lines) < MAX_LINES:
             self.lines.append(f"{self._world.clock.now:9.4f} {who:<7} {what}")
 
+    def note(self, who: str, note: Note) -> None:
+        self.tell(who, f"says ({note.level}): {note.text}")
+
     def decided(self, process: Process, news: Input | None, effects: list[Effect]) -> None:
         who = process.machine.name
         for effect in effects:
             if isinstance(effect, Send) and not isinstance(effect.message, _QUIET):
-                self.tell(who, f"-> {_name(effect.to)} {tell_message(effect.message)}")
+                self.tell(who, f"-> {tell_name(effect.to)} {tell_message(effect.message)}")
             elif isinstance(effect, Persist):
                 put = " ".join(key for key, _ in effect.puts)
                 gone = " ".join(f"-{key}" for key in effect.deletes)
@@ -90,21 +94,21 @@ def tell_message(message: AnyMessage) -> str:
     if isinstance(message, NodeCall):
         return tell_command(message.command)
     if isinstance(message, NodeAnswer):
-        return f"answers {_fields(message.answer)}"
+        return f"answers {tell_fields(message.answer)}"
     if isinstance(message, RackAnswer):
         if not message.leads:
             return "answers: does not lead"
-        told = "; ".join(f"{one.node} {_fields(one.answer)}" for one in message.results)
+        told = "; ".join(f"{one.node} {tell_fields(one.answer)}" for one in message.results)
         silent = f" silent {' '.join(message.silent)}" if message.silent else ""
         absent = f" absent {' '.join(message.absent)}" if message.absent else ""
         return f"answers {told}{silent}{absent}"
     if isinstance(message, NodeReport):
-        return f"reports {message.deployment} {_fields(message.progress)}"
-    return _fields(message)
+        return f"reports {message.deployment} {tell_fields(message.progress)}"
+    return tell_fields(message)
 
 
 def tell_command(command: Command) -> str:
-    return _fields(command)
+    return tell_fields(command)
 
 
 _TOLD = frozenset(
@@ -115,12 +119,12 @@ _TOLD = frozenset(
 )
 
 
-def _fields(value: msgspec.Struct) -> str:
+def tell_fields(value: msgspec.Struct, without: Collection[str] = ()) -> str:
     """Its kind and what says most."""
     parts = [type(value).__name__]
     for name in value.__struct_fields__:
         one = getattr(value, name)
-        if name not in _TOLD or one in ("", (), 0, False, None):
+        if name not in _TOLD or name in without or one in ("", (), 0, False, None):
             continue
         if name == "chosen":
             one = ",".join(ref.node for ref in one)
@@ -134,7 +138,7 @@ def _fields(value: msgspec.Struct) -> str:
     return " ".join(parts)
 
 
-def _name(to: str) -> str:
+def tell_name(to: str) -> str:
     if to.startswith("tcp://"):
         return to[len("tcp://") :].partition(":")[0]
     return to

@@ -78,6 +78,13 @@ class Users:
             return Wish("delete", deployment)
         return Wish("scale", deployment, rng.randint(1, MAX_COUNT))
 
+    def ask(self, wish: Wish, record: Deployment | None = None) -> None:
+        """Now, by a script. `record`: what is to be created."""
+        if record is not None:
+            self._records[record.id] = record
+            self.wanted[record.id] = Wanted(record.id)
+        self._at(self.world.clock.now, wish)
+
     def _at(self, when: float, wish: Wish) -> None:
         self.open += 1
         self.world.clock.at(when, partial(self._ask, wish))

@@ -84,6 +84,8 @@ class Options:
     without: frozenset[str] = frozenset()
     story: bool = False
     settings: Settings = drawn.SETTINGS
+    scenario: str = ""
+    """Its name, when a script says what happens."""
 
 
 class World:
@@ -115,7 +117,7 @@ class World:
             late_s=self.conditions.late_s,
         )
         self.network = Network(self.clock, self.weather)
-        self.ensemble = Ensemble(self.clock.after, self.wall_ms)
+        self.ensemble = Ensemble(self.clock.after, self.wall_ms, lag=self._lag())
         self.agent_sessions: dict[int, str] = {}
         self.contents: dict[str, Content] = {}
         self.pushed: list[Content] = []
@@ -145,8 +147,18 @@ class World:
     def _rng(self, name: str) -> random.Random:
         return random.Random(f"{self.seed}/{name}")
 
+    def _lag(self) -> Callable[[], float] | None:
+        """Of ZooKeeper's servers: mostly short, up to `lag_s`; they are in step as long as that is 0."""
+        most_s, rng = self.conditions.lag_s, self._rng("lag")
+        return (lambda: most_s * rng.random() ** 3) if most_s else None
+
     def begin(self) -> None:
         """Machines boot; a while later users and faults begin."""
+        self.boot()
+        self.clock.after(BEGIN_S, self.users.begin)
+        self.clock.after(BEGIN_S, self.faults.begin)
+
+    def boot(self) -> None:
         shape, rng = self.conditions, self._rng("machines")
         for rack in range(1, shape.racks + 1):
             for layer in LAYERS:
@@ -157,8 +169,6 @@ class World:
             machine.boot_later(rng.uniform(0.0, 1.0))
         for _ in range(2):
             self.add_submitter()
-        self.clock.after(BEGIN_S, self.users.begin)
-        self.clock.after(BEGIN_S, self.faults.begin)
 
     def _add_machine(self, name: str, rack: str, layer: LayerName, rng: random.Random) -> None:
         skew_s = rng.uniform(-1, 1) * self.conditions.skew_s
@@ -273,7 +283,7 @@ class World:
 
     def note(self, who: str, note: Note) -> None:
         if self.story is not None:
-            self.story.tell(who, f"says ({note.level}): {note.text}")
+            self.story.note(who, note)
 
     def tell(self, who: str, what: str) -> None:
         """A line of the story."""

@@ -38,7 +38,8 @@ def test_a_transcript_is_a_story_of_one_seed(capsys: pytest.CaptureFixture[str])
         (("--seed", "x"), "a whole number"),
         (("--nodes", "2"), "6 to 5000 nodes"),
         (("--without", "gravity"), "names of capacity"),
-        (("--transcript",), "give --seed"),
+        (("--transcript",), "give --seed or --scenario"),
+        (("--scenario", "pigs"), "list, or one of deploy, coordinator-dies"),
         (("--by-date",), "give --seconds"),
     ],
 )

@@ -73,7 +73,8 @@ class Patience(Checker):
         since = self._brake_since
         if since is None or process.agent is None or not process.agent.leads:
             return
-        began = self.world.clock.now - DECIDED_S - 20 * self.world.conditions.zk_s
+        late_s = 20 * self.world.conditions.zk_s + 3 * self.world.conditions.lag_s
+        began = self.world.clock.now - DECIDED_S - late_s
         in_touch = process.told is SessionState.CONNECTED and max(process.told_at, process.well_since) <= began
         if since <= began and in_touch:
             for effect in effects:

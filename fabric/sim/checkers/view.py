@@ -30,7 +30,7 @@ MEMBERS = paths.MEMBERS + "/compute/"
 @dataclass(slots=True)
 class Seen:
     """A deployment's record, taken apart. `planned`: wherever each ordinal was ever planned; `before`: the record that
-    this one replaced."""
+    this one replaced; `leaving`: also what was leaving when it ceased to be wanted, while it is being stopped."""
 
     record: Deployment
     before: Deployment | None = None
@@ -91,7 +91,12 @@ class View(Checker):
             seen = self.deployments[deployment] = Seen(record)
         else:
             seen.before, seen.record = seen.record, record
-        before, seen.plan, seen.leaving = seen.plan, places(record.plan), places(record.leaving)
+        before, left = seen.plan, seen.leaving
+        seen.plan, seen.leaving = places(record.plan), places(record.leaving)
+        for share in record.stopping:  # no longer wanted at all: it is still in both places for a moment
+            for ordinal in share.numbers():
+                if left.get(ordinal) == share.node and ordinal not in seen.plan:
+                    seen.leaving.setdefault(ordinal, share.node)
         for ordinal, node in before.items():
             if seen.plan.get(ordinal) != node and node not in self.present:
                 seen.left_absent.add((ordinal, node))

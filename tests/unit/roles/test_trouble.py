@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from fabric import effects as fx
-from fabric.commands import AskOffer, Reserved
+from fabric.commands import AskOffer, Cancel, Reserve, Reserved
 from fabric.messages import AnyMessage, NodeAnswer, NodeCall
 from fabric.records import encode
 from fabric.resources import Resources
@@ -344,3 +344,30 @@ def test_a_search_that_waits_for_a_silent_node_asks_less_and_less_often():
     world.pass_time(120)
     assert world.record(deployment).lacking >= 3
     assert len(asked) <= 100
+
+
+def test_a_limit_per_rack_counts_what_was_granted_on_nodes_that_fall_silent_then():
+    """One rack grants its share, the other hears of nothing; when it does, two of the first are out of reach."""
+    world = settled(racks=2, compute=3)
+    quiet = {host.identity.node for host in everybody(world) if host.identity.rack == "r1" and not host.agent.leads}
+    deaf, plain = True, world._send
+
+    def send(sender: str, to: str, message: AnyMessage) -> None:
+        nonlocal deaf
+        node = world.by_address.get(to, "")
+        order = message.command if isinstance(message, NodeCall) else None
+        if isinstance(order, Reserve) and node.startswith("r2"):
+            if deaf:
+                return
+            world.cut.clear()
+        elif isinstance(order, Cancel) and node.startswith("r2"):
+            deaf = False
+            world.cut.update(quiet)
+        plain(sender, to, message)
+
+    world._send = send
+    deployment = world.create(6, max_per_rack=3, min_count=6)
+    world.until_final(deployment, limit_s=120)
+    assert not deaf
+    racks = [share.rack for share in world.record(deployment).plan for _ in share.numbers()]
+    assert sorted(racks) == ["r1"] * 3 + ["r2"] * 3
