@@ -18,6 +18,7 @@ them. "Delivered" are messages from one agent (or API process) to another, so th
 from __future__ import annotations
 
 import argparse
+import gc
 import multiprocessing
 import random
 import resource
@@ -280,15 +281,18 @@ def _say(text: str) -> None:
 
 
 def grow(shape: Shape) -> Measured:
+    gc.disable()  # as in a simulation of the tests: a world lives until its end
     return Bench(shape).one_by_one([50] * 5)
 
 
 def hundred() -> Measured:
+    gc.disable()
     rng = random.Random(f"{SEED}/counts")
     return Bench(HUNDRED).at_once([rng.randint(50, 500) for _ in range(100)], 60.0)
 
 
 def huge() -> Measured:
+    gc.disable()
     return Bench(HUGE).one_by_one([500])
 
 
