@@ -175,6 +175,9 @@ class Bench:
             if self.world.clock.now >= self._sweep_at:
                 self._sweep_at = self.world.clock.now + SWEEP_EVERY_S
                 self.world.sweep()
+                clock, network = self.world.clock, self.world.network
+                cpu_s = time.process_time()
+                _say(f"  {clock.now:6.1f} virtual s, {cpu_s:5.0f} s of CPU, {network.delivered:,} messages")
 
     def settle(self) -> None:
         """Until nothing is missing. Raises SystemExit when something still is after SETTLE_S."""
@@ -184,7 +187,6 @@ class Bench:
             if clock.now >= until:
                 raise SystemExit(f"{self.shape.nodes} nodes, after {clock.now:.0f} virtual s: {trouble}")
             self.run(clock.now + STEP_S)
-            _say(f"  {clock.now:6.1f} virtual s, {time.process_time():5.0f} s of CPU, {self.world.network.delivered:,}")
 
     def counts(self) -> Counts:
         world = self.world
@@ -393,17 +395,17 @@ def plot(found: Sequence[Measured]) -> bool:
     return True
 
 
-def head(title: str, part: str) -> list[str]:
+def head(title: str, part: str, code: str) -> list[str]:
     when = f"{datetime.now(UTC):%Y-%m-%d}"
-    return [f"## {title}", "", f"{machine()}; commit {commit()}; {when}; `python -m bench.scale --part {part}`."]
+    return [f"## {title}", "", f"{machine()}; commit {code}; {when}; `python -m bench.scale --part {part}`."]
 
 
-def growth_section(found: Sequence[Measured]) -> str:
+def growth_section(found: Sequence[Measured], code: str) -> str:
     plotted = plot(found)
     if not plotted:
         _say("matplotlib is not installed (pip install '.[bench]'): the plot is left as it is")
     lines = [
-        *head("How a request grows with the fabric (simulated)", "growth"),
+        *head("How a request grows with the fabric (simulated)", "growth", code),
         "The roles of production in the simulator, calm weather, all checkers on, heartbeats every 10 s; each row a",
         "process of its own. Five requests of 50 Small, one after the other; the median. An image is fetched by each",
         "node that has not got it. Messages are sent ones, without heartbeats.",
@@ -419,9 +421,9 @@ def growth_section(found: Sequence[Measured]) -> str:
     return "\n".join(lines)
 
 
-def hundred_section(found: Measured) -> str:
+def hundred_section(found: Measured, code: str) -> str:
     lines = [
-        *head("10,000 nodes, 100 requests (simulated)", "hundred"),
+        *head("10,000 nodes, 100 requests (simulated)", "hundred", code),
         "250 racks of 36 compute and 4 storage agents; 100 requests of 50 to 500 Small, at moments within 60 s of",
         "virtual time, drawn from a seed; all checkers on; one process, one core.",
         "",
@@ -430,9 +432,9 @@ def hundred_section(found: Measured) -> str:
     return "\n".join(lines)
 
 
-def huge_section(found: Measured) -> str:
+def huge_section(found: Measured, code: str) -> str:
     lines = [
-        *head("100,000 nodes, one request (simulated)", "huge"),
+        *head("100,000 nodes, one request (simulated)", "huge", code),
         f"{HUGE.racks} racks of {HUGE.compute} compute and {HUGE.storage} storage agents; one request of 500 Small.",
         "All checkers on; one process, one core.",
         "",
@@ -451,16 +453,17 @@ def main() -> None:
     parser.add_argument("--part", nargs="+", choices=PARTS, default=PARTS, help="what to measure (all)")
     parser.add_argument("--no-write", action="store_true", help="print the figures only")
     args = parser.parse_args()
+    code = commit()
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as pool:
         for part in args.part:
             _say(part)
             if part == "growth":
-                section = growth_section(list(pool.map(grow, GROWTH)))
+                section = growth_section(list(pool.map(grow, GROWTH)), code)
             elif part == "hundred":
-                section = hundred_section(pool.submit(hundred).result())
+                section = hundred_section(pool.submit(hundred).result(), code)
             else:
-                section = huge_section(pool.submit(huge).result())
+                section = huge_section(pool.submit(huge).result(), code)
             print(section, flush=True)
             if not args.no_write:
                 write(f"scale {part}", section)
