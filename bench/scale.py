@@ -274,7 +274,7 @@ def _calm(shape: Shape) -> Conditions:
         skew_s=0.0,
         habits=Habits(),
         requests=0,
-        images=3,
+        images=2,  # as many as a simulated node keeps: what runs pins its image
     )
 
 
