@@ -284,7 +284,7 @@ def _say(text: str) -> None:
 
 def grow(shape: Shape) -> Measured:
     gc.disable()  # as in a simulation of the tests: a world lives until its end
-    return Bench(shape).one_by_one([50] * 5)
+    return Bench(shape).one_by_one([50] * 4)
 
 
 def hundred() -> Measured:
@@ -407,7 +407,7 @@ def growth_section(found: Sequence[Measured], code: str) -> str:
     lines = [
         *head("How a request grows with the fabric (simulated)", "growth", code),
         "The roles of production in the simulator, calm weather, all checkers on, heartbeats every 10 s; each row a",
-        "process of its own. Five requests of 50 Small, one after the other; the median. An image is fetched by each",
+        "process of its own. Four requests of 50 Small, one after the other; the median. An image is fetched by each",
         "node that has not got it. Messages are sent ones, without heartbeats.",
         "",
         *growth_rows(found),
