@@ -45,7 +45,6 @@ How to embed it (methods take one input and return the operations to submit, in 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -79,8 +78,6 @@ RETRY_MAX_S = 5.0
 
 TOKEN_PREFIX = "elect:"
 
-_CANDIDATE = re.compile(r"(?P<guid>.+)-(?P<sequence>\d{10})", re.ASCII | re.DOTALL)
-
 
 @dataclass(frozen=True, slots=True)
 class Standing:
@@ -100,9 +97,9 @@ def standing(children: Iterable[str], guid: str) -> Standing:
     """Order candidates by sequence number (never by name: a guid says nothing about turns); ignore malformed names."""
     queue: list[tuple[int, str, bool]] = []
     for name in children:
-        parts = _CANDIDATE.fullmatch(name)
-        if parts is not None:
-            queue.append((int(parts["sequence"]), name, parts["guid"] == guid))
+        maker, sequence = _parts(name)
+        if maker:
+            queue.append((int(sequence), name, maker == guid))
     queue.sort()
     own = [position for position, (_, _, is_mine) in enumerate(queue) if is_mine]
     if not own:
@@ -114,6 +111,15 @@ def standing(children: Iterable[str], guid: str) -> Standing:
         predecessor=queue[first - 1][1] if first > 0 else None,
         extras=tuple(queue[position][1] for position in own[1:]),
     )
+
+
+def _parts(name: str) -> tuple[str, str]:
+    """(who made it, its sequence number) of a candidate's name; ("", "") of one that is malformed. By hand, as every
+    candidate reads the names of its whole rack."""
+    maker, _, sequence = name.rpartition("-")
+    if len(sequence) == 10 and sequence.isascii() and sequence.isdigit():
+        return maker, sequence
+    return "", ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,7 +386,8 @@ class Candidacy:
 
     def _leftovers(self, names: Iterable[str]) -> list[str]:
         """Candidates of this agent's earlier sessions."""
-        made_by = {name: name[:-11] for name in names if _CANDIDATE.fullmatch(name)}
+        own = [name for name in names if name.startswith(f"{self._guid}.")]
+        made_by = {name: _parts(name)[0] for name in own}
         return [n for n, by in made_by.items() if by != self._name and by.rpartition(".")[0] == self._guid]
 
     def _go_on(self, *after: type[Outcome]) -> _Then:

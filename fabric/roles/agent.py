@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from typing import Protocol
 
 from fabric.effects import (
     Adopted,
@@ -70,6 +71,11 @@ CORDON = "cordon:"
 LEAVE_WAIT_S = 3.0
 
 
+class _Timed(Protocol):
+    @property
+    def next_deadline(self) -> float | None: ...
+
+
 class Agent:
     """One agent. `journal` is what its journal held at start."""
 
@@ -91,7 +97,8 @@ class Agent:
         self._leading = Leading(identity, settings, rng, self._out, self._rack) if compute else None
         self._storage_leading = None if compute else StorageLeading(identity, settings, rng, self._out)
         everybody = (self._compute, self._storage, self._leading, self._storage_leading)
-        self._timed = [role for role in everybody if role is not None]
+        self._layers = [role for role in everybody if role is not None]
+        self._timed: tuple[_Timed, ...] = (self._member, self._candidacy, self._rack, self._beats, *self._layers)
         self._session = 0
         self._suspended_at: float | None = None
         self._was_present = False
@@ -148,7 +155,7 @@ class Agent:
         if self._cordon_at is not None and now >= self._cordon_at:
             self._cordon_at = None
             self._ask_cordon()
-        for role in self._timed:
+        for role in self._layers:
             role.tick(now)
         self._after(now)
         return self._out.take()
@@ -157,18 +164,11 @@ class Agent:
         out_at = (
             self._suspended_at + self.settings.session_timeout_s * 2 / 3 if self._suspended_at is not None else None
         )
-        first = earliest(
-            out_at,
-            None if self._gone else self._leaving_at,
-            self._member.next_deadline,
-            self._candidacy.next_deadline,
-            self._rack.next_deadline,
-            self._beats.next_deadline,
-            self._hint_at,
-            self._cordon_at,
-        )
+        first = earliest(out_at, None if self._gone else self._leaving_at, self._hint_at, self._cordon_at)
         for role in self._timed:
-            first = earliest(first, role.next_deadline)
+            due = role.next_deadline
+            if due is not None and (first is None or due < first):
+                first = due
         return first
 
     def _route(self, now: float, event: Input) -> None:
@@ -201,11 +201,11 @@ class Agent:
             self._registered(now)
         self._was_present = self._member.present
         epoch = self._candidacy.epoch
-        if self._candidacy.may_award and epoch is not None and self._leaving_at is None:
-            if not self._rack.leads:
-                self._begin_leadership(now, epoch)
-        elif self._rack.leads and not self._candidacy.leads:
-            self._drop_leadership("another agent leads", session_lives=True)
+        if epoch is None:
+            if self._rack.leads:
+                self._drop_leadership("another agent leads", session_lives=True)
+        elif not self._rack.leads and self._candidacy.may_award and self._leaving_at is None:
+            self._begin_leadership(now, epoch)
         if self._compute is not None:
             self._compute.instances.flush(now)
         self._hint_load(now)

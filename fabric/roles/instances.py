@@ -381,6 +381,8 @@ class Instances:
 
     def flush(self, now: float) -> None:
         """Tell the coordinators what changed. Called once at the end of every input."""
+        if not self._dirty:
+            return
         dirty, self._dirty = self._dirty, set()
         for deployment in sorted(dirty):
             work = self.works.get(deployment)

@@ -187,6 +187,15 @@ Asker = tuple[str, FindHolders | PickStores]
 """(where to answer, what was asked)."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Of all answers to one question: who can serve, by name too, and who was silent."""
+
+    candidates: tuple[_Candidate, ...]
+    nodes: tuple[str, ...]
+    silent: tuple[str, ...]
+
+
 class StorageLeading:
     """Embed it; it acts only between `begin` and `end`."""
 
@@ -198,8 +207,8 @@ class StorageLeading:
         self._open = 0
         self._askers: dict[str, list[Asker]] = {}
         """Digest -> who waits for the answers to the question about it that is under way."""
-        self._found: dict[str, tuple[float, Gathered]] = {}
-        """Digest -> (fresh until, all answers)."""
+        self._found: dict[str, tuple[float, _Found]] = {}
+        """Digest -> (fresh until, what was found)."""
         self.directory = LeaderDirectory("storage", out)
         self.calls = RackCalls(out, self.directory, f"{identity.guid[:8]}-s-", settings.hop_margin_s)
         self.repair = Repair(identity, settings, rng, out, self.directory, self.calls)
@@ -266,46 +275,33 @@ class StorageLeading:
 
         def done(at: float, gathered: Gathered) -> None:
             self._open = max(0, self._open - 1)
+            found = _sift(askers[0][1], gathered)
             if self._askers.get(question.digest) is askers:
                 del self._askers[question.digest]
-                self._keep(at, question.digest, gathered)
+                self._keep(at, question.digest, found)
             spent = gathered.sent + sum(reply.messages for reply in gathered.replies) + 1
             for asker in askers:
-                self._answer(asker, gathered, spent)
+                self._answer(asker, found, spent)
                 spent = 1  # the search is counted once
 
         self.calls.gather(now, question.digest, wait_s, done, everyone=question)
         return True
 
-    def _keep(self, now: float, digest: str, gathered: Gathered) -> None:
+    def _keep(self, now: float, digest: str, found: _Found) -> None:
         """What was found is told again for a moment, if everybody answered and there are holders enough."""
-        whole = not gathered.silent_racks and not any(reply.silent for reply in gathered.replies)
-        answers = [answer for reply in gathered.replies for _, answer in reply.results]
-        held = sum(isinstance(answer, ImageHeld) and answer.held for answer in answers)
-        if whole and held >= self._settings.redundancy:
+        if not found.silent and len(found.candidates) >= self._settings.redundancy:
             self._found = {one: kept for one, kept in self._found.items() if kept[0] > now}
             if len(self._found) < MAX_WAITING:
-                self._found[digest] = (now + self._settings.holders_fresh_s, gathered)
+                self._found[digest] = (now + self._settings.holders_fresh_s, found)
 
-    def _answer(self, asker: Asker, gathered: Gathered, messages: int) -> None:
+    def _answer(self, asker: Asker, found: _Found, messages: int) -> None:
         """`messages` were spent on it."""
         sender, ask = asker
-        exclude = set(ask.exclude) if isinstance(ask, FindHolders) else set()
-        candidates = [
-            _Candidate(HolderRef(node, reply.rack, answer.data_endpoint), answer.free_bytes, answer.busy)
-            for reply in gathered.replies
-            for node, answer in reply.results
-            if isinstance(answer, ImageHeld) and answer.data_endpoint
-            if (answer.held if isinstance(ask, FindHolders) else answer.free_bytes >= ask.size)
-        ]
-        digest = ask.digest if isinstance(ask, FindHolders) else ""
-        found = tuple(sorted(candidate.ref.node for candidate in candidates))
-        usable = [candidate for candidate in candidates if candidate.ref.node not in exclude]
-        silent = [f"rack {rack}" for rack in gathered.silent_racks]
-        silent += [node for reply in gathered.replies for node in reply.silent]
+        digest, exclude = (ask.digest, ask.exclude) if isinstance(ask, FindHolders) else ("", ())
+        usable = [one for one in found.candidates if one.ref.node not in exclude]
         chosen = choose(usable, ask.want, digest + ask.salt, isinstance(ask, PickStores))
         self._out.send(
-            sender, Holders(ask.call, digest, True, chosen, found[:100], tuple(silent[:100]), messages)
+            sender, Holders(ask.call, digest, True, chosen, found.nodes[:100], found.silent[:100], messages)
         )
 
     def tick(self, now: float) -> None:
@@ -319,6 +315,20 @@ class StorageLeading:
         if not self._active:
             return None
         return earliest(self.directory.next_deadline, self.calls.next_deadline, self.repair.next_deadline)
+
+
+def _sift(ask: FindHolders | PickStores, gathered: Gathered) -> _Found:
+    """Those who hold the image; or (a push) who have the space."""
+    candidates = tuple(
+        _Candidate(HolderRef(node, reply.rack, answer.data_endpoint), answer.free_bytes, answer.busy)
+        for reply in gathered.replies
+        for node, answer in reply.results
+        if isinstance(answer, ImageHeld) and answer.data_endpoint
+        if (answer.held if isinstance(ask, FindHolders) else answer.free_bytes >= ask.size)
+    )
+    silent = [f"rack {rack}" for rack in gathered.silent_racks]
+    silent += [node for reply in gathered.replies for node in reply.silent]
+    return _Found(candidates, tuple(sorted(one.ref.node for one in candidates)), tuple(silent))
 
 
 def choose(candidates: list[_Candidate], want: int, salt: str, by_space: bool) -> tuple[HolderRef, ...]:

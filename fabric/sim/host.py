@@ -278,7 +278,7 @@ class Process:
         if effects:
             lost = self._lost
             assert self.gate is not None
-            self.gate.put(_InSession(e.token, e.op, lost) if type(e) is CallTree else e for e in effects)
+            self.gate.put([_InSession(e.token, e.op, lost) if type(e) is CallTree else e for e in effects])
         if self.alive:
             self._set_timer()
 

@@ -57,10 +57,8 @@ class Users:
         last_s = world.conditions.faults_s
         for number in range(world.conditions.requests):
             record = self._record(number, rng.choice(world.pushed))
-            self._records[record.id] = record
-            self.wanted[record.id] = Wanted(record.id)
             at = world.clock.now + rng.uniform(0, last_s * 0.6)
-            self._at(at, Wish("create", record.id))
+            self.order(at, record)
             while rng.random() < 0.5:
                 at = min(at + rng.choice((0.4, 3.0, last_s / 2)) * rng.random(), world.clock.now + last_s)
                 self._at(at, Wish("scale", record.id, rng.randint(1, MAX_COUNT)))
@@ -84,6 +82,12 @@ class Users:
             self._records[record.id] = record
             self.wanted[record.id] = Wanted(record.id)
         self._at(self.world.clock.now, wish)
+
+    def order(self, when: float, record: Deployment) -> None:
+        """One deployment, to be created then."""
+        self._records[record.id] = record
+        self.wanted[record.id] = Wanted(record.id)
+        self._at(when, Wish("create", record.id))
 
     def _at(self, when: float, wish: Wish) -> None:
         self.open += 1

@@ -142,7 +142,7 @@ WITH_ORDINALS = [
     (NodeCall("c", Stop("d-abcdef12", 9, 1, SPREAD)), ("command", "ordinals")),
     (NodeAnswer("c", "n1", Reserved(SPREAD, MAX_COUNT, 0, 0, NEED, ())), ("answer", "granted")),
     *(
-        (NodeReport("d-abcdef12", 9, "n1", PROGRESS), ("progress", field))
+        (NodeReport("d-abcdef12", 9, "n1", "r1", PROGRESS), ("progress", field))
         for field in ("running", "waiting", "stopping", "refused")
     ),
 ]
@@ -181,9 +181,9 @@ def test_what_are_no_ordinals_is_refused_on_the_wire(message, path, text):
         (RackAnswer("c", "r1", True), ("silent",), ["n" * 257]),
         (EXAMPLES[-1], ("salt",), "x" * 257),
         (EXAMPLES[-1], ("exclude",), ["s"] * 5_001),
-        (NodeReport("d-abcdef12", 9, "n1", PROGRESS), ("progress", "reads"), 2**31),
-        (NodeReport("d-abcdef12", 9, "n1", PROGRESS), ("progress", "done_bytes"), 2**53),
-        (NodeReport("d-abcdef12", 9, "n1", PROGRESS), ("node",), "n1\n"),
+        (NodeReport("d-abcdef12", 9, "n1", "r1", PROGRESS), ("progress", "reads"), 2**31),
+        (NodeReport("d-abcdef12", 9, "n1", "r1", PROGRESS), ("progress", "done_bytes"), 2**53),
+        (NodeReport("d-abcdef12", 9, "n1", "r1", PROGRESS), ("node",), "n1\n"),
         (HELLO, ("interval_ms",), 99),
         (HELLO, ("interval_ms",), 60_001),
         (HELLO, ("epoch",), 2**53),

@@ -1,0 +1,473 @@
+"""Measures how the flow of a request grows with the fabric, and writes the figures into bench/RESULTS.md.
+
+    python -m bench.scale [--part growth hundred huge] [--no-write]
+
+The fabric is simulated: the roles of production, under virtual time, with messages through the real codec, in calm
+weather, with all checkers on. So ten thousand nodes fit into one process, and what is counted is what the roles do:
+
+- growth: fabrics of 40 to 10,000 nodes, each with requests of 50 instances, one after the other;
+- hundred: 10,000 nodes in 250 racks, 100 requests of 50 to 500 instances, in the course of a minute of virtual time;
+- huge: 100,000 nodes, one request of 500 instances.
+
+Each is measured in a process of its own, on one core; its CPU time counts, as other work may be on the machine. A
+request is from when a user asks for it until its record says that it runs. Heartbeats and hellos are left out of its
+messages; reads and writes of ZooKeeper are all that were asked for meanwhile, so the leaders' regular looks are among
+them. "Delivered" are messages from one agent (or API process) to another, so those of a leader to itself don't count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import multiprocessing
+import random
+import resource
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from bench.results import ROOT, commit, machine, write
+from fabric.messages import Heartbeat, LeaderHello
+from fabric.records import Deployment, Spec
+from fabric.roles.settings import Settings
+from fabric.sim.checkers.settled import Settled
+from fabric.sim.conditions import SMALL, Conditions
+from fabric.sim.driver import Habits
+from fabric.sim.users import Users
+from fabric.sim.world import PROMISES, Options, World
+from zk.znodes import Change
+
+SETTINGS = Settings(heartbeat_interval_s=10.0, silent_after_s=35.0)
+"""Those of production, with heartbeats every 10 s instead of every second: 1,000 a second from 10,000 nodes."""
+
+SEED = 1
+STEP_S = 0.5
+SWEEP_EVERY_S = 5.0
+SETTLE_S = 120.0
+"""Of virtual time: to register, and after the last request."""
+GAP_S = 1.0
+"""Between two requests of which one waits for the other."""
+IDLE_S = 30.0
+PLOTS = ROOT / "bench" / "plots"
+PLOT = "scale.svg"
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Of a fabric: racks, and the agents of each."""
+
+    racks: int
+    compute: int
+    storage: int
+
+    @property
+    def nodes(self) -> int:
+        return self.racks * (self.compute + self.storage)
+
+
+# Two racks of 20, as the holders of an image are in two racks; else racks of 40.
+GROWTH = (Shape(2, 18, 2), Shape(10, 36, 4), Shape(100, 36, 4), Shape(250, 36, 4))
+HUNDRED = Shape(250, 36, 4)
+HUGE = Shape(500, 180, 20)
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What had happened at one moment, or between two. `cpu_s` of this process."""
+
+    virtual_s: float
+    cpu_s: float
+    events: int
+    delivered: int
+    messages: int
+    """Sent, without heartbeats and hellos."""
+    reads: int
+    writes: int
+
+    def since(self, before: Counts) -> Counts:
+        return Counts(
+            self.virtual_s - before.virtual_s,
+            self.cpu_s - before.cpu_s,
+            self.events - before.events,
+            self.delivered - before.delivered,
+            self.messages - before.messages,
+            self.reads - before.reads,
+            self.writes - before.writes,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """`took_s`: virtual seconds of each request, in the order they were asked for; `spent`: of all of them together
+    with what followed until the fabric had settled; `each`: of one after the other, where they were. `mib`: the most
+    memory that was used."""
+
+    shape: Shape
+    boot: Counts
+    counts: tuple[int, ...]
+    took_s: tuple[float, ...]
+    spent: Counts
+    each: tuple[Counts, ...] = ()
+    idle: Counts | None = None
+    mib: int = 0
+
+
+class Orders(Users):
+    """Users who ask for what they are told to, and nothing else. `ended`: deployment -> when its record was at rest."""
+
+    def __init__(self, world: World) -> None:
+        self._drawn = random.Random(f"{SEED}/orders")
+        super().__init__(world, self._drawn)
+        self.asked: dict[str, float] = {}
+        self.ended: dict[str, float] = {}
+        world.ensemble.observe(self._look)
+
+    def begin(self) -> None:
+        """They wait."""
+
+    def ask(self, when: float, count: int) -> str:
+        number = len(self.asked)
+        image = self._drawn.choice(self.world.pushed)
+        record = Deployment(
+            id=f"d-{number:012d}",
+            name=image.name,
+            spec=Spec(image.name, image.digest, "Small", SMALL, {}, "always", 0),
+            count=count,
+            min_count=count,
+            policy="spread",
+            created_ms=0,
+            updated_ms=0,
+            key=f"{self._drawn.getrandbits(64):016x}",
+        )
+        self.asked[record.id] = when
+        self.order(when, record)
+        return record.id
+
+    def _look(self, zxid: int, session: int, changes: list[Change]) -> None:
+        for kind, path in changes:
+            seen = self.world.view.deployments.get(path.rpartition("/")[2]) if kind == "set" else None
+            if seen is not None and seen.record.final:
+                self.ended.setdefault(seen.record.id, self.world.clock.now)
+
+
+class Bench:
+    """One fabric, from its boot on."""
+
+    def __init__(self, shape: Shape) -> None:
+        self.shape = shape
+        self.world = World(SEED, Options(nodes=shape.nodes, settings=SETTINGS), _calm(shape))
+        self.orders = self.world.users = Orders(self.world)
+        self._settled = next(one for one in self.world.checkers if isinstance(one, Settled))
+        self._sweep_at = 0.0
+        assert self.world.promises == frozenset(PROMISES)
+        self.world.begin()
+        self.settle()
+        self.boot = self.counts()
+
+    def run(self, until: float) -> None:
+        while self.world.clock.now < until:
+            self.world.clock.run(min(until, self.world.clock.now + STEP_S))
+            if self.world.clock.now >= self._sweep_at:
+                self._sweep_at = self.world.clock.now + SWEEP_EVERY_S
+                self.world.sweep()
+                clock, network = self.world.clock, self.world.network
+                cpu_s = time.process_time()
+                _say(f"  {clock.now:6.1f} virtual s, {cpu_s:5.0f} s of CPU, {network.delivered:,} messages")
+
+    def settle(self) -> None:
+        """Until nothing is missing. Raises SystemExit when something still is after SETTLE_S."""
+        clock = self.world.clock
+        until = clock.now + SETTLE_S
+        while trouble := next(self._settled.unsettled(), None):
+            if clock.now >= until:
+                raise SystemExit(f"{self.shape.nodes} nodes, after {clock.now:.0f} virtual s: {trouble}")
+            self.run(clock.now + STEP_S)
+
+    def counts(self) -> Counts:
+        world = self.world
+        sent: Counter[str] = Counter()
+        asked: Counter[str] = Counter()
+        processes = [one.process for one in world.machines.values() if one.process is not None]
+        for process in processes:
+            if process.bus is not None and process.tree is not None:
+                sent.update(process.bus.counters.sent)
+                asked.update(process.tree.operations)
+        for submitter in world.submitters:
+            sent.update(submitter.bus.counters.sent)
+            asked.update(submitter.tree.operations)
+        idle = sent[Heartbeat.__name__] + sent[LeaderHello.__name__]
+        reads = asked["get"] + asked["exists"] + asked["children"]
+        return Counts(
+            world.clock.now,
+            time.process_time(),
+            world.clock.events,
+            world.network.delivered,
+            sent.total() - idle,
+            reads,
+            asked.total() - reads,
+        )
+
+    def one_by_one(self, counts: Sequence[int]) -> Measured:
+        each: list[Counts] = []
+        for count in counts:
+            self.run(self.world.clock.now + GAP_S)
+            before = self.counts()
+            deployment = self.orders.ask(self.world.clock.now, count)
+            while deployment not in self.orders.ended:
+                self.world.clock.run(self.world.clock.now + 0.01)
+                if self.world.clock.now > before.virtual_s + SETTLE_S:
+                    raise SystemExit(f"{deployment} is not at rest after {SETTLE_S:.0f} s")
+            each.append(self.counts().since(before))
+        self.settle()
+        spent = self.counts().since(self.boot)
+        idle_from = self.counts()
+        self.run(self.world.clock.now + IDLE_S)
+        return self.measured(counts, spent, tuple(each), self.counts().since(idle_from))
+
+    def at_once(self, counts: Sequence[int], within_s: float) -> Measured:
+        rng = random.Random(f"{SEED}/moments")
+        began = self.world.clock.now
+        for count in counts:
+            self.orders.ask(began + rng.uniform(0, within_s), count)
+        self.run(began + within_s)
+        self.settle()
+        return self.measured(counts, self.counts().since(self.boot))
+
+    def measured(
+        self, counts: Sequence[int], spent: Counts, each: tuple[Counts, ...] = (), idle: Counts | None = None
+    ) -> Measured:
+        """Raises SystemExit when a request did not get exactly what it asked for."""
+        self.world.sweep()
+        for seen in self.world.view.deployments.values():
+            record = seen.record
+            running = sum((record.id, ordinal) in self.world.view.running for ordinal in range(record.count))
+            if record.state != "running" or not record.count == record.placed == running:
+                found = f"{record.placed} placed, {running} running: {record.reason}"
+                raise SystemExit(f"{record.id}: expected {record.count} running, found it {record.state}, {found}")
+        took = tuple(self.orders.ended[one] - asked for one, asked in self.orders.asked.items())
+        mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        return Measured(self.shape, self.boot, tuple(counts), took, spent, each, idle, mib)
+
+
+def _calm(shape: Shape) -> Conditions:
+    """No faults; a sync of a journal takes 1 ms, a way to ZooKeeper 2 ms, one to a peer half a millisecond."""
+    return Conditions(
+        level="calm",
+        racks=shape.racks,
+        compute=shape.compute,
+        storage=shape.storage,
+        faults_s=0.0,
+        fault_every_s=1.0,
+        kinds={},
+        loss=0.0,
+        repeat=0.0,
+        overtaken=0.0,
+        late_s=0.0,
+        spoilt=0.0,
+        sync_s=0.001,
+        zk_s=0.002,
+        skew_s=0.0,
+        habits=Habits(),
+        requests=0,
+        images=2,  # as many as a simulated node keeps: what runs pins its image
+    )
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def grow(shape: Shape) -> Measured:
+    gc.disable()  # as in a simulation of the tests: a world lives until its end
+    return Bench(shape).one_by_one([50] * 4)
+
+
+def hundred() -> Measured:
+    gc.disable()
+    rng = random.Random(f"{SEED}/counts")
+    return Bench(HUNDRED).at_once([rng.randint(50, 500) for _ in range(100)], 60.0)
+
+
+def huge() -> Measured:
+    gc.disable()
+    return Bench(HUGE).one_by_one([500])
+
+
+# --- the report ------------------------------------------------------------------------------------------------------
+
+
+def median(values: Iterator[float], digits: int = 0) -> str:
+    return f"{statistics.median(values):,.{digits}f}"
+
+
+def growth_rows(found: Sequence[Measured]) -> Iterator[str]:
+    yield "| nodes | racks | messages | virtual s | ZooKeeper reads | writes | CPU s |"
+    yield "| --- | --- | --- | --- | --- | --- | --- |"
+    for one in found:
+        cells = (
+            f"{one.shape.nodes:,}",
+            f"{one.shape.racks} of {one.shape.compute + one.shape.storage}",
+            median(each.messages for each in one.each),
+            median((took for took in one.took_s), 2),
+            median(each.reads for each in one.each),
+            median(each.writes for each in one.each),
+            median((each.cpu_s for each in one.each), 2),
+        )
+        yield f"| {' | '.join(cells)} |"
+
+
+def boot_rows(found: Sequence[Measured]) -> Iterator[str]:
+    yield "| nodes | messages | reads | writes | CPU s | memory, MiB | KiB a node | at rest: messages/s | reads/s |"
+    yield "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+    for one in found:
+        boot, idle = one.boot, one.idle
+        assert idle is not None
+        cells = (
+            f"{one.shape.nodes:,}",
+            f"{boot.messages:,}",
+            f"{boot.reads:,}",
+            f"{boot.writes:,}",
+            f"{boot.cpu_s:.0f}",
+            f"{one.mib:,}",
+            f"{one.mib * 1024 / one.shape.nodes:.0f}",
+            f"{idle.delivered / idle.virtual_s:,.0f}",
+            f"{idle.reads / idle.virtual_s:,.0f}",
+        )
+        yield f"| {' | '.join(cells)} |"
+
+
+def hundred_rows(one: Measured) -> Iterator[str]:
+    spent, requests = one.spent, len(one.counts)
+    rate = spent.delivered / spent.cpu_s
+    yield "| | wanted | measured |"
+    yield "| --- | --- | --- |"
+    yield f"| instances, each running once, where the plan says | {sum(one.counts):,} | {sum(one.counts):,} |"
+    yield f"| a request, virtual s: median, most | | {statistics.median(one.took_s):.2f}, {max(one.took_s):.2f} |"
+    yield f"| messages a request | | {spent.messages / requests:,.0f} |"
+    yield f"| ZooKeeper reads, writes a request | | {spent.reads / requests:,.0f}, {spent.writes / requests:.1f} |"
+    yield f"| messages delivered, events | | {spent.delivered:,}, {spent.events:,} |"
+    yield f"| CPU, s: to boot, the requests | a few minutes | {one.boot.cpu_s:.0f}, {spent.cpu_s:.0f} |"
+    yield f"| messages a second of CPU, all checkers on | at least 20,000 | {rate:,.0f} |"
+    yield f"| memory, MiB | | {one.mib:,} |"
+
+
+def plot(found: Sequence[Measured]) -> bool:
+    """False: matplotlib is not there."""
+    try:
+        import matplotlib
+    except ImportError:
+        return False
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "scale"
+    from matplotlib import pyplot
+
+    nodes = [one.shape.nodes for one in found]
+    figure, axes = pyplot.subplots(1, 3, figsize=(11, 3.4), layout="constrained")
+    lines = (
+        ("messages a request", [[statistics.median(each.messages for each in one.each) for one in found]], [""]),
+        (
+            "ZooKeeper operations a request",
+            [
+                [statistics.median(each.reads for each in one.each) for one in found],
+                [statistics.median(each.writes for each in one.each) for one in found],
+            ],
+            ["reads", "writes"],
+        ),
+        ("virtual seconds a request", [[statistics.median(one.took_s) for one in found]], [""]),
+    )
+    for axis, (title, rows, labels) in zip(axes, lines, strict=True):
+        for row, label in zip(rows, labels, strict=True):
+            axis.plot(nodes, row, marker="o", label=label)
+        axis.set(title=title, xlabel="nodes", xscale="log")
+        axis.grid(True, alpha=0.3)
+        if any(labels):
+            axis.legend()
+    axes[0].set_yscale("log")
+    axes[1].set_ylim(bottom=0)
+    axes[2].set_ylim(bottom=0)
+    PLOTS.mkdir(exist_ok=True)
+    figure.savefig(PLOTS / PLOT, metadata={"Date": None})
+    return True
+
+
+def head(title: str, part: str, code: str) -> list[str]:
+    when = f"{datetime.now(UTC):%Y-%m-%d}"
+    return [f"## {title}", "", f"{machine()}; commit {code}; {when}; `python -m bench.scale --part {part}`."]
+
+
+def growth_section(found: Sequence[Measured], code: str) -> str:
+    plotted = plot(found)
+    if not plotted:
+        _say("matplotlib is not installed (pip install '.[bench]'): the plot is left as it is")
+    lines = [
+        *head("How a request grows with the fabric (simulated)", "growth", code),
+        "The roles of production in the simulator, calm weather, all checkers on, heartbeats every 10 s; each row a",
+        "process of its own. Four requests of 50 Small, one after the other; the median. An image is fetched by each",
+        "node that has not got it. Messages are sent ones, without heartbeats.",
+        "",
+        *growth_rows(found),
+        "",
+        "Booting (all agents within a second of virtual time), and at rest:",
+        "",
+        *boot_rows(found),
+    ]
+    if plotted or (PLOTS / PLOT).exists():
+        lines += ["", f"![messages, ZooKeeper operations, virtual time by nodes](plots/{PLOT})"]
+    return "\n".join(lines)
+
+
+def hundred_section(found: Measured, code: str) -> str:
+    lines = [
+        *head("10,000 nodes, 100 requests (simulated)", "hundred", code),
+        "250 racks of 36 compute and 4 storage agents; 100 requests of 50 to 500 Small, at moments within 60 s of",
+        "virtual time, drawn from a seed; all checkers on; one process, one core.",
+        "",
+        *hundred_rows(found),
+    ]
+    return "\n".join(lines)
+
+
+def huge_section(found: Measured, code: str) -> str:
+    lines = [
+        *head("100,000 nodes, one request (simulated)", "huge", code),
+        f"{HUGE.racks} racks of {HUGE.compute} compute and {HUGE.storage} storage agents; one request of 500 Small.",
+        "All checkers on; one process, one core.",
+        "",
+        *growth_rows([found]),
+        "",
+        *boot_rows([found]),
+    ]
+    return "\n".join(lines)
+
+
+PARTS = ("growth", "hundred", "huge")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.scale", description="Measures the growth of a request.")
+    parser.add_argument("--part", nargs="+", choices=PARTS, default=PARTS, help="what to measure (all)")
+    parser.add_argument("--no-write", action="store_true", help="print the figures only")
+    args = parser.parse_args()
+    code = commit()
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as pool:
+        for part in args.part:
+            _say(part)
+            if part == "growth":
+                section = growth_section(list(pool.map(grow, GROWTH)), code)
+            elif part == "hundred":
+                section = hundred_section(pool.submit(hundred).result(), code)
+            else:
+                section = huge_section(pool.submit(huge).result(), code)
+            print(section, flush=True)
+            if not args.no_write:
+                write(f"scale {part}", section)
+
+
+if __name__ == "__main__":
+    main()
