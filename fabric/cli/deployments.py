@@ -68,6 +68,7 @@ def listing(args: Namespace) -> int:
             )
             for one in page.items
         ],
+        ("FLAVOR", "NAME"),
     )
     output.more(page.next)
     return Exit.DONE
@@ -123,6 +124,7 @@ def instances(args: Namespace) -> int:
             )
             for one in page.items
         ],
+        ("ATTEMPT", "RACK", "FLAVOR"),
     )
     output.silent("nodes", page.silent)
     output.more(page.next)
