@@ -35,6 +35,7 @@ class DrainedDeployment(Model):
     exclusive: bool
     staying: int = Field(description="Instances that have no other place yet.")
     leaving: int = Field(description="Instances that run elsewhere, or are about to, and are to be stopped here.")
+    stopping: int = Field(description="Instances that are being stopped here, and are not planned here any more.")
     lacking: int = Field(description="Of the whole deployment: ordinals that have no place now.")
     reason: str
     reasons: list[str]

@@ -187,6 +187,7 @@ class DrainedDeployment(msgspec.Struct, frozen=True):
     exclusive: bool
     staying: int
     leaving: int
+    stopping: int
     lacking: int
     reason: str
 

@@ -39,7 +39,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(draining, "POLL_S", 0.01)
 
 
-def drain(staying: int = 0, leaving: int = 0, **changes: Any) -> DrainView:
+def drain(staying: int = 0, leaving: int = 0, stopping: int = 0, **changes: Any) -> DrainView:
     row = DrainedDeployment(
         id=ID,
         name="web",
@@ -48,11 +48,12 @@ def drain(staying: int = 0, leaving: int = 0, **changes: Any) -> DrainView:
         exclusive=False,
         staying=staying,
         leaving=leaving,
+        stopping=stopping,
         lacking=0,
         reason="",
         reasons=[],
     )
-    left = staying + leaving
+    left = staying + leaving + stopping
     values: dict[str, Any] = {
         "node": "r1c03",
         "since": THEN,
@@ -70,7 +71,7 @@ def test_drain_begins_and_says_what_happens(api: ApiServer, fabric: Fabric) -> N
     ended = fabric(*DRAIN, "--deadline", "10m")
     assert ended.code == 0
     assert [request.json for request in api.requests] == [{"deadline_s": 600}]
-    for part in ("4 instances of 1 deployments", "2096-01-02", ID, "starts elsewhere first"):
+    for part in ("4 instances of 1 deployment to", "2096-01-02", ID, "starts elsewhere first"):
         assert part in ended.out
     assert "fabric uncordon r1c03" in ended.err
 
@@ -93,7 +94,20 @@ def test_monitor_shows_progress_until_the_node_is_empty(api: ApiServer, fabric: 
     assert "r1c03 is empty" in ended.out
     assert ended.err.splitlines() == [
         "r1c03: 3 instances left (3 wait for another place)",
-        "r1c03: 3 instances left (1 wait for another place, 2 run elsewhere too)",
+        "r1c03: 3 instances left (1 wait for another place, 2 start elsewhere, or run there)",
+    ]
+
+
+def test_what_stops_before_it_starts_elsewhere_is_waited_for(api: ApiServer, fabric: Fabric) -> None:
+    """While it is nowhere it is lacking; that is no shortfall before its deployment is at rest."""
+    stopped = RUNNING.model_copy(update={"state": "starting", "final": False, "lacking": 2, "placed": 48})
+    api.on("GET", PATH, drain(staying=2), drain(stopping=2), drain())
+    api.on("GET", f"/v1/deployments/{ID}", stopped, stopped, RUNNING)
+    ended = fabric(*DRAIN, "--monitor")
+    assert (ended.code, ended.out) == (0, "r1c03 is empty; it gets nothing new until: fabric uncordon r1c03\n")
+    assert ended.err.splitlines()[1:] == [
+        "r1c03: 2 instances left (2 are being stopped)",
+        f"r1c03 is empty; {ID} (web) is starting",
     ]
 
 
