@@ -78,8 +78,8 @@ def show(args: Namespace) -> int:
     with Api.of(args) as api:
         seen = watch.look(api, args.id)
         if args.wait:
-            seen = watch.follow(api, seen, args.timeout)
-        _show(args, seen)
+            seen = watch.follow(api, seen, args.timeout, replaced=True)
+        _show(api, args, seen)
         return watch.verdict(api, seen.deployment) if args.wait else Exit.DONE
 
 
@@ -205,7 +205,7 @@ def _ended(api: Api, args: Namespace, seen: watch.Seen, wanted: int | None = Non
     return watch.verdict(api, one, wanted)
 
 
-def _show(args: Namespace, seen: watch.Seen) -> None:
+def _show(api: Api, args: Namespace, seen: watch.Seen) -> None:
     if output.wants_json(args):
         output.emit(seen.answer)
         return
@@ -238,6 +238,10 @@ def _show(args: Namespace, seen: watch.Seen) -> None:
     if one.leaving:
         output.line("leaving their nodes, which are being drained:")
         _plan(one.leaving)
+    gone = watch.missed(api, one)
+    if gone.count:
+        when = gone.brake or f"replaced {output.seconds(one.lost_after_s)} after ZooKeeper counted them out"
+        output.line(f"{gone} ({when})", "red")
 
 
 def _when_lost(one: views.Deployment) -> str:
