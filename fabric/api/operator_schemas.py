@@ -107,6 +107,9 @@ class AuditView(Model):
 
     clean: bool = Field(description="Nothing was found, and everything could be compared.")
     complete: bool = Field(description="Every node and rack answered.")
+    brake: str = Field(
+        description="Why lost nodes are not replaced now, so that what ran there is no finding; empty: they are."
+    )
     repairing: bool
     findings: list[FindingView]
     omitted: int = Field(description="Findings beyond those listed.")

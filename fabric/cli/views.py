@@ -235,6 +235,7 @@ class Finding(msgspec.Struct, frozen=True):
 class Audit(msgspec.Struct, frozen=True):
     clean: bool
     complete: bool
+    brake: str
     findings: tuple[Finding, ...]
     omitted: int
     left: int

@@ -190,6 +190,7 @@ def report(*findings: FindingView, **changes: Any) -> AuditView:
     values: dict[str, Any] = {
         "clean": not findings,
         "complete": True,
+        "brake": "",
         "repairing": False,
         "findings": list(findings),
         "omitted": 0,
@@ -242,7 +243,7 @@ def test_the_audit_ends_by_what_it_found(
     ended = fabric("audit", *arguments)
     assert ended.code == code
     assert said in ended.out
-    assert "compared 3 deployments, 8 nodes, 20 instances and 1 images in 3.46 s" in ended.out
+    assert "compared 3 deployments, 8 nodes, 20 instances and 1 image in 3.46 s" in ended.out
     assert "asking the nodes (1 of 3)" in ended.err
     as_json = fabric("audit", *arguments, "--format", "json")
     assert as_json.code == code
@@ -255,6 +256,27 @@ def test_a_finding_says_what_where_why_and_what_a_repair_does(api: ApiServer, fa
     for part in ("orphan", f"{ID} ordinals 3-4", "r1/r1c03", "no such deployment", "the node is told", "and 7 more"):
         assert part in ended.out
     assert "fabric audit --repair" in ended.err
+
+
+def test_what_nobody_here_can_repair_says_what_to_do(api: ApiServer, fabric: Fabric) -> None:
+    path = "/deployments/d-1"
+    bad = finding(kind="unreadable", subject=path, where=path, detail=f"{path}: expected JSON", repair="")
+    api.on("POST", "/v1/audit", steps(AuditStep(stage="done", report=report(bad))))
+    ended = fabric("audit", "--repair")
+    assert ended.code == 1
+    assert "by hand: look at the znode" in ended.out
+    assert ended.out.count(path) == 1
+
+
+def test_the_audit_says_that_it_does_not_look_behind_the_brake(api: ApiServer, fabric: Fabric) -> None:
+    """Half of the instances may be dead then, and all the rest fits together."""
+    api.on("GET", "/v1/audit", steps(AuditStep(stage="done", report=report(brake="the brake is on: 6 of 8"))))
+    ended = fabric("audit")
+    assert ended.code == 0
+    assert ended.out.splitlines()[1:] == [
+        "what ran on lost nodes is not compared: the brake is on: 6 of 8",
+        "all else fits together",
+    ]
 
 
 @pytest.mark.parametrize(
