@@ -280,7 +280,7 @@ def test_a_trace_is_replayed_and_the_exit_code_says_whether_it_is_the_same(api: 
     api.on("GET", "/v1/deployments/d-1/trace", Reply(msgspec.json.encode(Trace((*runs, run(generation=4))))))
     good = fabric("trace", "d-1", "--replay", "--run", "1")
     assert good.code == 0
-    assert "replayed 1 rounds: the same plan" in good.out
+    assert "replayed 1 round: the same plan" in good.out
     other = fabric("trace", "d-1", "--replay", "--run", "2")
     assert other.code == 1
     assert "ordinal 2 is on r1c02 of r1 by the trace, on r1c01 of r1 by the replay" in other.err
@@ -296,4 +296,4 @@ def test_a_trace_is_replayed_and_the_exit_code_says_whether_it_is_the_same(api: 
     api.on("GET", "/v1/deployments/d-1/trace", Reply(msgspec.json.encode(Trace((run(),)))))
     none = fabric("trace", "d-1", "--replay")
     assert none.code == 1
-    assert "found 1 runs" in none.err
+    assert "found 1 run in" in none.err
