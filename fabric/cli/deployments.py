@@ -240,7 +240,7 @@ def _show(api: Api, args: Namespace, seen: watch.Seen) -> None:
         _plan(one.leaving)
     gone = watch.missed(api, one)
     if gone.count:
-        when = gone.brake or f"replaced {output.seconds(one.lost_after_s)} after ZooKeeper counted them out"
+        when = gone.brake or f"replaced {output.seconds(one.lost_after_s)} after ZooKeeper has counted it out"
         output.line(f"{gone} ({when})", "red")
 
 
