@@ -130,7 +130,7 @@ class Orders(Users):
     def begin(self) -> None:
         """They wait."""
 
-    def ask(self, when: float, count: int) -> str:
+    def want(self, when: float, count: int) -> str:
         number = len(self.asked)
         image = self._drawn.choice(self.world.pushed)
         record = Deployment(
@@ -217,7 +217,7 @@ class Bench:
         for count in counts:
             self.run(self.world.clock.now + GAP_S)
             before = self.counts()
-            deployment = self.orders.ask(self.world.clock.now, count)
+            deployment = self.orders.want(self.world.clock.now, count)
             while deployment not in self.orders.ended:
                 self.world.clock.run(self.world.clock.now + 0.01)
                 if self.world.clock.now > before.virtual_s + SETTLE_S:
@@ -233,7 +233,7 @@ class Bench:
         rng = random.Random(f"{SEED}/moments")
         began = self.world.clock.now
         for count in counts:
-            self.orders.ask(began + rng.uniform(0, within_s), count)
+            self.orders.want(began + rng.uniform(0, within_s), count)
         self.run(began + within_s)
         self.settle()
         return self.measured(counts, self.counts().since(self.boot))

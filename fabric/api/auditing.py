@@ -26,7 +26,8 @@ from fabric.api.problems import ProblemError, conflict
 from fabric.commands import Cancel, Command, Stale, Verify
 from fabric.messages import NodeCommand
 from fabric.records import Deployment
-from fabric.roles.audit import REMEDIES, Facts, Finding, Place, compare, confirmed, grouped, settle_s
+from fabric.roles.audit import REMEDIES, Facts, Finding, Place, braked, compare, confirmed, grouped, settle_s
+from fabric.roles.settings import Settings
 from zk.client import TreeClient
 
 
@@ -38,13 +39,17 @@ class Auditing:
 
     async def run(self, repair: bool, tell: Tell) -> AuditView:
         """409 while another one runs; 503 when nothing could be compared."""
-        if self._running:
-            raise conflict("An audit is running at this API already; wait for its end.")
+        self.require_idle()
         self._running = True
         try:
             return await self._run(repair, tell)
         finally:
             self._running = False
+
+    def require_idle(self) -> None:
+        """409 while an audit runs."""
+        if self._running:
+            raise conflict("An audit is running at this API already; wait for its end.")
 
     async def _run(self, repair: bool, tell: Tell) -> AuditView:
         began_ms = wall_ms()
@@ -68,7 +73,7 @@ class Auditing:
             await self._repair(found, facts)
             left, more = await self._wait_repaired(found, tell)
             looks += more
-        return _view(facts, found, left, repair, looks, wall_ms() - began_ms, limits.audit_most)
+        return _view(facts, settings, found, left, repair, looks, wall_ms() - began_ms, limits.audit_most)
 
     # --- repair --------------------------------------------------------------------------------------------------
 
@@ -161,7 +166,14 @@ def _at_rest(facts: Facts, one: Finding) -> bool:
 
 
 def _view(
-    facts: Facts, found: Sequence[Finding], left: Sequence[Finding], repair: bool, looks: int, took_ms: int, most: int
+    facts: Facts,
+    settings: Settings,
+    found: Sequence[Finding],
+    left: Sequence[Finding],
+    repair: bool,
+    looks: int,
+    took_ms: int,
+    most: int,
 ) -> AuditView:
     """Found and repaired are told apart before ordinals are put together to lines."""
     remain = {one.identity for one in left}
@@ -176,6 +188,7 @@ def _view(
     return AuditView(
         clean=not found,
         complete=not any(one.kind == "unreachable" for one in found),
+        brake=held.sentence if (held := braked(facts, settings)) is not None else "",
         repairing=repair,
         findings=[
             FindingView(

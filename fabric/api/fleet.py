@@ -7,7 +7,7 @@ Where an outage must not turn a list into an error, `last_known` answers with wh
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from fabric.api.control import ControlPlane, wall_ms
@@ -15,7 +15,7 @@ from fabric.api.operator_schemas import BrakeView, CrowdView, DrainedDeployment,
 from fabric.api.problems import ProblemError, not_found
 from fabric.api.reading import Versioned
 from fabric.api.views import timestamp
-from fabric.records import Deployment, Drain, Lost
+from fabric.records import Deployment, Drain, Lost, Share
 from fabric.roles.brake import Brake, Crowd, brake
 from zk.tree import TreeError
 
@@ -128,7 +128,7 @@ class Fleet:
             return False
 
         await self._control.store.scan(look)
-        left = sum(row.staying + row.leaving for row in rows)
+        left = sum(row.staying + row.leaving + row.stopping for row in rows)
         return DrainView(
             node=drain.node,
             since=timestamp(drain.since_ms),
@@ -141,12 +141,15 @@ class Fleet:
 
 
 def drained_of(record: Deployment, node: str) -> DrainedDeployment | None:
-    """What `node` still has of a deployment by its record; None: nothing. One that is over has nothing anywhere."""
+    """What `node` still has of a deployment by its record; None: nothing. One that is over has nothing anywhere. What a
+    record at rest has as `stopping` is no fact but a doubt, of which nobody hears before the next change: it would keep
+    a drain from its end for ever."""
     if record.final and record.state in ("failed", "deleted"):
         return None
-    staying = {ordinal for share in record.plan if share.node == node for ordinal in share.numbers()}
-    leaving = {ordinal for share in record.leaving if share.node == node for ordinal in share.numbers()} - staying
-    if not staying and not leaving:
+    staying = _on(record.plan, node)
+    leaving = _on(record.leaving, node) - staying
+    stopping = set() if record.final else _on(record.stopping, node) - staying - leaving
+    if not staying and not leaving and not stopping:
         return None
     return DrainedDeployment(
         id=record.id,
@@ -156,10 +159,15 @@ def drained_of(record: Deployment, node: str) -> DrainedDeployment | None:
         exclusive=record.exclusive,
         staying=len(staying),
         leaving=len(leaving),
+        stopping=len(stopping),
         lacking=record.lacking,
         reason=record.reason,
         reasons=list(record.reasons),
     )
+
+
+def _on(shares: Iterable[Share], node: str) -> set[int]:
+    return {ordinal for share in shares if share.node == node for ordinal in share.numbers()}
 
 
 def _crowd(value: Crowd) -> CrowdView:
@@ -180,4 +188,5 @@ def _off(lost: tuple[Versioned[Lost], ...]) -> str:
     if not lost:
         return "the brake is off: no node is lost"
     replaced = sum(one.record.accepted_ms > 0 for one in lost)
-    return f"the brake is off: {len(lost)} nodes are lost, {replaced} of them are replaced"
+    nodes = "1 node is" if len(lost) == 1 else f"{len(lost)} nodes are"
+    return f"the brake is off: {nodes} lost, and {replaced} of {len(lost)} replaced"

@@ -35,6 +35,7 @@ class DrainedDeployment(Model):
     exclusive: bool
     staying: int = Field(description="Instances that have no other place yet.")
     leaving: int = Field(description="Instances that run elsewhere, or are about to, and are to be stopped here.")
+    stopping: int = Field(description="Instances that are being stopped here, and are not planned here any more.")
     lacking: int = Field(description="Of the whole deployment: ordinals that have no place now.")
     reason: str
     reasons: list[str]
@@ -106,6 +107,9 @@ class AuditView(Model):
 
     clean: bool = Field(description="Nothing was found, and everything could be compared.")
     complete: bool = Field(description="Every node and rack answered.")
+    brake: str = Field(
+        description="Why lost nodes are not replaced now, so that what ran there is no finding; empty: they are."
+    )
     repairing: bool
     findings: list[FindingView]
     omitted: int = Field(description="Findings beyond those listed.")

@@ -68,6 +68,7 @@ def listing(args: Namespace) -> int:
             )
             for one in page.items
         ],
+        ("FLAVOR", "NAME"),
     )
     output.more(page.next)
     return Exit.DONE
@@ -77,8 +78,8 @@ def show(args: Namespace) -> int:
     with Api.of(args) as api:
         seen = watch.look(api, args.id)
         if args.wait:
-            seen = watch.follow(api, seen, args.timeout)
-        _show(args, seen)
+            seen = watch.follow(api, seen, args.timeout, replaced=True)
+        _show(api, args, seen)
         return watch.verdict(api, seen.deployment) if args.wait else Exit.DONE
 
 
@@ -123,6 +124,7 @@ def instances(args: Namespace) -> int:
             )
             for one in page.items
         ],
+        ("ATTEMPT", "RACK", "FLAVOR"),
     )
     output.silent("nodes", page.silent)
     output.more(page.next)
@@ -203,7 +205,7 @@ def _ended(api: Api, args: Namespace, seen: watch.Seen, wanted: int | None = Non
     return watch.verdict(api, one, wanted)
 
 
-def _show(args: Namespace, seen: watch.Seen) -> None:
+def _show(api: Api, args: Namespace, seen: watch.Seen) -> None:
     if output.wants_json(args):
         output.emit(seen.answer)
         return
@@ -236,6 +238,10 @@ def _show(args: Namespace, seen: watch.Seen) -> None:
     if one.leaving:
         output.line("leaving their nodes, which are being drained:")
         _plan(one.leaving)
+    gone = watch.missed(api, one)
+    if gone.count:
+        when = gone.brake or f"replaced {output.seconds(one.lost_after_s)} after ZooKeeper has counted it out"
+        output.line(f"{gone} ({when})", "red")
 
 
 def _when_lost(one: views.Deployment) -> str:

@@ -31,16 +31,11 @@ def nodes(args: Namespace) -> int:
                 one.rack,
                 one.layer,
                 _node_state(one),
-                "-" if one.lost else "never" if one.heard_ms < 0 else output.millis(one.heard_ms),
-                one.instances,
-                one.reserved,
-                *_free(one),
-                one.images,
-                one.driver if one.layer == "compute" else "",
-                one.pid or "-",
+                *(("-",) * (len(columns) - 4) if one.lost else _told(one)),
             )
             for one in page.items
         ],
+        ("DRIVER", "IMAGES", "DISK", "RESV", "PID", "MEMORY"),
     )
     output.line("* leads its rack", "dim")
     output.silent("racks", page.silent_racks)
@@ -73,6 +68,7 @@ def racks(args: Namespace) -> int:
             )
             for one in page.items
         ],
+        ("EPOCH", "LOAD", "DISK", "MEMORY"),
     )
     output.more(page.next)
     return Exit.DONE
@@ -174,6 +170,19 @@ def _cordon(args: Namespace, verb: str) -> int:
     said = "is cordoned: it gets nothing new" if found.cordoned else "gets new instances again"
     output.line(f"{found.node} {said}" + ("" if found.effective else " (as soon as it hears of it)"))
     return Exit.DONE
+
+
+def _told(one: views.Node) -> tuple[object, ...]:
+    """What a node says of itself: nothing of this is known of one that is lost."""
+    return (
+        "never" if one.heard_ms < 0 else output.millis(one.heard_ms),
+        one.instances,
+        one.reserved,
+        *_free(one),
+        one.images,
+        one.driver if one.layer == "compute" else "",
+        one.pid or "-",
+    )
 
 
 def _free(one: views.Node) -> tuple[str, str, str]:

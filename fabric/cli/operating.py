@@ -11,6 +11,12 @@ from fabric.cli import output, views
 from fabric.cli.client import Answer, Api
 from fabric.cli.exits import Exit, Failure
 
+_BY_HAND = {
+    "unreadable": "look at the znode with a client of ZooKeeper, restore or delete it, and audit again",
+    "unreachable": "look at its process and log; audit again when it answers",
+}
+"""What an operator does about a kind that the fabric has no remedy for."""
+
 
 def brake(args: Namespace) -> int:
     with Api.of(args) as api:
@@ -21,8 +27,9 @@ def brake(args: Namespace) -> int:
         output.emit(answer)
         return Exit.DONE
     found = answer.read(views.Brake)
-    since = f" (since {found.since}, {output.age(found.since)} ago)" if found.since else ""
-    output.line(f"{found.detail}{since}", "red" if found.on else "")
+    output.line(found.detail, "red" if found.on else "")
+    if found.since:
+        output.line(f"since {found.since}, {output.age(found.since)} ago")
     if found.lost:
         counted = set(found.nodes)
         output.table(
@@ -99,22 +106,34 @@ def _audit(api: Api, repair: bool) -> Answer:
 
 def _report(found: views.Audit, repair: bool) -> None:
     output.line(
-        f"compared {found.deployments} deployments, {found.nodes} nodes, {found.instances} instances and "
-        f"{found.images} images in {output.millis(found.took_ms)}"
+        f"compared {output.counted(found.deployments, 'deployment')}, {output.counted(found.nodes, 'node')}, "
+        f"{output.counted(found.instances, 'instance')} and {output.counted(found.images, 'image')} "
+        f"in {output.millis(found.took_ms)}"
     )
     if found.findings:
         output.table(
             ("FOUND", "WHAT", "WHERE", "WHY", "REPAIR"),
-            [(one.kind, one.subject, one.where, one.detail, _repair(one, repair)) for one in found.findings],
+            [
+                (
+                    one.kind,
+                    one.subject,
+                    one.where if one.where != one.subject else "",
+                    one.detail.removeprefix(f"{one.subject}: "),
+                    _repair(one, repair),
+                )
+                for one in found.findings
+            ],
         )
     if found.omitted:
         output.line(f"and {found.omitted} more")
     if not found.complete:
         output.line("this is not the whole fabric: what did not answer was not compared", "yellow")
+    if found.brake:
+        output.line(f"what ran on lost nodes is not compared: {found.brake}", "red")
     kinds = Counter(one.kind for one in found.findings)
     told = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
     if not found.findings:
-        output.line("all fits together", "green")
+        output.line("all else fits together" if found.brake else "all fits together", "green")
     elif not repair:
         output.line(f"found: {told}")
         if any(one.repair for one in found.findings):
@@ -126,8 +145,9 @@ def _report(found: views.Audit, repair: bool) -> None:
 
 
 def _repair(one: views.Finding, repair: bool) -> object:
+    by_hand = f"by hand: {_BY_HAND[one.kind]}" if one.kind in _BY_HAND else "by hand"
     if one.repaired:
         return output.Styled("done: " + one.repair, "green")
     if repair:
-        return output.Styled(f"not done: {one.repair}" if one.repair else "not possible from here", "red")
-    return one.repair
+        return output.Styled(f"not done: {one.repair}" if one.repair else by_hand, "red")
+    return one.repair or by_hand

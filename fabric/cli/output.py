@@ -10,14 +10,15 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 from rich import box
 from rich.console import Console
 from rich.live import Live
-from rich.markup import escape
+from rich.markup import escape, render
 from rich.table import Table
 
 from fabric.cli.client import Answer
@@ -25,6 +26,10 @@ from fabric.resources import Resources
 
 PIPE_WIDTH = 200
 """Columns where no terminal says how many it has: tables are not folded for a screen that is not there."""
+FOLDED_TO = 16
+"""Characters: no column is folded to less, if there is any other way."""
+GAP = 2
+"""Characters between two columns."""
 
 STATES = {
     "running": "green",
@@ -74,18 +79,50 @@ def emit(answer: Answer) -> None:
     sys.stdout.write(answer.body.decode("utf-8", "replace").rstrip("\n") + "\n")
 
 
-def table(headings: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> None:
-    """A heading that begins with ">" is that of a column of numbers. No rows: the headings alone."""
-    shown = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False, show_edge=False)
+def table(headings: Sequence[str], rows: Iterable[Sequence[object]], spare: Sequence[str] = ()) -> None:
+    """A heading that begins with ">" is that of a column of numbers; these and the first column are never folded.
+    `spare`: headings to do without on a narrow screen, the first of them first. No rows: the headings alone."""
+    cells = [[cell.markup if isinstance(cell, Styled) else escape(str(cell)) for cell in row] for row in rows]
+    columns = [_Column.of(heading, [row[at] for row in cells], at) for at, heading in enumerate(headings)]
+    kept = _fitting(columns, console().width, spare)
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     shown.padding = (0, 1, 0, 0)
-    for heading in headings:
-        numbers = heading.startswith(">")
-        shown.add_column(
-            heading.removeprefix(">"), justify="right" if numbers else "left", no_wrap=numbers, overflow="fold"
-        )
-    for row in rows:
-        shown.add_row(*(escape(str(cell)) if not isinstance(cell, Styled) else cell.markup for cell in row))
+    for one in kept:
+        side: Literal["left", "right"] = "right" if one.numbers else "left"
+        shown.add_column(one.heading, justify=side, no_wrap=not one.folds, min_width=one.least, overflow="fold")
+    for row in cells:
+        shown.add_row(*(row[one.at] for one in kept))
     _print(shown)
+    if left := [one.heading for one in columns if one not in kept]:
+        remark(f"not shown, for want of width: {', '.join(left)} (all: --format json)")
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """`least`: the characters without which it can't be read."""
+
+    at: int
+    heading: str
+    numbers: bool
+    folds: bool
+    least: int
+
+    @classmethod
+    def of(cls, heading: str, cells: Sequence[str], at: int) -> _Column:
+        numbers = heading.startswith(">")
+        name = heading.removeprefix(">")
+        widest = max(len(name), *(render(cell).cell_len for cell in cells), 0)
+        folds = at > 0 and not numbers
+        return cls(at, name, numbers, folds, min(widest, FOLDED_TO) if folds else widest)
+
+
+def _fitting(columns: Sequence[_Column], width: int, spare: Sequence[str]) -> list[_Column]:
+    kept = list(columns)
+    for heading in spare:
+        if sum(one.least + GAP for one in kept) - GAP <= width:
+            break
+        kept = [one for one in kept if one.heading != heading]
+    return kept
 
 
 def pairs(rows: Iterable[tuple[str, object]]) -> None:
@@ -128,6 +165,11 @@ def state(name: str) -> Styled:
 
 
 # --- words for values ------------------------------------------------------------------------------------------------
+
+
+def counted(number: int, noun: str) -> str:
+    """1 node, 2 nodes."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def size(count: float) -> str:

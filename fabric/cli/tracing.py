@@ -50,7 +50,8 @@ def _replay(args: Namespace, found: Trace) -> int:
     chosen = pick(found, args.number)
     if chosen is None:
         expected = f"a run {args.number}" if args.number else "a run that placed anything"
-        raise Failure(f"{args.id}: expected {expected}, found {len(found.runs)} runs in its trace: see fabric trace")
+        runs = output.counted(len(found.runs), "run")
+        raise Failure(f"{args.id}: expected {expected}, found {runs} in its trace: see fabric trace")
     number, run = chosen
     done = replay(run)
     if output.wants_json(args):
@@ -67,12 +68,13 @@ def _replay(args: Namespace, found: Trace) -> int:
         print(json.dumps(told))
         return Exit.DONE if done.same else Exit.ERROR
     about = f"run {number} of {args.id}, generation {run.generation}"
+    rounds = output.counted(done.rounds, "round")
     if done.impossible:
         raise Failure(f"{about}: can't be replayed: {done.impossible}")
     if done.difference:
-        raise Failure(f"{about}: not the same after {done.rounds} rounds that were: {done.difference}")
+        raise Failure(f"{about}: not the same after {rounds} that were: {done.difference}")
     same = "the same plan" if done.planned else "the same, and no plan"
-    output.line(f"{about}: replayed {done.rounds} rounds: {same}")
+    output.line(f"{about}: replayed {rounds}: {same}")
     return Exit.DONE
 
 

@@ -187,6 +187,7 @@ class DrainedDeployment(msgspec.Struct, frozen=True):
     exclusive: bool
     staying: int
     leaving: int
+    stopping: int
     lacking: int
     reason: str
 
@@ -234,6 +235,7 @@ class Finding(msgspec.Struct, frozen=True):
 class Audit(msgspec.Struct, frozen=True):
     clean: bool
     complete: bool
+    brake: str
     findings: tuple[Finding, ...]
     omitted: int
     left: int

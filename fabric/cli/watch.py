@@ -3,6 +3,9 @@
 The record is long-polled by its index, so that every change is seen at once and nothing is asked in vain. The record
 does not change while instances start one after the other: then the nodes are asked about once a second how many run,
 where that fits one page. An API that goes away is waited for a while: the deployment does not depend on it.
+
+A deployment at rest may have instances on nodes that are lost: its record does not change before these are to be
+replaced. Who wishes is told when they are, too, unless the brake is on: who knows for how long.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from dataclasses import dataclass
 from fabric.cli import views
 from fabric.cli.client import PAGE, Answer, Api, NoAnswer, segment
 from fabric.cli.exits import Exit, Failure
-from fabric.cli.output import Progress, remark
+from fabric.cli.output import Progress, counted, remark
 from fabric.roles.trace import Trace
 
 POLL_S = 10.0
@@ -21,6 +24,7 @@ POLL_S = 10.0
 STARTING_POLL_S = 1.0
 API_AWAY_S = 20.0
 RETRY_S = 0.5
+NAMES_SHOWN = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +51,9 @@ def look(api: Api, deployment_id: str) -> Seen:
     return read(api.get(f"/v1/deployments/{segment(deployment_id)}"))
 
 
-def follow(api: Api, seen: Seen, timeout_s: float) -> Seen:
-    """Show progress until the deployment is at rest. Raises Failure after `timeout_s`; Ctrl-C goes through."""
+def follow(api: Api, seen: Seen, timeout_s: float, replaced: bool = False) -> Seen:
+    """Show progress until the deployment is at rest; `replaced`: and what was on lost nodes is replaced, if the brake
+    is off. Raises Failure after `timeout_s`; Ctrl-C goes through."""
     deadline = time.monotonic() + timeout_s
     count = Count()
     identity = seen.deployment.id
@@ -56,13 +61,16 @@ def follow(api: Api, seen: Seen, timeout_s: float) -> Seen:
         with Progress() as progress:
             while True:
                 deployment = seen.deployment
-                if deployment.final:
+                gone = missed(api, deployment) if deployment.final and replaced else Missed()
+                if deployment.final and (gone.brake or not gone.count):
                     return seen
-                progress.show(sentence(deployment, count), count.running, deployment.count)
+                text = f"{identity} {deployment.state}: {gone}" if gone.count else sentence(deployment, count)
+                progress.show(text, count.running, deployment.count)
                 left_s = deadline - time.monotonic()
                 if left_s <= 0:
+                    so = f"has {gone}" if gone.count else f"is {deployment.state}"
                     raise Failure(
-                        f"{identity} is {deployment.state} after {timeout_s:g} s, expected it at rest by then; "
+                        f"{identity} {so} after {timeout_s:g} s, expected it at rest by then; "
                         f"it goes on: fabric show {identity} --wait"
                     )
                 starting = deployment.state in ("starting", "running")
@@ -73,6 +81,33 @@ def follow(api: Api, seen: Seen, timeout_s: float) -> Seen:
     except KeyboardInterrupt:
         remark(f"stopped watching; {identity} goes on: fabric show {identity} --wait")
         raise
+
+
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """Instances of a plan that are on nodes which are lost; `brake`: why these are not replaced now, or nothing."""
+
+    count: int = 0
+    nodes: tuple[str, ...] = ()
+    brake: str = ""
+
+    def __str__(self) -> str:
+        shown = self.nodes[:NAMES_SHOWN]
+        more = f" and {len(self.nodes) - len(shown)} more" if len(self.nodes) > len(shown) else ""
+        where = "a lost node" if len(self.nodes) == 1 else "lost nodes"
+        return f"{counted(self.count, 'instance')} on {where}: {', '.join(shown)}{more}"
+
+
+def missed(api: Api, deployment: views.Deployment) -> Missed:
+    """An API that can't say knows of none."""
+    try:
+        brake = api.get("/v1/brake").read(views.Brake)
+    except Failure:
+        return Missed()
+    lost = {one.node for one in brake.lost}
+    shares = [share for share in deployment.plan if share.node in lost]
+    nodes = tuple(share.node for share in shares)
+    return Missed(sum(share.count for share in shares), nodes, brake.detail if brake.on else "")
 
 
 def verdict(api: Api, deployment: views.Deployment, wanted: int | None = None) -> Exit:

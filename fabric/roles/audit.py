@@ -32,7 +32,7 @@ from typing import Literal
 from fabric.commands import Held, InstanceView
 from fabric.ordinals import format_ordinals
 from fabric.records import Deployment, Drain, Lost, Share
-from fabric.roles.brake import brake
+from fabric.roles.brake import Brake, brake
 from fabric.roles.settings import Settings
 from zk import paths
 
@@ -215,9 +215,7 @@ def _extra(
 
 def _plans(facts: Facts, settings: Settings) -> Iterator[Finding]:
     """Missing and lost: each share of a settled plan against its node."""
-    here = Counter(facts.members.values())
-    gone = [lost for node, (lost, _) in facts.lost.items() if node not in facts.members]
-    held = brake(gone, here, facts.now_ms, settings) is not None
+    held = braked(facts, settings) is not None
     for deployment, (record, version) in facts.records.items():
         if not record.final or record.state != "running":
             continue
@@ -251,6 +249,12 @@ def _plans(facts: Facts, settings: Settings) -> Iterator[Finding]:
                     ordinal,
                     place,
                 )
+
+
+def braked(facts: Facts, settings: Settings) -> Brake | None:
+    """Whether lost nodes are waited for: then what they ran is not found as lost."""
+    gone = [lost for node, (lost, _) in facts.lost.items() if node not in facts.members]
+    return brake(gone, Counter(facts.members.values()), facts.now_ms, settings)
 
 
 def _late(facts: Facts, record: Deployment, node: str, held: bool, settings: Settings) -> tuple[str, float] | None:

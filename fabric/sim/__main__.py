@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import datetime
 import itertools
+import math
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -53,9 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument("--by-date", action="store_true", help="from the first seed of today on; needs --seconds")
     which.add_argument("--scenario", metavar="NAME", type=_scenario, help="a script's; `list` names them all")
     parser.add_argument("--nodes", metavar="N", type=_nodes, default=40, help="about so many nodes (default 40)")
-    parser.add_argument("--seconds", metavar="S", type=float, help="begin no seed after so long")
-    parser.add_argument("--stop-at", metavar="N", type=_number, help="begin no seed after so many failures")
-    parser.add_argument("--workers", metavar="N", type=_number, help="processes (default: one a core)")
+    parser.add_argument("--seconds", metavar="S", type=_seconds, help="begin no seed after so long")
+    parser.add_argument("--stop-at", metavar="N", type=_positive, help="begin no seed after so many failures")
+    parser.add_argument("--workers", metavar="N", type=_positive, help="processes (default: one a core)")
     parser.add_argument("--transcript", action="store_true", help="with --seed or --scenario: tell what happens")
     parser.add_argument(
         "--without",
@@ -69,9 +71,25 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _number(text: str) -> int:
-    if not text.isdigit():
+    if not (text.isascii() and text.isdigit()):
         raise argparse.ArgumentTypeError(f"expected a whole number, found {text!r}")
     return int(text)
+
+
+def _positive(text: str) -> int:
+    if _number(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, found {text}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected seconds, above 0, found {text!r}")
+    return value
 
 
 def _nodes(text: str) -> int:
@@ -82,7 +100,7 @@ def _nodes(text: str) -> int:
 
 def _seeds(text: str) -> range:
     first, dots, last = text.partition("..")
-    if not dots or not first.isdigit() or not last.isdigit() or int(last) < int(first):
+    if not dots or not (first + last).isascii() or not first.isdigit() or not last.isdigit() or int(last) < int(first):
         raise argparse.ArgumentTypeError(f"expected a range such as 0..999, found {text!r}")
     return range(int(first), int(last) + 1)
 
@@ -104,15 +122,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     args = parser.parse_args(argv)
     options = Options(nodes=args.nodes, without=args.without, story=args.transcript)
+    if args.transcript and args.seed is None:
+        parser.error("--transcript tells of one seed, or one scenario: give --seed or --scenario")
+    if args.by_date and args.seconds is None:
+        parser.error("--by-date has no last seed: give --seconds")
+    try:
+        return _run(args, options)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # who read our output has seen enough; Python's last flush must not fail again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return INTERRUPTED
+
+
+def _run(args: argparse.Namespace, options: Options) -> int:
     if args.scenario == "list":
         sys.stdout.writelines(f"{name:<18} {script.__doc__}\n" for name, script in SCENARIOS.items())
         return CLEAN
     if args.scenario is not None:
         return _one(play(args.scenario, options), args.format)
-    if args.transcript and args.seed is None:
-        parser.error("--transcript tells of one seed, or one scenario: give --seed or --scenario")
-    if args.by_date and args.seconds is None:
-        parser.error("--by-date has no last seed: give --seconds")
     if args.seed is not None:
         return _one(simulate(args.seed, options), args.format)
     seeds: Iterable[int] = args.seeds or range(100)
@@ -132,6 +160,7 @@ def _one(result: Result, form: str) -> int:
     else:
         sys.stdout.writelines(f"{line}\n" for line in result.story)
         sys.stdout.write(_told(result) + "\n")
+    sys.stdout.flush()
     return FAILED if result.failure is not None else CLEAN
 
 
@@ -178,6 +207,9 @@ def _many(seeds: Iterable[int], options: Options, args: argparse.Namespace) -> i
 
 
 def _summed_up(summary: Summary) -> Iterator[str]:
+    if not summary.seeds:
+        yield f"no seed was finished in {summary.seconds:.0f} s{' (interrupted)' * summary.interrupted}\n"
+        return
     levels = ", ".join(f"{count} {level}" for level, count in sorted(summary.by_level.items()))
     yield f"{summary.seeds} seeds ({levels}) in {summary.seconds:.0f} s{' (interrupted)' * summary.interrupted}\n"
     yield f"  {summary.requests} requests, {summary.virtual_s:,.0f} s of virtual time\n"

@@ -41,6 +41,11 @@ def test_a_transcript_is_a_story_of_one_seed(capsys: pytest.CaptureFixture[str])
         (("--transcript",), "give --seed or --scenario"),
         (("--scenario", "pigs"), "list, or one of deploy, coordinator-dies"),
         (("--by-date",), "give --seconds"),
+        (("--by-date", "--seconds", "nan"), "seconds, above 0"),
+        (("--by-date", "--seconds", "-1"), "seconds, above 0"),
+        (("--stop-at", "0"), "from 1 on"),
+        (("--seed", "²"), "a whole number"),
+        (("--seeds", "0..²"), "a range such as 0..999"),
     ],
 )
 def test_wrong_arguments_are_refused(
@@ -48,6 +53,22 @@ def test_wrong_arguments_are_refused(
 ) -> None:
     assert code_of(*argv) == 64
     assert wanted in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [(("--seed", "3"), ""), (("--seeds", "0..1", "--workers", "1"), "no seed was finished in 0 s (interrupted)\n")],
+)
+def test_interrupted_before_any_seed_is_no_success(
+    argv: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fabric.sim.__main__.simulate", interrupted)
+    monkeypatch.setattr("fabric.sim.runner.simulate", interrupted)
+    assert code_of(*argv) == 130
+    assert capsys.readouterr().out == told
 
 
 def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:

@@ -144,7 +144,7 @@ def test_deploy_trace_logs_scale_and_delete(fabric: Command) -> None:
     for part in ("image holders", "r1s01", "r2s01", "racks asked", trace["coordinator"]):
         assert part in told.out
     replayed = fabric("trace", record["id"], "--replay")
-    assert (replayed.code, replayed.out.endswith("replayed 1 rounds: the same plan\n")) == (0, True), replayed
+    assert (replayed.code, replayed.out.endswith("replayed 1 round: the same plan\n")) == (0, True), replayed
 
     assert fabric("scale", record["id"], "12", "--wait").code == 0
     assert fabric("scale", record["id"], "3", "--wait").code == 0

@@ -54,9 +54,11 @@ def test_the_tour_of_the_readme(tmp_path: Path) -> None:
         "running: 50 of 50",
         "among 3 leaders",
         "running: 60 of 60",
-        "running: 70 of 70",
         "XLarge needs 8",
         ".17 on r",
+        "instances on a lost node: r2c02",
+        "r1c05 is empty",
+        "all fits together",
         "deleted",
     ):
         assert said in done.stdout + done.stderr, said

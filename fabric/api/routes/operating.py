@@ -72,6 +72,7 @@ async def repair(services: ServicesDep, progress: Progress = False) -> Response:
 
 async def _audit(services: Services, repairing: bool, progress: bool) -> Response:
     if progress:
+        services.auditing.require_idle()  # while there still is a status line to tell it by
         return StreamingResponse(_steps(services, repairing), media_type=LINES)
     report = await services.auditing.run(repairing, lambda stage, done, total: None)
     return Response(report.model_dump_json(), media_type="application/json")

@@ -22,9 +22,10 @@ def record(**changes: Any) -> Deployment:
     return Deployment(**values)
 
 
-def counts(found: Deployment, node: str) -> tuple[int, int] | None:
+def counts(found: Deployment, node: str) -> tuple[int, ...] | None:
+    """(staying, leaving), and what is being stopped, if anything is."""
     row = drained_of(found, node)
-    return (row.staying, row.leaving) if row is not None else None
+    return (row.staying, row.leaving, row.stopping)[: 3 if row.stopping else 2] if row is not None else None
 
 
 def test_what_the_plan_has_there_stays_and_what_is_leaving_leaves() -> None:
@@ -33,6 +34,13 @@ def test_what_the_plan_has_there_stays_and_what_is_leaving_leaves() -> None:
     moving = record(leaving=(Share("n1", "r1", "2"), Share("n3", "r2", "3")))
     assert counts(moving, "n1") == (2, 1)
     assert counts(moving, "n3") == (0, 1)
+
+
+def test_what_is_being_stopped_is_still_there_until_somebody_has_seen_to_it() -> None:
+    stopping = record(stopping=(Share("n4", "r2", "1-3"), Share("n1", "r1", "1-2")), generation=2)
+    assert counts(stopping, "n4") == (0, 0, 3)
+    assert counts(stopping, "n1") == (2, 0, 1)
+    assert counts(record(stopping=(Share("n4", "r2", "1"),)), "n4") is None, "at rest: the next change sees to it"
 
 
 def test_an_ordinal_counts_once() -> None:

@@ -17,9 +17,11 @@ from urllib.parse import parse_qs, urlsplit
 
 from pydantic import BaseModel
 
+from fabric.api.operator_schemas import BrakeView, CrowdView, LostView
 from fabric.api.schemas import DeploymentView, FieldError, Problem, ResourcesView, ShareView
 from fabric.roles.trace import Run
 
+THEN = "2026-01-02T03:04:05.678Z"
 LARGE = ResourcesView(vcpus=4, memory_mib=8192, disk_mib=20480)
 
 
@@ -192,6 +194,23 @@ def run(**changes: Any) -> Run:
         "zookeeper_reads": 12,
     }
     return Run(**{**values, **changes})
+
+
+def brake(*lost: str, on: bool = False) -> BrakeView:
+    """Of the nodes that are lost, all or none are counted."""
+    return BrakeView(
+        on=on,
+        since=THEN if on else None,
+        detail=f"the brake is {'on: so many vanished' if on else 'off'}",
+        racks=[],
+        fabric=CrowdView(rack="", lost=len(lost), of=40),
+        nodes=list(lost) if on else [],
+        lost=[LostView(node=node, rack="r1", since=THEN, accepted=None, by="") for node in lost],
+        rack_share=0.5,
+        fabric_share=0.2,
+        least=3,
+        window_s=60.0,
+    )
 
 
 RUNNING = deployment(

@@ -19,8 +19,9 @@ from fabric.api.schemas import (
     RackOffer,
     ShareView,
 )
+from fabric.cli import output
 from fabric.roles.trace import NodeSeen, Trace
-from tests.unit.cli.api_server import FAILED, RUNNING, ApiServer, Reply, deployment, problem, run
+from tests.unit.cli.api_server import FAILED, RUNNING, ApiServer, Reply, brake, deployment, problem, run
 from tests.unit.cli.conftest import Fabric
 
 ID = "d-1r2k0q9x4ab"
@@ -238,6 +239,32 @@ def test_show_prints_the_plan_and_json_is_the_apis_own(api: ApiServer, fabric: F
     assert "25-49" in shown
     assert "50 placed of 50" in shown
     assert json.loads(fabric("--format", "json", "show", ID).out) == json.loads(RUNNING.model_dump_json())
+
+
+def test_show_names_the_lost_nodes_of_a_plan_and_waits_until_they_are_replaced(
+    api: ApiServer, fabric: Fabric
+) -> None:
+    """A record at rest says "50 of 50" all the while, and nothing ran there."""
+    api.on("GET", ONE, RUNNING)
+    api.on("GET", "/v1/brake", brake("r1c01", "r9c09"))
+    said = f"25 instances on a lost node: r1c01 (replaced {output.seconds(RUNNING.lost_after_s)} after ZooKeeper"
+    assert said in fabric("show", ID).out
+    short = fabric("show", ID, "--wait", "--timeout", "0.05")
+    assert short.code == 1
+    assert f"{ID} has 25 instances on a lost node: r1c01 after 0.05 s" in short.err
+    elsewhere = RUNNING.model_copy(update={"plan": [ShareView(node="r2c01", rack="r2", ordinals="0-49", count=50)]})
+    api.on("GET", ONE, RUNNING, elsewhere)
+    waited = fabric("show", ID, "--wait")
+    assert (waited.code, waited.err) == (0, f"{ID} running: 25 instances on a lost node: r1c01\n")
+    assert "lost node:" not in waited.out
+
+
+def test_show_does_not_wait_for_the_brake(api: ApiServer, fabric: Fabric) -> None:
+    api.on("GET", ONE, RUNNING)
+    api.on("GET", "/v1/brake", brake("r1c01", "r2c01", on=True))
+    ended = fabric("show", ID, "--wait")
+    assert ended.code == 0
+    assert "50 instances on lost nodes: r1c01, r2c01 (the brake is on: so many vanished)" in ended.out
 
 
 def test_scale_and_delete_wait_until_at_rest(api: ApiServer, fabric: Fabric) -> None:

@@ -26,6 +26,7 @@ from fabric.api.schemas import (
     RackList,
     RackView,
 )
+from fabric.cli import output
 from fabric.commands import FetchNote
 from fabric.records import Share
 from fabric.roles.trace import NodeSeen, OfferSeen, PlacingSeen, RackSeen, RoundSeen, SearchSeen, Span, Trace
@@ -157,6 +158,31 @@ def test_nodes_racks_and_leaders(api: ApiServer, fabric: Fabric) -> None:
     assert "no answer" in fabric("racks").out
     assert "tcp://127.0.0.1:1/aa" in fabric("leaders").out
 
+def test_a_node_that_is_lost_says_nothing_of_itself(api: ApiServer, fabric: Fabric) -> None:
+    gone = node("r1c02", lost="2026-01-02T03:04:05.678Z", instances=0, driver="", pid=0, heard_ms=-1, images=0)
+    api.on("GET", "/v1/nodes", NodeList(items=[gone], next=None, silent_racks=[]))
+    (row,) = (line for line in fabric("nodes").out.splitlines() if "r1c02" in line)
+    assert row.split()[3] == "lost"
+    assert row.split()[6:] == ["-"] * 9
+
+
+def test_a_narrow_screen_has_fewer_columns_and_whole_names(
+    api: ApiServer, fabric: Fabric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Folded to nothing, the columns of names left a table of numbers of nobody."""
+    api.on("GET", "/v1/nodes", NodeList(items=[node("r1c02", pid=31_999)], next=None, silent_racks=[]))
+    monkeypatch.setattr(output, "PIPE_WIDTH", 80)
+    narrow = fabric("nodes")
+    head, _, row, _ = narrow.out.splitlines()
+    assert head.split()[:5] == ["NODE", "RACK", "LAYER", "STATE", "HEARD"]
+    assert row.split()[:4] == ["r1c02", "r1", "compute", "ready"]
+    assert "31999" in row
+    assert narrow.err == "not shown, for want of width: DISK, IMAGES, DRIVER (all: --format json)\n"
+    monkeypatch.setattr(output, "PIPE_WIDTH", 120)
+    wide = fabric("nodes")
+    assert "DRIVER" in wide.out
+    assert wide.err == ""
+
 
 def test_capacity_is_of_one_flavor_or_of_each(api: ApiServer, fabric: Fabric) -> None:
     flavors = [FlavorView(name="Tiny", resources=LARGE), FlavorView(name="Large", resources=LARGE)]
@@ -254,7 +280,7 @@ def test_a_trace_is_replayed_and_the_exit_code_says_whether_it_is_the_same(api: 
     api.on("GET", "/v1/deployments/d-1/trace", Reply(msgspec.json.encode(Trace((*runs, run(generation=4))))))
     good = fabric("trace", "d-1", "--replay", "--run", "1")
     assert good.code == 0
-    assert "replayed 1 rounds: the same plan" in good.out
+    assert "replayed 1 round: the same plan" in good.out
     other = fabric("trace", "d-1", "--replay", "--run", "2")
     assert other.code == 1
     assert "ordinal 2 is on r1c02 of r1 by the trace, on r1c01 of r1 by the replay" in other.err
@@ -270,4 +296,4 @@ def test_a_trace_is_replayed_and_the_exit_code_says_whether_it_is_the_same(api: 
     api.on("GET", "/v1/deployments/d-1/trace", Reply(msgspec.json.encode(Trace((run(),)))))
     none = fabric("trace", "d-1", "--replay")
     assert none.code == 1
-    assert "found 1 runs" in none.err
+    assert "found 1 run in" in none.err

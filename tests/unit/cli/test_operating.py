@@ -13,24 +13,20 @@ import pytest
 from fabric.api.operator_schemas import (
     AuditStep,
     AuditView,
-    BrakeView,
-    CrowdView,
     DrainedDeployment,
     DrainView,
     FindingView,
-    LostView,
     ReleaseView,
 )
 from fabric.cli import draining
 from fabric.cli.local import brake_of
-from tests.unit.cli.api_server import RUNNING, ApiServer, Reply, problem
+from tests.unit.cli.api_server import RUNNING, THEN, ApiServer, Reply, brake, problem
 from tests.unit.cli.conftest import Fabric
 from tests.unit.cli.test_main import COMMAND
 from tests.waiting import wait_until
 
 PATH = "/v1/nodes/r1c03/drain"
 ID = RUNNING.id
-THEN = "2026-01-02T03:04:05.678Z"
 DRAIN = ("drain", "r1c03")
 
 
@@ -39,7 +35,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(draining, "POLL_S", 0.01)
 
 
-def drain(staying: int = 0, leaving: int = 0, **changes: Any) -> DrainView:
+def drain(staying: int = 0, leaving: int = 0, stopping: int = 0, **changes: Any) -> DrainView:
     row = DrainedDeployment(
         id=ID,
         name="web",
@@ -48,11 +44,12 @@ def drain(staying: int = 0, leaving: int = 0, **changes: Any) -> DrainView:
         exclusive=False,
         staying=staying,
         leaving=leaving,
+        stopping=stopping,
         lacking=0,
         reason="",
         reasons=[],
     )
-    left = staying + leaving
+    left = staying + leaving + stopping
     values: dict[str, Any] = {
         "node": "r1c03",
         "since": THEN,
@@ -70,7 +67,7 @@ def test_drain_begins_and_says_what_happens(api: ApiServer, fabric: Fabric) -> N
     ended = fabric(*DRAIN, "--deadline", "10m")
     assert ended.code == 0
     assert [request.json for request in api.requests] == [{"deadline_s": 600}]
-    for part in ("4 instances of 1 deployments", "2096-01-02", ID, "starts elsewhere first"):
+    for part in ("4 instances of 1 deployment to", "2096-01-02", ID, "starts elsewhere first"):
         assert part in ended.out
     assert "fabric uncordon r1c03" in ended.err
 
@@ -93,7 +90,20 @@ def test_monitor_shows_progress_until_the_node_is_empty(api: ApiServer, fabric: 
     assert "r1c03 is empty" in ended.out
     assert ended.err.splitlines() == [
         "r1c03: 3 instances left (3 wait for another place)",
-        "r1c03: 3 instances left (1 wait for another place, 2 run elsewhere too)",
+        "r1c03: 3 instances left (1 wait for another place, 2 start elsewhere, or run there)",
+    ]
+
+
+def test_what_stops_before_it_starts_elsewhere_is_waited_for(api: ApiServer, fabric: Fabric) -> None:
+    """While it is nowhere it is lacking; that is no shortfall before its deployment is at rest."""
+    stopped = RUNNING.model_copy(update={"state": "starting", "final": False, "lacking": 2, "placed": 48})
+    api.on("GET", PATH, drain(staying=2), drain(stopping=2), drain())
+    api.on("GET", f"/v1/deployments/{ID}", stopped, stopped, RUNNING)
+    ended = fabric(*DRAIN, "--monitor")
+    assert (ended.code, ended.out) == (0, "r1c03 is empty; it gets nothing new until: fabric uncordon r1c03\n")
+    assert ended.err.splitlines()[1:] == [
+        "r1c03: 2 instances left (2 are being stopped)",
+        f"r1c03 is empty; {ID} (web) is starting",
     ]
 
 
@@ -146,43 +156,26 @@ def test_ctrl_c_stops_watching_not_draining(api: ApiServer, tmp_path: Path) -> N
     assert {request.method for request in api.requests} == {"GET"}
 
 
-def brake(on: bool) -> BrakeView:
-    lost = LostView(node="r1c07", rack="r1", since=THEN, accepted=None, by="")
-    return BrakeView(
-        on=on,
-        since=THEN if on else None,
-        detail="the brake is on: 6 of the 8 of rack r1 vanished" if on else "the brake is off: no node is lost",
-        racks=[CrowdView(rack="r1", lost=6, of=8)] if on else [],
-        fabric=CrowdView(rack="", lost=6, of=40),
-        nodes=["r1c07"] if on else [],
-        lost=[lost] if on else [],
-        rack_share=0.5,
-        fabric_share=0.2,
-        least=3,
-        window_s=60.0,
-    )
-
-
 def test_the_brake_says_why_which_and_since_when(api: ApiServer, fabric: Fabric) -> None:
-    api.on("GET", "/v1/brake", brake(True), brake(False))
+    api.on("GET", "/v1/brake", brake("r1c07", on=True), brake())
     shown = fabric("brake")
     assert shown.code == 0
-    for part in ("6 of the 8 of rack r1", f"since {THEN}", "r1c07", "not yet", "yes"):
+    for part in ("the brake is on: so many", f"since {THEN}", "r1c07", "not yet", "yes"):
         assert part in shown.out
-    assert fabric("brake").out == "the brake is off: no node is lost\n"
+    assert fabric("brake").out == "the brake is off\n"
 
 
 def test_the_status_says_that_the_brake_is_on_if_the_api_says_so(api: ApiServer) -> None:
-    api.on("GET", "/v1/brake", brake(True), brake(False))
-    assert brake_of(api.url) == brake(True).detail
+    api.on("GET", "/v1/brake", brake("r1c07", on=True), brake())
+    assert brake_of(api.url) == brake("r1c07", on=True).detail
     assert brake_of(api.url) == ""
     assert brake_of("http://127.0.0.1:1") == ""
 
 
 def test_releasing_the_brake_names_the_nodes(api: ApiServer, fabric: Fabric) -> None:
-    api.on("POST", "/v1/brake/release", ReleaseView(released=["r1c07"], brake=brake(False)))
+    api.on("POST", "/v1/brake/release", ReleaseView(released=["r1c07"], brake=brake()))
     assert fabric("brake", "release").out == "replaced from now on: r1c07\n"
-    api.on("POST", "/v1/brake/release", ReleaseView(released=[], brake=brake(True)))
+    api.on("POST", "/v1/brake/release", ReleaseView(released=[], brake=brake("r1c07", on=True)))
     again = fabric("brake", "release").out
     assert "no lost node waits" in again
     assert "brake is on" in again
@@ -197,6 +190,7 @@ def report(*findings: FindingView, **changes: Any) -> AuditView:
     values: dict[str, Any] = {
         "clean": not findings,
         "complete": True,
+        "brake": "",
         "repairing": False,
         "findings": list(findings),
         "omitted": 0,
@@ -249,7 +243,7 @@ def test_the_audit_ends_by_what_it_found(
     ended = fabric("audit", *arguments)
     assert ended.code == code
     assert said in ended.out
-    assert "compared 3 deployments, 8 nodes, 20 instances and 1 images in 3.46 s" in ended.out
+    assert "compared 3 deployments, 8 nodes, 20 instances and 1 image in 3.46 s" in ended.out
     assert "asking the nodes (1 of 3)" in ended.err
     as_json = fabric("audit", *arguments, "--format", "json")
     assert as_json.code == code
@@ -262,6 +256,27 @@ def test_a_finding_says_what_where_why_and_what_a_repair_does(api: ApiServer, fa
     for part in ("orphan", f"{ID} ordinals 3-4", "r1/r1c03", "no such deployment", "the node is told", "and 7 more"):
         assert part in ended.out
     assert "fabric audit --repair" in ended.err
+
+
+def test_what_nobody_here_can_repair_says_what_to_do(api: ApiServer, fabric: Fabric) -> None:
+    path = "/deployments/d-1"
+    bad = finding(kind="unreadable", subject=path, where=path, detail=f"{path}: expected JSON", repair="")
+    api.on("POST", "/v1/audit", steps(AuditStep(stage="done", report=report(bad))))
+    ended = fabric("audit", "--repair")
+    assert ended.code == 1
+    assert "by hand: look at the znode" in ended.out
+    assert ended.out.count(path) == 1
+
+
+def test_the_audit_says_that_it_does_not_look_behind_the_brake(api: ApiServer, fabric: Fabric) -> None:
+    """Half of the instances may be dead then, and all the rest fits together."""
+    api.on("GET", "/v1/audit", steps(AuditStep(stage="done", report=report(brake="the brake is on: 6 of 8"))))
+    ended = fabric("audit")
+    assert ended.code == 0
+    assert ended.out.splitlines()[1:] == [
+        "what ran on lost nodes is not compared: the brake is on: 6 of 8",
+        "all else fits together",
+    ]
 
 
 @pytest.mark.parametrize(
