@@ -165,6 +165,8 @@ class Compute:
         work = works.get(ask.deployment) or Work(ask.deployment, ask.spec, ask.epoch, ask.step)
         work.report_to = ask.report_to
         refused, fresh, moved = [], False, (work.epoch, work.step) != (ask.epoch, ask.step)
+        if work.epoch != ask.epoch:
+            work.new_run()
         work.epoch, work.step = ask.epoch, ask.step
         # Out of touch for too long it may have been replaced by now: what it is told late runs elsewhere.
         takes_new = self._takes_new(ask.epoch) and not self.touch.is_over(now, ask.spec.stop_after_s)

@@ -179,7 +179,7 @@ def explain(wish: Wish, offers: Sequence[NodeOffer], silent: Iterable[str] = ())
             if offer.cordoned:
                 lacking["cordoned"] += 1
             elif not offer.short and not offer.count:
-                lacking["not heard of"] += 1
+                lacking["silent or left out"] += 1
             elif wish.max_per_node and offer.count > 0 and _room(wish, offer) < offer.count:
                 lacking[f"at max_per_node {wish.max_per_node}"] += 1
             else:

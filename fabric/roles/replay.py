@@ -104,7 +104,7 @@ def _why(search: SearchSeen, offer: OfferSeen, given: int) -> str:
     if offer.cordoned:
         return "cordoned"
     if offer.count == 0:
-        return f"out of {offer.short}" if offer.short else "not heard of"
+        return f"out of {offer.short}" if offer.short else "silent, or left out"
     if not search.plan:
         return "too little in all"
     return "taken whole" if given == offer.count else "enough elsewhere, by the policy"

@@ -96,6 +96,12 @@ class Work:
     unsaved: bool = False
     """Ordinals have run for the first time since the journal was written."""
 
+    def new_run(self) -> None:
+        """Another claim: what is told of image, starts and costs from here on is of its run."""
+        self.fetch = None
+        self.find_ms = self.prepare_ms = self.start_ms = self.messages = self.reads = 0
+        self.began_start_s = 0.0
+
     def record(self) -> WorkRecord:
         return WorkRecord(
             self.spec,

@@ -441,3 +441,16 @@ def test_a_change_right_after_the_end_is_taken_up_at_once():
     world.change(deployment, count=12)
     assert world.until_final(deployment) < 0.5
     exactly(world, deployment, 12)
+
+
+def test_a_later_run_tells_of_its_own_starts_and_fetches_only():
+    world = settled(racks=1, compute=2)
+    deployment = world.create(4)
+    world.until_final(deployment)
+    world.pass_time(50)
+    world.change(deployment, count=6, min_count=6)
+    world.until_final(deployment)
+    first, second = unpack(world.tree.nodes[paths.trace(deployment)].data).runs
+    assert {node.fetch is not None for node in first.nodes} == {True}
+    assert {node.fetch for node in second.nodes} == {None}
+    assert all(node.start_ms < 1000 for node in second.nodes)
