@@ -122,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     args = parser.parse_args(argv)
     options = Options(nodes=args.nodes, without=args.without, story=args.transcript)
-    if args.transcript and args.seed is None:
+    if args.transcript and args.seed is None and args.scenario is None:
         parser.error("--transcript tells of one seed, or one scenario: give --seed or --scenario")
     if args.by_date and args.seconds is None:
         parser.error("--by-date has no last seed: give --seconds")

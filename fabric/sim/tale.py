@@ -28,6 +28,8 @@ _ASKED = (AskOffer, Reserve, Confirm, Stop, Cancel, Replicate)
 _ANSWERED = (Offer, Reserved, Progress, Cancelled)
 _FEWER = frozenset(("deployment", "epoch", "step", "digest"))
 """Fields that are left out: what they say is known in a small fabric, or changes with every edit."""
+_TOGETHER = (("has image", "runs"), ("stops", "no longer runs"))
+"""Beginnings of lines of one kind, in the order in which they are told."""
 _QUIET = (paths.CANDIDATES, paths.NODES, paths.KEYS)
 
 
@@ -36,23 +38,27 @@ class Tale(Story):
 
     def __init__(self, world: World) -> None:
         super().__init__(world)
-        self._last = "", ""
-        self._who: list[str] = []
+        self._block: list[tuple[str, str]] = []
+        """(what, who) of the lines from `_before` on, which are about one moment and of one kind: `_at`."""
+        self._before = 0
+        self._at: tuple[str, int | str] = "", ""
         self._plans: dict[str, str] = {}
         """Deployment -> its plan, as it was told last."""
         self._claims: dict[str, list[int]] = {}
         """Deployment -> the zxids of its claims so far."""
 
     def tell(self, who: str, what: str) -> None:
-        """What several do in one moment is one line."""
+        """What several do in one moment, in whatever order, is told in an order of names."""
         when = f"{self._world.clock.now:6.1f}"
-        if self.lines and self._last == (when, what):
-            self._who.append(who)
-            self.lines.pop()
-        else:
-            self._last, self._who = (when, what), [who]
-        if len(self.lines) < MAX_LINES:
-            self.lines.append(f"{when} {' '.join(self._who):<6} {what}")
+        kind = next((index for index, some in enumerate(_TOGETHER) if what.startswith(some)), what)
+        if not self._block or self._at != (when, kind):
+            self._block, self._at, self._before = [], (when, kind), len(self.lines)
+        self._block.append((what, who))
+        by_what: dict[str, list[str]] = {}
+        for one, name in sorted(self._block, key=_rank):
+            by_what.setdefault(one, []).append(name)
+        if self._before < MAX_LINES:
+            self.lines[self._before :] = [f"{when} {' '.join(names):<6} {one}" for one, names in by_what.items()]
 
     def note(self, who: str, note: Note) -> None:
         """What roles say to operators shows in what they do."""
@@ -106,6 +112,12 @@ class Tale(Story):
         told += [f"stopping {_shares(record.stopping)}"] if record.stopping else []
         told += [f"{name} {value}" for name in ("lacking", "moved", "reason") if (value := getattr(record, name))]
         return ", ".join(told)
+
+
+def _rank(line: tuple[str, str]) -> tuple[int, str, str]:
+    what, who = line
+    late = any(what.startswith(some[1]) for some in _TOGETHER)
+    return int(late), what, who
 
 
 def _shares(shares: Iterable[Share]) -> str:

@@ -66,7 +66,7 @@ def nothing(*_: object, **__: object) -> None:
     """Instead of what should be done."""
 
 
-@mutation("strangers", "once", "returning", "orphans", "heal", "planned", seed=12)
+@mutation("strangers", "once", "returning", "orphans", "heal", "planned", seed=64)
 def orders_of_any_epoch_are_obeyed() -> Patches:
     obey = Compute._obey
 
@@ -77,12 +77,12 @@ def orders_of_any_epoch_are_obeyed() -> Patches:
     return [(Compute, "_obey", blind)]
 
 
-@mutation("capacity")
+@mutation("capacity", seed=1)
 def reserve_without_a_look_at_capacity() -> Patches:
     return [(Ledger, "fits", lambda self, need: 1000)]
 
 
-@mutation("planned")
+@mutation("planned", seed=1)
 def the_plan_is_written_after_the_confirmation() -> Patches:
     write = RecordKeeper.write
 
@@ -113,7 +113,7 @@ def a_leader_goes_on_after_lost() -> Patches:
     return [(Agent, "_drop_leadership", keep), (Agent, "_count_out", nothing), (Candidacy, "on_session", deaf)]
 
 
-@mutation("heal", "orphans", "once", "returning", seed=55)
+@mutation("heal", "orphans", "once", "returning", seed=40)
 def the_journal_is_acknowledged_before_it_is_synced() -> Patches:
     def hasty(self: Gate, effects: Any) -> None:
         for effect in effects:
@@ -127,17 +127,17 @@ def the_journal_is_acknowledged_before_it_is_synced() -> Patches:
     return [(Gate, "put", hasty)]
 
 
-@mutation("rotten", seed=2)
+@mutation("rotten", seed=1)
 def chunks_are_not_verified() -> Patches:
     return [(Fetches, "is_sound", staticmethod(lambda manifest, chunk, data: True))]
 
 
-@mutation("outage")
+@mutation("outage", seed=2)
 def a_suspended_coordinator_goes_on() -> Patches:
     return [(Leading, "hold", nothing)]
 
 
-@mutation("once", "orphans", "returning")
+@mutation("once", "orphans", "returning", seed=5)
 def stopped_is_said_before_it_is_so() -> Patches:
     progress = Work.progress
 
@@ -147,12 +147,12 @@ def stopped_is_said_before_it_is_so() -> Patches:
     return [(Work, "progress", early)]
 
 
-@mutation("returning", "once", seed=2)
+@mutation("returning", "once", seed=13)
 def a_node_registers_without_looking_at_the_records() -> Patches:
     return [(Verifier, "arrive", nothing), (Verifier, "checks", property(lambda self: ()))]
 
 
-@mutation("epochs")
+@mutation("epochs", seed=1)
 def records_are_written_whatever_their_version() -> Patches:
     ask = RecordKeeper._ask
 
@@ -166,17 +166,17 @@ def records_are_written_whatever_their_version() -> Patches:
     return [(RecordKeeper, "_ask", any_version)]
 
 
-@mutation("ends", seed=61)
+@mutation("ends", seed=38)
 def nobody_looks_for_what_has_no_owner() -> Patches:
     return [(Leading, "_swept", nothing)]
 
 
-@mutation("heal", "ends", seed=3)
+@mutation("heal", "ends", seed=1)
 def instances_that_exit_stay_down() -> Patches:
     return [(Instances, "_back_off", nothing)]
 
 
-@mutation("once", "returning")
+@mutation("once", "returning", seed=4)
 def what_is_being_stopped_is_not_waited_for() -> Patches:
     def at_once(self: Stopping, now: float, gathered: Any) -> None:
         self._targets.clear()
@@ -185,7 +185,7 @@ def what_is_being_stopped_is_not_waited_for() -> Patches:
     return [(Stopping, "_answered", at_once)]
 
 
-@mutation("capacity", seed=61)
+@mutation("capacity", seed=120)
 def confirm_without_a_look_at_capacity() -> Patches:
     def confirm(self: Ledger, slot: Any, need: Any) -> bool:
         self.cancel(slot)
@@ -195,7 +195,7 @@ def confirm_without_a_look_at_capacity() -> Patches:
     return [(Ledger, "confirm", confirm)]
 
 
-@mutation("capacity", seed=18)
+@mutation("capacity", seed=116)
 def what_is_told_to_stop_gives_its_place_back_at_once() -> Patches:
     mark = Instances.mark_stopping
 
@@ -208,17 +208,17 @@ def what_is_told_to_stop_gives_its_place_back_at_once() -> Patches:
     return [(Instances, "mark_stopping", hasty)]
 
 
-@mutation("leading", seed=1)
+@mutation("leading", seed=12)
 def a_leader_out_of_touch_never_counts_itself_out() -> Patches:
     return [(Agent, "_count_out", nothing)]
 
 
-@mutation("orphans", "returning", "once", seed=1)
+@mutation("orphans", "returning", "once", seed=6)
 def what_moved_elsewhere_runs_on() -> Patches:
     return [(Verifier, "_give_up", nothing)]
 
 
-@mutation("repair", seed=2)
+@mutation("repair", seed=1)
 def redundancy_is_not_repaired() -> Patches:
     return [(Repair, "tick", nothing)]
 
