@@ -495,6 +495,33 @@ def test_a_cut_off_node_has_stopped_what_left_the_plan_before_that_is_placed_ane
     assert len(world.running(deployment)) == 12
 
 
+def test_a_node_that_is_connected_but_not_counted_stops_its_own_in_time():
+    """Its session ended, and something keeps it from registering in the new one."""
+    world = settled()
+    deployment = world.create(12, lost_after_s=4, stop_after_s=2)
+    world.until_final(deployment)
+    victim = next(host for host in holding(world, deployment) if not host.agent.leads)
+    node = victim.identity.node
+    record = world.tree.nodes[paths.node(node)].data.replace(victim.identity.guid.encode(), b"0123456789abcdef")
+    world._expire(victim.session)
+    write(world, zt.Create(paths.node(node), record))
+    world.give(victim, zt.SessionChanged(zt.SessionState.LOST, victim.session), 0)
+    victim.session = next(world.sessions)
+    world.give(victim, zt.SessionChanged(zt.SessionState.CONNECTED, victim.session), 0.01)
+    twice: set[int] = set()
+    world.run(
+        lambda: twice.update(in_two_places(world, deployment)) or world.record(deployment).generation > 1, 30, "heals"
+    )
+    world.run(
+        lambda: twice.update(in_two_places(world, deployment)) or world.record(deployment).final, 30, "is final"
+    )
+    assert not twice
+    write(world, zt.Delete(paths.node(node)))
+    world.run(lambda: victim.agent.present, 30, "it is counted again")
+    world.pass_time(5)
+    exactly(world, deployment, 12)
+
+
 def test_a_node_out_of_touch_for_too_long_starts_nothing_that_it_is_told_of_late():
     world = settled()
     deployment = world.create(6, lost_after_s=20, stop_after_s=5)
