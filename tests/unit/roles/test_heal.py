@@ -242,6 +242,21 @@ def test_what_finds_no_other_place_stays_until_the_deadline():
     assert "found no other place" in " ".join(record.reasons)
 
 
+def test_what_does_not_answer_when_it_leaves_is_remembered_over_the_next_plan():
+    world = settled()
+    deployment = world.create(20)
+    world.until_final(deployment)
+    first, second = [host.identity.node for host in holding(world, deployment)[:2]]
+    drain(world, first)
+    world.run(lambda: bool(world.record(deployment).leaving), 30, "it is leaving")
+    world.cut.add(first)
+    drain(world, second)
+    world.run(lambda: second in {share.node for share in world.record(deployment).leaving}, 120, "the next leaves")
+    assert world.hosts[first].running
+    record = world.record(deployment)
+    assert first in {share.node for share in (*record.leaving, *record.stopping)}
+
+
 @pytest.mark.parametrize("after_ms", range(0, 60, 6))
 def test_a_coordinator_that_dies_while_a_node_is_emptied_is_replaced(after_ms: int):
     world = settled()
