@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from fabric import effects as fx
 from fabric.commands import Confirm, Reserve
-from fabric.records import Drain, Lost, decode, encode
+from fabric.records import Drain, Lost, Share, decode, encode
 from fabric.resources import Resources
+from fabric.roles import plans
 from fabric.roles.brake import OPERATOR
 from tests.unit.roles.test_flow import exactly, settled
 from tests.unit.roles.world import Host, World
@@ -255,6 +257,19 @@ def test_what_does_not_answer_when_it_leaves_is_remembered_over_the_next_plan():
     assert world.hosts[first].running
     record = world.record(deployment)
     assert first in {share.node for share in (*record.leaving, *record.stopping)}
+
+
+def test_a_scale_up_that_is_taken_back_while_it_leaves_a_node_is_stopped_in_both_places():
+    world = settled()
+    deployment = world.create(2)
+    world.until_final(deployment)
+    a, b, c = (Share(node, "r1", text) for node, text in (("r1c01", "0-1"), ("r1c02", "3"), ("r1c03", "2")))
+    leaving = (Share("r2c01", "r2", "2"),)
+    record = msgspec.structs.replace(world.record(deployment), count=4, plan=(a, b, c), leaving=leaving)
+    change = plans.reverted(record, plans.places_of(record.leaving))
+    assert change.where == {0: ("r1c01", "r1"), 1: ("r1c01", "r1")}
+    assert change.leaving == {}
+    assert change.stop == {("r1c02", "r1"): (3,), ("r1c03", "r1"): (2,), ("r2c01", "r2"): (2,)}
 
 
 @pytest.mark.parametrize("after_ms", range(0, 60, 6))
