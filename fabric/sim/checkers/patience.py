@@ -78,6 +78,9 @@ class Patience(Checker):
         if since <= began and in_touch:
             for effect in effects:
                 if type(effect) is CallTree and effect.token.startswith(ACCEPT):
+                    self._look()  # time alone may have ended it: the window is over
+                    if self._brake_since is None:
+                        return
                     node = effect.token[len(ACCEPT) :]
                     why = f"the brake is on since {since:.2f} s"
                     self.fail("brake", f"{process.machine.name} accepts that {node} is replaced, and {why}")
