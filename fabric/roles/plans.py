@@ -81,12 +81,16 @@ def without(record: Deployment, leaving: Mapping[int, Place], ordinals: set[int]
 
 
 def reverted(record: Deployment, leaving: Mapping[int, Place]) -> Change:
-    """Only what was settled before; what was about to leave a node, and has no other place, stays there."""
+    """Only what was settled before; what was about to leave a node, and has no other place, stays there. The rest is
+    stopped wherever it is: what was leaving is in two places."""
     where = {**leaving, **places_of(record.plan)}
     kept = {ordinal: place for ordinal, place in where.items() if ordinal < record.had}
     stay = {ordinal: place for ordinal, place in leaving.items() if kept.get(ordinal) not in (None, place)}
-    beyond = {ordinal: place for ordinal, place in where.items() if ordinal >= record.had}
-    return Change(kept, stay, merged(by_place(beyond), by_place(stay)))
+    beyond = (
+        by_place({ordinal: place for ordinal, place in some.items() if ordinal >= record.had})
+        for some in (places_of(record.plan), leaving)
+    )
+    return Change(kept, stay, merged(*beyond, by_place(stay)))
 
 
 def merged(*all_stops: Mapping[Place, Iterable[int]]) -> dict[Place, tuple[int, ...]]:

@@ -202,7 +202,9 @@ class Reconcile:
         fence = (charge.epoch, charge.next_step())
         known = plans.stops_of(record.stopping)
         still = {place: some for place, some in known.items() if not self._stopped or place in self._left}
-        stopping = plans.merged(stop or {}, still)
+        gone = plans.stops_of(record.leaving) if self._evacuation.let_go else {}
+        silent = {place: some for place, some in gone.items() if place in self._left}
+        stopping = plans.merged(stop or {}, still, silent)
         planned = plans.replanned(record, where, leaving, stopping, fence, self._out.wall_ms)
         self.phase = None
         self._stopped = self._stopped and not stop

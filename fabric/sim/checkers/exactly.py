@@ -1,6 +1,7 @@
 """Promise 2: each ordinal runs at most once among the nodes that ZooKeeper counts as present, and where the plan says.
 
-An ordinal that the record's `leaving` names at its old node may run there too (drain), unless it is `exclusive`. A node
+An ordinal that the record's `leaving` names at its old node may run there too (drain), unless it is `exclusive`; also
+when that node was silent when it should have stopped it, and the record has it as `stopping` there until it has. A node
 that comes back while its ordinals run elsewhere by now is a promise of its own, "returning": what runs there from
 before is then left out of "once".
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fabric.records import Deployment
 from fabric.roles.work import split_id
 from fabric.sim.checkers.base import Checker
 from fabric.sim.checkers.view import DEPLOYMENTS, MEMBERS, Slot, View
@@ -17,7 +19,6 @@ from zk.znodes import Change
 
 if TYPE_CHECKING:
     from fabric.sim.world import World
-
 
 
 class Exactly(Checker):
@@ -48,9 +49,10 @@ class Exactly(Checker):
                 self._came(path.rpartition("/")[2])
             elif kind == "set" and path.startswith(DEPLOYMENTS):
                 seen = self._view.deployments.get(path[len(DEPLOYMENTS) :])
-                if seen is not None and seen.before is not None and seen.before.leaving != seen.record.leaving:
-                    for ordinal in sorted({*seen.leaving, *seen.plan}):
-                        self._judge((seen.record.id, ordinal), "its record changed")
+                if seen is None or seen.before is None or _leaves(seen.before) == _leaves(seen.record):
+                    continue
+                for ordinal in sorted({*seen.leaving, *seen.plan}):
+                    self._judge((seen.record.id, ordinal), "its record changed")
 
     def _came(self, node: str) -> None:
         for slot in tuple(self._view.on_machine.get(node, ())):
@@ -61,9 +63,7 @@ class Exactly(Checker):
         here = self._view.running.get(slot, {})
         if len(here) < 2:
             return
-        seen = self._view.deployments.get(slot[0])
-        leaves = seen.leaving.get(slot[1]) if seen is not None and not seen.record.exclusive else None
-        at = [one for one in here if one in self._view.present and one != leaves]
+        at = [one for one in here if one in self._view.present and not self._view.may_leave(slot, one)]
         fresh = [one for one in at if (one, slot) not in self._from_before]
         if len(fresh) > 1:
             self.fail("once", f"{slot[0]}.{slot[1]} runs on {', '.join(sorted(fresh))}: {why}")
@@ -73,3 +73,7 @@ class Exactly(Checker):
     def sweep(self) -> None:
         for slot in tuple(self._view.running):
             self._judge(slot, "seen in a sweep")
+
+
+def _leaves(record: Deployment) -> tuple[object, ...]:
+    return record.leaving, record.stopping

@@ -79,6 +79,9 @@ class Patience(Checker):
         if since <= began and in_touch:
             for effect in effects:
                 if type(effect) is CallTree and effect.token.startswith(ACCEPT):
+                    self._look()  # time alone may have ended it: the window is over
+                    if self._brake_since is None:
+                        return
                     node = effect.token[len(ACCEPT) :]
                     why = f"the brake is on since {since:.2f} s"
                     self.fail("brake", f"{process.machine.name} accepts that {node} is replaced, and {why}")
@@ -148,8 +151,7 @@ class Patience(Checker):
         seen = self._view.deployments.get(slot[0])
         if seen is None or not seen.record.spec.stop_after_s:
             return
-        leaves = None if seen.record.exclusive else seen.leaving.get(slot[1])
-        at = sorted(one for one in here if one != leaves and not self._is_excused(one))
+        at = sorted(one for one in here if not self._view.may_leave(slot, one) and not self._is_excused(one))
         if len(at) > 1:
             stops = f"stop_after_s {seen.record.spec.stop_after_s}"
             self.fail("alone", f"{slot[0]}.{slot[1]} ({stops}) runs on {', '.join(at)}: {why}")

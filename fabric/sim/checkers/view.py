@@ -36,7 +36,10 @@ class Seen:
     before: Deployment | None = None
     plan: dict[int, str] = field(default_factory=dict)
     leaving: dict[int, str] = field(default_factory=dict)
+    stopping: set[tuple[int, str]] = field(default_factory=set)
     planned: dict[int, set[str]] = field(default_factory=dict)
+    left_drained: set[tuple[int, str]] = field(default_factory=set)
+    """(ordinal, node): it was `leaving` that node, and is planned elsewhere since."""
     left_absent: set[tuple[int, str]] = field(default_factory=set)
     """(ordinal, node): it left the plan while the node was not present."""
 
@@ -84,25 +87,33 @@ class View(Checker):
         if data is None:
             self.removed.add(deployment)
             if seen is not None:
-                seen.plan, seen.leaving = {}, {}
+                seen.plan, seen.leaving, seen.stopping = {}, {}, set()
             return
         record = decode(data, Deployment, deployment)
         if seen is None:
             seen = self.deployments[deployment] = Seen(record)
         else:
             seen.before, seen.record = seen.record, record
-        before, left = seen.plan, seen.leaving
-        seen.plan, seen.leaving = places(record.plan), places(record.leaving)
-        for share in record.stopping:  # no longer wanted at all: it is still in both places for a moment
-            for ordinal in share.numbers():
-                if left.get(ordinal) == share.node and ordinal not in seen.plan:
-                    seen.leaving.setdefault(ordinal, share.node)
+        before, seen.plan, seen.leaving = seen.plan, places(record.plan), places(record.leaving)
+        seen.stopping = {(ordinal, share.node) for share in record.stopping for ordinal in share.numbers()}
         for ordinal, node in before.items():
             if seen.plan.get(ordinal) != node and node not in self.present:
                 seen.left_absent.add((ordinal, node))
+        seen.left_drained.update(seen.leaving.items())
         for ordinal, node in seen.plan.items():
+            seen.left_drained.discard((ordinal, node))
             seen.planned.setdefault(ordinal, set()).add(node)
             seen.left_absent.discard((ordinal, node))
+
+    def may_leave(self, slot: Slot, machine: str) -> bool:
+        """It may run there though it is planned elsewhere: the record has it as leaving a node that is drained, or that
+        node did not answer when it was to stop it, and the record still has it as stopping there. An exclusive one
+        never may."""
+        seen = self.deployments.get(slot[0])
+        if seen is None or seen.record.exclusive:
+            return False
+        here = (slot[1], machine)
+        return seen.leaving.get(slot[1]) == machine or (here in seen.stopping and here in seen.left_drained)
 
     def launched(self, machine: str, instance: Instance) -> None:
         slot = split_id(instance.name)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from fabric import effects as fx
 from fabric.commands import Confirm, Reserve
-from fabric.records import Drain, Lost, decode, encode
+from fabric.records import Drain, Lost, Share, decode, encode
 from fabric.resources import Resources
+from fabric.roles import plans
 from fabric.roles.brake import OPERATOR
 from tests.unit.roles.test_flow import exactly, settled
 from tests.unit.roles.world import Host, World
@@ -240,6 +242,34 @@ def test_what_finds_no_other_place_stays_until_the_deadline():
     record = world.record(deployment)
     assert (record.state, record.placed, record.lacking) == ("running", 4, 4)
     assert "found no other place" in " ".join(record.reasons)
+
+
+def test_what_does_not_answer_when_it_leaves_is_remembered_over_the_next_plan():
+    world = settled()
+    deployment = world.create(20)
+    world.until_final(deployment)
+    first, second = [host.identity.node for host in holding(world, deployment)[:2]]
+    drain(world, first)
+    world.run(lambda: bool(world.record(deployment).leaving), 30, "it is leaving")
+    world.cut.add(first)
+    drain(world, second)
+    world.run(lambda: second in {share.node for share in world.record(deployment).leaving}, 120, "the next leaves")
+    assert world.hosts[first].running
+    record = world.record(deployment)
+    assert first in {share.node for share in (*record.leaving, *record.stopping)}
+
+
+def test_a_scale_up_that_is_taken_back_while_it_leaves_a_node_is_stopped_in_both_places():
+    world = settled()
+    deployment = world.create(2)
+    world.until_final(deployment)
+    a, b, c = (Share(node, "r1", text) for node, text in (("r1c01", "0-1"), ("r1c02", "3"), ("r1c03", "2")))
+    leaving = (Share("r2c01", "r2", "2"),)
+    record = msgspec.structs.replace(world.record(deployment), count=4, plan=(a, b, c), leaving=leaving)
+    change = plans.reverted(record, plans.places_of(record.leaving))
+    assert change.where == {0: ("r1c01", "r1"), 1: ("r1c01", "r1")}
+    assert change.leaving == {}
+    assert change.stop == {("r1c02", "r1"): (3,), ("r1c03", "r1"): (2,), ("r2c01", "r2"): (2,)}
 
 
 @pytest.mark.parametrize("after_ms", range(0, 60, 6))
@@ -493,6 +523,33 @@ def test_a_cut_off_node_has_stopped_what_left_the_plan_before_that_is_placed_ane
     world.pass_time(60)
     assert not twice
     assert len(world.running(deployment)) == 12
+
+
+def test_a_node_that_is_connected_but_not_counted_stops_its_own_in_time():
+    """Its session ended, and something keeps it from registering in the new one."""
+    world = settled()
+    deployment = world.create(12, lost_after_s=4, stop_after_s=2)
+    world.until_final(deployment)
+    victim = next(host for host in holding(world, deployment) if not host.agent.leads)
+    node = victim.identity.node
+    record = world.tree.nodes[paths.node(node)].data.replace(victim.identity.guid.encode(), b"0123456789abcdef")
+    world._expire(victim.session)
+    write(world, zt.Create(paths.node(node), record))
+    world.give(victim, zt.SessionChanged(zt.SessionState.LOST, victim.session), 0)
+    victim.session = next(world.sessions)
+    world.give(victim, zt.SessionChanged(zt.SessionState.CONNECTED, victim.session), 0.01)
+    twice: set[int] = set()
+    world.run(
+        lambda: twice.update(in_two_places(world, deployment)) or world.record(deployment).generation > 1, 30, "heals"
+    )
+    world.run(
+        lambda: twice.update(in_two_places(world, deployment)) or world.record(deployment).final, 30, "is final"
+    )
+    assert not twice
+    write(world, zt.Delete(paths.node(node)))
+    world.run(lambda: victim.agent.present, 30, "it is counted again")
+    world.pass_time(5)
+    exactly(world, deployment, 12)
 
 
 def test_a_node_out_of_touch_for_too_long_starts_nothing_that_it_is_told_of_late():
