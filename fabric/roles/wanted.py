@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fabric.records import BadRecord, Deployment, Image, decode
+from fabric.records import BadRecord, Image, Unplanned, decode
 from fabric.roles.outbox import Outbox
 from zk import paths
 from zk.tree import Children, Get, Got, Listed, NoNode, Outcome
@@ -47,7 +47,7 @@ def need_of(kind: str, name: str, data: bytes) -> Need:
     if kind == IMAGES:
         image = decode(data, Image, paths.image(name))
         return Need(image.digest, image.size)
-    record = decode(data, Deployment, paths.deployment(name))
+    record = decode(data, Unplanned, paths.deployment(name))
     over = record.final and record.state in ("failed", "deleted")
     return Need("" if over else record.spec.digest, 0)
 

@@ -10,7 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fabric.records import MAX_PLAIN_BYTES, BadRecord, Deployment, Leader, Member, Share, Spec, decode, encode
+from fabric.records import (
+    MAX_PLAIN_BYTES,
+    BadRecord,
+    Deployment,
+    Leader,
+    Member,
+    Share,
+    Spec,
+    Unplanned,
+    decode,
+    encode,
+)
 from fabric.resources import Resources
 from fabric.roles.plans import plan_of
 from zk.tree import MAX_DATA_BYTES
@@ -161,3 +172,17 @@ def test_odd_bytes_are_bad_records():
 
 def test_an_unknown_field_is_ignored():
     assert decode(written(new_in_1_7=[1]), Deployment, AT) == decode(written(), Deployment, AT)
+
+
+@pytest.mark.parametrize("nodes", [1, 500])
+def test_a_deployment_can_be_read_without_its_plan(nodes: int):
+    whole = deployment(plan_of({ordinal: place(ordinal, nodes) for ordinal in range(500)}), state="running", settled=1)
+    data = encode(whole)
+    assert data.startswith(b"z1") == (nodes > 1)
+    found = decode(data, Unplanned, "/deployments/x")
+    assert {name: getattr(found, name) for name in found.__struct_fields__} == {
+        name: getattr(whole, name) for name in Unplanned.__struct_fields__
+    }
+    assert found.final == whole.final
+    with pytest.raises(BadRecord, match="/images/x"):
+        decode(b"z1" + zlib.compress(b"{}"), Leader, "/images/x")
