@@ -32,8 +32,8 @@ def main() -> int:
         "## Planted bugs",
         "",
         f"{machine()}; commit {commit()}; {datetime.now(UTC):%Y-%m-%d}; `python -m bench.mutations`.",
-        f"Seeds of 40 nodes from 0 on, until a promise is broken: {len(taken)} of {len(MUTATIONS)} found within {args.most}, median "
-        f"{statistics.median(taken):g}, most {max(taken)}.",
+        f"Seeds of 40 nodes from 0 on, until a promise is broken: {len(taken)} of {len(MUTATIONS)} found within "
+        f"{args.most}, median {statistics.median(taken):g}, most {max(taken)}.",
         "",
         "| bug | seeds | promise |",
         "| --- | --- | --- |",
