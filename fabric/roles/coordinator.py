@@ -111,6 +111,8 @@ class Coordinator:
         self._charge.hold()
 
     def release(self, now: float) -> None:
+        if self._charge.held and isinstance(self._work.phase, Starting):
+            self._work.phase.on_release(now)
         self._charge.release(now)
 
     def drop(self) -> None:

@@ -150,6 +150,12 @@ class Starting:
         if not self._charge.held:
             self._judge(now)
 
+    def on_release(self, now: float) -> None:
+        """In touch with ZooKeeper again: what did not move meanwhile may have had no news to send, or nobody to ask."""
+        self._deadline = max(self._deadline, now + self._charge.settings.start_stall_s)
+        for target in self._targets.values():
+            target.moved = now
+
     def on_report(self, now: float, place: Place, progress: Progress) -> None:
         target = self._targets.get(place)
         if target is not None and not self._ended:

@@ -371,3 +371,21 @@ def test_a_limit_per_rack_counts_what_was_granted_on_nodes_that_fall_silent_then
     assert not deaf
     racks = [share.rack for share in world.record(deployment).plan for _ in share.numbers()]
     assert sorted(racks) == ["r1"] * 3 + ["r2"] * 3
+
+
+def test_the_time_of_an_outage_is_no_stall():
+    """Nodes that wait for their image through an outage longer than a stall are not given up when it is over."""
+    world = settled()
+    world.fetch_s = {host.identity.node: world.settings.start_stall_s + 15 for host in everybody(world)}
+    deployment = world.create(6, submit=False)
+    world.submit(deployment, "r1")
+    world.pass_time(1)
+    for host in everybody(world):
+        world.suspend(host)
+    world.pass_time(world.settings.start_stall_s + 5)
+    for host in everybody(world):
+        world.resume(host)
+    plan = world.record(deployment).plan
+    world.until_final(deployment, limit_s=60)
+    exactly(world, deployment, 6)
+    assert world.record(deployment).plan == plan, "nothing was placed elsewhere"
