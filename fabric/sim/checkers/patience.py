@@ -107,9 +107,13 @@ class Patience(Checker):
 
     def _look(self) -> None:
         ensemble = self.world.ensemble
+        noted = ensemble.children(paths.LOST)
+        if not noted:  # then nobody need be counted: this is asked whenever one of 100,000 agents registers
+            self._brake_since = None
+            return
         lost: list[Lost] = []
         right = all(machine.skew_s == 0 for machine in self.world.machines.values())
-        for node in ensemble.children(paths.LOST):
+        for node in noted:
             one = decode(ensemble.read(paths.lost(node)) or b"", Lost, node)
             if node not in self._view.present and (right or not one.accepted_ms):
                 lost.append(one)
