@@ -65,13 +65,17 @@ class _Round:
     sizes: dict[str, int] = field(default_factory=dict)
     stores: dict[str, Store] = field(default_factory=dict)
 
+MAX_BLIND = 0.7
+"""Of the grace: a content that was not looked at for longer is not taken to have lacked holders all the time."""
+
 
 @dataclass(slots=True)
 class _Lack:
-    """A content that lacks holders, `since` when. `failed`: node -> when a copy to it failed; `said`: what was noted of
-    it last."""
+    """A content that lacks holders, `since` when, `seen` so last. `failed`: node -> when a copy to it failed; `said`:
+    what was noted of it last."""
 
     since: float
+    seen: float
     size: int = 0
     found: Found = field(default_factory=Found)
     failed: dict[str, float] = field(default_factory=dict)
@@ -250,8 +254,10 @@ class Repair:
         for digest, found in views.items():
             size = one.sizes[digest]
             if lacks(found, stores, size, self._settings.redundancy):
-                lack = self._lacking.setdefault(digest, _Lack(now))
-                lack.size, lack.found = size, found
+                lack = self._lacking.setdefault(digest, _Lack(now, now))
+                if now - lack.seen > MAX_BLIND * self._settings.repair_grace_s:
+                    lack.since = now  # it may have been well meanwhile: dropped, and just pushed again
+                lack.seen, lack.size, lack.found = now, size, found
             else:
                 self._lacking.pop(digest, None)
         self._ask(one, now)
@@ -261,7 +267,8 @@ class Repair:
         self._stores = one.stores
         self._lacking = {digest: lack for digest, lack in self._lacking.items() if digest in one.share}
         interval_s = self._settings.repair_interval_s * (0.75 + 0.5 * self._rng.random())
-        waits = [at for lack in self._lacking.values() if (at := self._ripe_at(lack)) > now]
+        half_s = self._settings.repair_grace_s / 2
+        waits = [min(at, now + half_s) for lack in self._lacking.values() if (at := self._ripe_at(lack)) > now]
         self._due = earliest(self._due, now + interval_s, *waits)
         ripe = [digest for digest, lack in self._lacking.items() if self._ripe_at(lack) <= now]
         ripe.sort(key=lambda digest: (len(self._lacking[digest].found.holders), digest))

@@ -406,3 +406,26 @@ def test_whatever_is_lost_everything_is_redundant_again_when_the_trouble_ends(se
     living = [host for host in world.hosts.values() if host.alive]
     assert not any(host.damaged & set(kept) for host in living), "and healed"
     assert sum(host.agent._storage_leading.repair.lacking for host in living) == len(many) - len(kept)
+
+
+def test_content_that_is_pushed_anew_is_not_taken_for_one_that_has_lacked_holders_all_the_time():
+    """It was dropped while its record was still there, and is being pushed again when the grace of that is over."""
+    world = fabric(repair_interval_s=60.0)
+    pushed(world, WEB, "r1s01", "r2s01")
+    world.pass_time(3)
+    for node in ("r1s01", "r2s01"):
+        world.hosts[node].held.clear()
+        world.tell_store(world.hosts[node])
+    lacking = [host.agent._storage_leading.repair._lacking for host in world.hosts.values()]
+    world.run(lambda: any(lacking), 20, "its leader has seen it")
+    path = paths.image(f"i-{WEB[-8:]}")
+    world.tree.apply(0, zt.Delete(path))
+    world.pass_time(world.settings.repair_grace_s - 0.2)
+    world.tree.apply(0, zt.Create(path, encode(Image(f"i-{WEB[-8:]}", WEB, 1000, "tar", ("r1s01", "r2s01"), 0))))
+    world.hosts["r1s01"].held.add(WEB)
+    world.tell_store(world.hosts["r1s01"])
+    world.pass_time(1)
+    world.hosts["r2s01"].held.add(WEB)
+    world.tell_store(world.hosts["r2s01"])
+    world.pass_time(40)
+    assert holders(world, WEB) == ["r1s01", "r2s01"]
