@@ -285,10 +285,17 @@ class Reconcile:
             self._close(now, "running", self._short(record, len(stuck)), left=self._left)
 
     def _have_left(self, now: float, left: tuple[Place, ...]) -> None:
+        record, vanished = self._keeper.record, self.phase.vanished if isinstance(self.phase, Stopping) else set()
         self._evacuation.let_go = True
         self._left |= set(left)
         self._because(*_left_behind(left))
-        self._all_run(now)
+        stops = {place: some for place, some in plans.stops_of(record.leaving).items() if place in vanished}
+        if stops:
+            # A node that comes back while the record has them as leaving there goes on running them, and is counted. So
+            # the record is to be without them first; then that the node is not there means that it will find out.
+            self._write_plan(now, places_of(record.plan), {}, self.begin, stops)
+        else:
+            self._all_run(now)
 
     def _evacuate(self, now: float, movable: tuple[int, ...], got: Reservations) -> None:
         record = self._keeper.record

@@ -39,6 +39,8 @@ class Stopping:
         self._deadline = 0.0
         self._ask_at: float | None = None
         self._ended = False
+        self.vanished: set[Place] = set()
+        """Places that ended by ZooKeeper's word that their node is not present, not by the node's."""
 
     def begin(self, now: float) -> None:
         self._step = self._charge.next_step()
@@ -82,7 +84,10 @@ class Stopping:
         """ZooKeeper says that this node is not present."""
         if not self._charge.record.gone and self._charge.may_run_on(now, place):
             return
-        if self._targets.pop(place, None) is not None and not self._targets and self._ask_at is not None:
+        if self._targets.pop(place, None) is None:
+            return
+        self.vanished.add(place)
+        if not self._targets and self._ask_at is not None:
             self._ask_at = now
 
     def _learn(self, where: Place, progress: Progress) -> None:

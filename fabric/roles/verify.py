@@ -131,9 +131,11 @@ class Verifier:
             for share in (*record.plan, *record.leaving)
             if (share.node, share.rack) == here
             for ordinal in share.numbers()
+            if not record.gone
         }
         known = (record.epoch, record.step)
-        gone = tuple(o for o, e in work.entries.items() if o not in mine and (e.epoch, e.step) <= known)
+        over = (o for o, e in work.entries.items() if o not in mine and (record.gone or (e.epoch, e.step) <= known))
+        gone = tuple(over)
         self._give_up(work, gone, f"generation {record.generation} of {record.id} has it elsewhere or not at all")
         if any(o not in mine and (e.epoch, e.step) > known for o, e in work.entries.items() if e.state != "stopping"):
             self._due[work.deployment] = now + AGAIN_S  # what was read is older than what we know

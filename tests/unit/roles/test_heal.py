@@ -569,3 +569,36 @@ def test_a_node_out_of_touch_for_too_long_starts_nothing_that_it_is_told_of_late
         victim.agent._compute.command(world.now, "tcp://x/0", "1", command)
     effects = victim.agent._out.take()
     assert not [one for one in effects if isinstance(one, fx.StartInstance)]
+
+
+def test_a_drained_node_that_is_away_when_it_is_left_and_back_a_moment_later_runs_nothing_twice():
+    """Found by the simulator (seed 2062): the coordinator was told that it is not there, it came back, and only then
+    was the record without what had left it."""
+    world = settled()
+    deployment = world.create(20)
+    world.until_final(deployment)
+    victim = holding(world, deployment)[0]
+    strictly_once(world)
+    drain(world, victim.identity.node)
+    world.run(lambda: bool(world.record(deployment).leaving), 30, "its instances start elsewhere")
+    world.cut.add(victim.identity.node)
+    asked: list[str] = []
+    plain = world._perform
+
+    def perform(host: Host, effect: fx.Effect) -> None:
+        if isinstance(effect, fx.CallTree) and isinstance(effect.op, zt.Multi) and asked:
+            if any(isinstance(op, zt.Delete) and op.path == paths.owner(deployment) for op in effect.op.ops):
+                world.at(0.1, lambda: plain(host, effect))  # closing takes its time
+                return
+        plain(host, effect)
+        if isinstance(effect, fx.CallTree) and effect.token.startswith(f"dep:{deployment}:gone:") and not asked:
+            asked.append(effect.token)
+            world.cut.clear()
+            world.boot(victim.identity.node, victim.identity.rack, "compute")  # after ZooKeeper has answered
+
+    world._perform = perform  # type: ignore[method-assign]
+    die(world, victim, with_instances=False)
+    world.run(lambda: bool(asked), 60, "ZooKeeper is asked whether it is there")
+    world.run(lambda: world.record(deployment).final, 60, "the drain is over")
+    world.pass_time(10)
+    exactly(world, deployment, 20)
