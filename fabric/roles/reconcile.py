@@ -228,12 +228,15 @@ class Reconcile:
 
     def _confirm(self, now: float) -> None:
         """All of the plan: new shares start, old ones are asked how they are."""
+        self._bring_up(now, self._started)
+
+    def _bring_up(self, now: float, done: Callable[[float, StartResult], None]) -> None:
         record = self._keeper.record
         step = self._charge.step
         if record.epoch != self._charge.epoch:
             step = self._charge.next_step()
         old = frozenset(range(record.had)) - frozenset(parse_ordinals(record.moved))
-        phase = Starting(self._charge, record.plan, old, step, self._started)
+        phase = Starting(self._charge, record.plan, old, step, done)
         self.phase = phase
         phase.begin(now)
 
@@ -387,16 +390,43 @@ class Reconcile:
             reasons = (f"scaling to {record.count} was not possible, still {had}", *reasons)
         change = plans.reverted(record, self._evacuation.leaving(record))
         if not change.stop and not record.leaving:
-            self._close(now, "running", reasons, count=had, left=self._left)
+            self._settle_back(now, had, reasons)
             return
 
         def stopped(at: float, left: tuple[Place, ...]) -> None:
-            self._close(at, "running", (*reasons, *_left_behind(left)), count=had, left=self._left | set(left))
+            self._left |= set(left)
+            self._settle_back(at, had, (*reasons, *_left_behind(left)))
 
         def written(at: float) -> None:
             self._stop(at, change.stop, self._settings.stop_deadline_s, stopped)
 
         self._write_plan(now, change.where, change.leaving, written, change.stop)
+
+    def _settle_back(self, now: float, had: int, reasons: tuple[str, ...]) -> None:
+        """At rest again with what was settled before, once those of them run that were given another place since: they
+        may not have been told yet. What does not come up is lacking."""
+        record = self._keeper.record
+        fresh = set(parse_ordinals(record.moved)) & set(places_of(record.plan))
+
+        def close(at: float, left: tuple[Place, ...] = ()) -> None:
+            self._close(at, "running", (*reasons, *_left_behind(left)), count=had, left=self._left | set(left))
+
+        def brought_up(at: float, result: StartResult) -> None:
+            failing = fresh - result.running
+            if not failing:
+                close(at)
+                return
+            change = plans.without(self._keeper.record, self._evacuation.leaving(self._keeper.record), failing)
+
+            def written(later: float) -> None:
+                self._stop(later, change.stop, self._settings.stop_deadline_s, close)
+
+            self._write_plan(at, change.where, change.leaving, written, change.stop)
+
+        if fresh:
+            self._bring_up(now, brought_up)
+        else:
+            close(now)
 
 
 def _left_behind(left: Iterable[Place]) -> tuple[str, ...]:

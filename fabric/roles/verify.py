@@ -110,7 +110,7 @@ class Verifier:
         if isinstance(outcome, NoNode):
             self._unread.discard(deployment)
             self._versions.pop(deployment, None)
-            self._give_up(work, tuple(work.entries), "its deployment does not exist any more")
+            self._give_up(now, work, tuple(work.entries), "its deployment does not exist any more")
         elif isinstance(outcome, Got):
             self._unread.discard(deployment)
             self._versions[deployment] = outcome.stat.version
@@ -136,15 +136,17 @@ class Verifier:
         known = (record.epoch, record.step)
         over = (o for o, e in work.entries.items() if o not in mine and (record.gone or (e.epoch, e.step) <= known))
         gone = tuple(over)
-        self._give_up(work, gone, f"generation {record.generation} of {record.id} has it elsewhere or not at all")
+        self._give_up(now, work, gone, f"generation {record.generation} of {record.id} has it elsewhere or not at all")
         if any(o not in mine and (e.epoch, e.step) > known for o, e in work.entries.items() if e.state != "stopping"):
             self._due[work.deployment] = now + AGAIN_S  # what was read is older than what we know
 
-    def _give_up(self, work: Work, ordinals: Iterable[int], why: str) -> None:
+    def _give_up(self, now: float, work: Work, ordinals: Iterable[int], why: str) -> None:
         marked = self._instances.mark_stopping(work, tuple(ordinals))
         if marked:
             self._out.note("warning", f"{work.deployment}: stopping ordinals {format_ordinals(marked)}: {why}")
             self._instances.save(work)
+            if self._coming_home:  # the wait is for each by itself: what was slow before says nothing about these
+                self._home_until, self._late = now + self._settings.home_wait_s, False
             for ordinal in marked:
                 self._out.add(StopInstance(instance_id(work.deployment, ordinal), self._settings.stop_grace_s))
 
