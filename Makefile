@@ -5,6 +5,7 @@
 RUN := .venv/bin
 WITH_ZOOKEEPER := .ci/with-zookeeper
 SIM_SECONDS ?= 600
+SIM ?= --by-date --seconds $(SIM_SECONDS)
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -22,7 +23,7 @@ test: ## all tests, also those against real processes
 
 sim: ## seeds of the simulator that nobody ran before today, for SIM_SECONDS (600), on all cores
 	@.ci/setup
-	$(RUN)/python -m fabric.sim --by-date --seconds $(SIM_SECONDS)
+	$(RUN)/python -m fabric.sim $(SIM)
 
 lint: ## ruff, mypy --strict, the import contracts
 	@.ci/setup lint
