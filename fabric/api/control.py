@@ -60,7 +60,7 @@ class ControlPlane:
         self.notes = NodeNotes(TreeClient(self.tree), config.limits, self.rng)
         self.client = Client(self.guid, config.settings, self.rng)
         self.watches = Watches(config.limits.max_watchers)
-        self.bus: Bus | None = None
+        self.bus: Bus[AnyMessage] | None = None
         self._context: SocketContext | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._background: set[asyncio.Task[None]] = set()

@@ -29,14 +29,15 @@ import logging
 import os
 import time
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Generic
 
 import zmq
 
-from fabric.messages import AnyMessage
 from fabric.runtime.sockets import BusLimits, Disconnects, SocketContext, bind_to, new_context, router
-from fabric.traffic import OWN_ROUTE, ROUTE, BindFailed, BusCounters, OnMessage, PortInUse, parse_address
-from fabric.wire import BadFrame, Codec
+from fabric.traffic import OWN_ROUTE, ROUTE, BindFailed, BusCounters, PortInUse, parse_address
+from fabric.wire import BadFrame, FrameCodec, M
 
 __all__ = ["BindFailed", "Bus", "BusCounters", "BusLimits", "PortInUse", "SocketContext", "new_context"]
 
@@ -55,7 +56,7 @@ class _Peer:
     used: float
 
 
-class Bus:
+class Bus(Generic[M]):
     """One agent's socket. Made and used on the loop's thread. `on_message(sender, message)` is called for every message
     that decoded and was meant for this incarnation; an exception from it goes to the loop's exception handler.
 
@@ -66,11 +67,11 @@ class Bus:
     def __init__(
         self,
         context: SocketContext,
-        codec: Codec,
+        codec: FrameCodec[M],
         guid: str,
         bind: str = "tcp://127.0.0.1:0",
         *,
-        on_message: OnMessage,
+        on_message: Callable[[str, M], None],
         advertise_host: str | None = None,
         limits: BusLimits | None = None,
     ) -> None:
@@ -99,7 +100,7 @@ class Bus:
         self._loop.call_soon(self._drop_lost)  # an FD wakes only after a first drain; this drains both
         self._sweep_timer = self._loop.call_later(self._limits.idle_s / 4, self._sweep)
 
-    def send(self, to: str, message: AnyMessage) -> None:
+    def send(self, to: str, message: M) -> None:
         """Send to an address ("tcp://host:port/guid") or to the `sender` of a received message. Never raises for what
         the network or a peer does; what could not be sent is counted."""
         if self._closed:

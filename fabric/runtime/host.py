@@ -99,7 +99,7 @@ class AgentHost:
         self._asked = 0  # tree operations without an answer
         self._lost = 0  # sessions
         self._timer: asyncio.TimerHandle | None = None
-        self._bus: Bus | None = None
+        self._bus: Bus[AnyMessage] | None = None
         self._tree: KazooTree | None = None
         self._journal: Journal | None = None
         self._gate: Gate | None = None
