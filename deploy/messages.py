@@ -70,7 +70,8 @@ class BipCall(Message, frozen=True):
 
 
 class BipAnswer(Message, frozen=True):
-    """To the initiator at path `to`. `outcome`: done; running (not yet: ask again); refused (`reason` names the state needed and the state found);
+    """To the initiator at path `to`. `outcome`:
+    done; running (not yet: ask again); refused (`reason` names the state needed and the state found);
     failed (`tail`: the last lines of the program's output); stale (a newer initiator or attempt commands it); unknown
     (no such managent here). `initiator`: its configuration makes it one."""
 
@@ -176,7 +177,7 @@ class Problem(msgspec.Struct, frozen=True, array_like=True):
 class Rollout(msgspec.Struct, frozen=True):
     """What is to be brought about: every managent up to and including `until` in the order of the tree (depth first,
     children by their index); "" for all. `seq` grows with every change of `until`. `retry`: try again what was refused
-    or failed. `recheck`: inspect also what has this generation already. `prune`: uninstall what is not described now."""
+    or failed. `recheck`: inspect also what has this generation already. `prune`: uninstall what is not described."""
 
     id: Label
     seq: Number

@@ -36,7 +36,7 @@ class Resolved:
 
 class Unresolved(Exception):
     """The repository or a reference did not give what was needed: which, what was expected, what was found. `again`:
-    trying again later may help (no answer, half a download, an error of the server's); else the description is wrong."""
+    trying again later may help (no answer, half a download, the server's error); else the description is wrong."""
 
     def __init__(self, reason: str, again: bool) -> None:
         super().__init__(reason)
