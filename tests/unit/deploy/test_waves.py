@@ -23,7 +23,7 @@ def test_a_share_is_a_number_or_a_part(text: str, total: int, number: int) -> No
 
 @pytest.mark.parametrize("text", ["", "%", "-1", "ten", "101%", "nan%", "1.5"])
 def test_what_is_neither_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"expected|could not|invalid"):
         parse_share(text)
 
 
