@@ -2,8 +2,9 @@
 
 Theory of operation. Whether a managent is an initiator, and of which children, is configuration alone (HPL-2001-321,
 5.4): so what initiators will do level by level can be foretold from the repository's information and documents, and the
-boot stubs that the directory lists. `expand` walks the tree depth first, an initiator before its children, children by
-their index: the order in which a rollout's watermark moves.
+boot stubs that the directory lists, by the same function that they use (deploy.initiator.placement). `expand` walks the
+tree depth first, an initiator before its children, children by their index: the order in which a rollout's watermark
+moves.
 
 Repositories are given, not asked: `descriptions` holds those that were loaded. When an initiator names another one for
 its children (5.6), the expansion goes on without them and names it in `missing`; the caller loads it and expands again
@@ -23,7 +24,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from deploy.configuration import InitiatorRole
-from deploy.identity import MAX_DEPTH, TOP, BadIdentity, depth, join, relative
+from deploy.identity import MAX_DEPTH, TOP, depth, relative
+from deploy.initiator.placement import BadEnumeration, Place, children_of
 from deploy.records import Prints, StubRef
 
 MAX_MANAGENTS = 200_000
@@ -75,21 +77,6 @@ class Unloaded:
 
 
 @dataclass(frozen=True, slots=True)
-class Offspring:
-    """A child of an initiator, and the boot stubs that it would get to deploy on, if it is one itself."""
-
-    name: str
-    stubs: tuple[StubRef, ...]
-
-
-class Enumerator(Protocol):
-    """How initiators enumerate their children."""
-
-    def __call__(self, path: str, role: InitiatorRole, stubs: tuple[StubRef, ...]) -> Sequence[Offspring]:
-        """Of the initiator at `path`, which may deploy on `stubs`; by index. Raises ValueError: what it can't do."""
-
-
-@dataclass(frozen=True, slots=True)
 class Want:
     """One managent. `error`: why none can be made, or why its children can't be told; "" when all is well."""
 
@@ -114,33 +101,32 @@ class Expansion:
 
 @dataclass(slots=True)
 class _Level:
-    """An initiator whose children are being visited."""
+    """An initiator whose children are being visited, and what describes these."""
 
     path: str
     repository: str
     scope: str
-    children: Iterator[Offspring]
+    children: Iterator[Place]
 
 
 @dataclass(slots=True)
 class _Walk:
     descriptions: Mapping[str, Description | Unloaded]
-    enumerate: Enumerator
     wants: list[Want] = field(default_factory=list)
     missing: set[str] = field(default_factory=set)
 
 
 def expand(
-    roots: Sequence[str],
-    repository: str,
-    descriptions: Mapping[str, Description | Unloaded],
-    stubs: tuple[StubRef, ...],
-    enumerate: Enumerator,
+    top: InitiatorRole, repository: str, descriptions: Mapping[str, Description | Unloaded], stubs: Sequence[StubRef]
 ) -> Expansion:
-    """`roots`: paths of the first level. `repository`: which describes them; `descriptions` by URL. Raises BadTree."""
-    walk = _Walk(descriptions, enumerate)
-    first = [Offspring(root.removeprefix("/"), stubs) for root in roots]
-    open_levels = [_Level(TOP, repository, "", iter(first))]
+    """`top`: the role of whoever starts it all. `repository`: which describes its children; `descriptions` are by URL.
+    Raises BadTree."""
+    try:
+        children = children_of(TOP, top, stubs)
+    except BadEnumeration as error:
+        raise BadTree(str(error)) from error
+    walk = _Walk(descriptions)
+    open_levels = [_Level(TOP, repository, "", iter(children))]
     while open_levels:
         level = open_levels[-1]
         child = next(level.children, None)
@@ -151,9 +137,9 @@ def expand(
     return Expansion(tuple(walk.wants), frozenset(walk.missing))
 
 
-def _visit(walk: _Walk, level: _Level, child: Offspring) -> _Level | None:
+def _visit(walk: _Walk, level: _Level, child: Place) -> _Level | None:
     """Note the child; returns its own children to be visited, if it is an initiator."""
-    path = _joined(level.path, child.name)
+    path = child.path
     if len(walk.wants) >= MAX_MANAGENTS:
         raise BadTree(
             f"the description stands for more than {MAX_MANAGENTS} managents (at {path}, level {depth(path)}): "
@@ -176,23 +162,13 @@ def _visit(walk: _Walk, level: _Level, child: Offspring) -> _Level | None:
         walk.wants.append(Want(path, made.prints, sources=made.sources))
         return None
     try:
-        children = walk.enumerate(path, role, child.stubs)
-    except ValueError as error:
+        children = children_of(path, role, child.slice)
+    except BadEnumeration as error:
+        if depth(path) >= MAX_DEPTH:
+            raise BadTree(str(error)) from error
         walk.wants.append(Want(path, made.prints, True, made.sources, f"its children: {error}"))
         return None
     walk.wants.append(Want(path, made.prints, True, made.sources))
     if role.repository:
         return _Level(path, role.repository, path if role.scope == "relative" else "", iter(children))
     return _Level(path, level.repository, level.scope, iter(children))
-
-
-def _joined(parent: str, name: str) -> str:
-    try:
-        return join(parent, name)
-    except BadIdentity as error:
-        if depth(parent) < MAX_DEPTH:
-            raise BadTree(f"a child of {parent or 'the top'}: {error}") from error
-        raise BadTree(
-            f"initiator {parent} is at level {depth(parent)} and has children: expected at most {MAX_DEPTH} levels; do "
-            "initiators deploy each other in a circle? The recursion ends where no configuration has an initiator"
-        ) from error

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import pytest
 
 from deploy.configuration import Children, InitiatorRole
-from deploy.expansion import BadTree, Made, Offspring, Undescribed, Unloaded, Want, expand
+from deploy.expansion import BadTree, Made, Undescribed, Unloaded, Want, expand
 from deploy.identity import MAX_DEPTH, depth
 from deploy.records import Prints, StubRef
 
@@ -35,14 +35,12 @@ class Levels:
         return self.made_at[level - 1]
 
 
-def counting(path: str, role: InitiatorRole, stubs: tuple[StubRef, ...]) -> Sequence[Offspring]:
-    return [Offspring(f"{kind.prefix}{number}", stubs) for kind in role.children for number in range(1, kind.count + 1)]
+STUB = StubRef("s1", "tcp://127.0.0.1:1/" + "a" * 32)
+TOP_ROLE = InitiatorRole((Children("names", names=("region1",)),))
 
 
-def expanded(
-    descriptions: Mapping[str, Levels | Unloaded], roots: Sequence[str] = ("/region1",)
-) -> tuple[list[Want], frozenset[str]]:
-    done = expand(roots, REPOSITORY, descriptions, (), counting)
+def expanded(descriptions: Mapping[str, Levels | Unloaded]) -> tuple[list[Want], frozenset[str]]:
+    done = expand(TOP_ROLE, REPOSITORY, descriptions, [STUB])
     return list(done.wants), done.missing
 
 
@@ -90,7 +88,7 @@ def test_a_circle_of_initiators_is_told_with_path_and_depth() -> None:
         def made(self, identifier: str) -> Made:
             return initiator(InitiatorRole((Children("count", count=3, prefix="n"),)))
 
-    with pytest.raises(BadTree, match=rf"^initiator /region1(/n1){{{MAX_DEPTH - 1}}} is at level {MAX_DEPTH} and"):
+    with pytest.raises(BadTree, match=rf"^initiator /region1(/n1){{{MAX_DEPTH - 1}}}: expected at most {MAX_DEPTH} levels"):
         expanded({REPOSITORY: Circle()})
 
 
@@ -101,10 +99,20 @@ def test_a_tree_that_is_too_large_is_told(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_children_that_can_not_be_told_are_an_error_of_their_initiator() -> None:
-    def none(path: str, role: InitiatorRole, stubs: tuple[StubRef, ...]) -> Sequence[Offspring]:
-        raise ValueError("no boot stub is registered in its domain")
+    domains = initiator(InitiatorRole((Children("domain"),)))
+    wants, _ = expanded({REPOSITORY: Levels(domains)})
+    assert [want.path for want in wants] == ["/region1"]
+    assert wants[0].error.startswith("its children: initiator /region1: expected boot stubs in domains directly below")
 
-    wants = expand(["/r"], REPOSITORY, {REPOSITORY: Levels(initiator(TEN))}, (), none).wants
-    assert [(want.path, want.error) for want in wants] == [
-        ("/r", "its children: no boot stub is registered in its domain")
-    ]
+
+def test_without_any_boot_stub_nothing_can_be_deployed() -> None:
+    with pytest.raises(BadTree, match="found none; are they registered in the directory"):
+        expand(TOP_ROLE, REPOSITORY, {REPOSITORY: Levels(LEAF)}, [])
+
+
+def test_children_by_domain_and_by_stub_follow_the_directory() -> None:
+    stubs = [StubRef(f"n{number}", STUB.address, f"/site/r{number % 2 + 1}") for number in range(4)]
+    by_domain, by_stub = (initiator(InitiatorRole((Children(by),))) for by in ("domain", "stub"))
+    site = InitiatorRole((Children("names", names=("site",)),))
+    done = expand(site, REPOSITORY, {REPOSITORY: Levels(by_domain, by_stub, LEAF)}, stubs)
+    assert done.target == ("/site", "/site/r1", "/site/r1/n0", "/site/r1/n2", "/site/r2", "/site/r2/n1", "/site/r2/n3")
