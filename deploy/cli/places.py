@@ -10,8 +10,8 @@ from pathlib import Path
 
 from deploy.identity import BadIdentity, check_path, depth
 from fabric.cli.exits import Exit, Failure
-from fabric.config_values import ConfigError
 from fabric.config import read_cluster_key
+from fabric.config_values import ConfigError
 from fabric.local.folder import Folder, default_path
 from zk.connect import parse
 
@@ -75,7 +75,9 @@ def repository(args: Namespace) -> str:
     if not args.repository:
         raise Failure("which description? Expected --repository URL, found none", Exit.USAGE)
     if not args.repository.startswith(("http://", "https://")):
-        raise Failure(f"--repository: expected a URL like http://192.0.2.1:8080/, found {args.repository!r}", Exit.USAGE)
+        raise Failure(
+            f"--repository: expected a URL like http://192.0.2.1:8080/, found {args.repository!r}", Exit.USAGE
+        )
     return str(args.repository)
 
 

@@ -88,7 +88,9 @@ def test_a_circle_of_initiators_is_told_with_path_and_depth() -> None:
         def made(self, identifier: str) -> Made:
             return initiator(InitiatorRole((Children("count", count=3, prefix="n"),)))
 
-    with pytest.raises(BadTree, match=rf"^initiator /region1(/n1){{{MAX_DEPTH - 1}}}: expected at most {MAX_DEPTH} levels"):
+    with pytest.raises(
+        BadTree, match=rf"^initiator /region1(/n1){{{MAX_DEPTH - 1}}}: expected at most {MAX_DEPTH} levels"
+    ):
         expanded({REPOSITORY: Circle()})
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from deploy.identity import TOP, parent_of
 from deploy.messages import Entry
 from deploy.records import Outcome
-from deploy.sets import Sets, Unfit, partition
+from deploy.sets import Obeyed, Sets, Unfit, obeyed, partition
 from deploy.states import LifeState
 
 
@@ -86,6 +86,15 @@ def test_the_word_of_its_own_initiator_counts() -> None:
     assert partition(("/r/a",), [mine, later], {TOP, "/r"}).failed
 
 
+def test_of_a_command_what_was_done_is_done_whatever_its_state_is_then() -> None:
+    entries = [entry("/r", "configured"), entry("/r/a", "passive"), entry("/r/b", "active", "refused", "it is passive")]
+    assert obeyed(("/r", "/r/a", "/r/b", "/r/c"), entries, {TOP, "/r"}) == Obeyed(
+        done=("/r", "/r/a"),
+        refused=(Unfit("/r/b", "it is passive", "/r", "s1"),),
+        pending=(Unfit("/r/c", "not deployed yet", "/r"),),
+    )
+
+
 PATHS = st.lists(st.sampled_from("abc"), min_size=1, max_size=4).map(lambda parts: "/" + "/".join(parts))
 OUTCOMES = st.sampled_from(["pending", "done", "refused", "failed", "unreachable"])
 LIVES = st.sampled_from(["non-existent", "deployed", "configured", "active", "passive"])
@@ -113,3 +122,6 @@ def test_it_is_always_a_partition_of_the_target(target: list[str], entries: list
     assert all(one.reason for one in (*sets.refused, *sets.failed, *sets.unreachable, *sets.pending))
     assert all(one.through == TOP or one.through in answered for one in sets.unreachable if not one.stub)
     assert not set(sets.surplus) & set(target)
+    told = obeyed(target, entries, answered)
+    unfit = (*told.refused, *told.failed, *told.unreachable, *told.pending)
+    assert sorted([*told.done, *(one.path for one in unfit)]) == sorted(target)
