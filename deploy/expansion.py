@@ -25,7 +25,9 @@ from typing import Protocol
 
 from deploy.configuration import InitiatorRole
 from deploy.identity import MAX_DEPTH, TOP, depth, relative
+from deploy.initiator.charges import child_charge
 from deploy.initiator.placement import BadEnumeration, Place, children_of
+from deploy.messages import Charge
 from deploy.records import Prints, StubRef
 
 MAX_MANAGENTS = 200_000
@@ -101,11 +103,11 @@ class Expansion:
 
 @dataclass(slots=True)
 class _Level:
-    """An initiator whose children are being visited, and what describes these."""
+    """An initiator whose children are being visited."""
 
     path: str
-    repository: str
-    scope: str
+    role: InitiatorRole
+    charge: Charge
     children: Iterator[Place]
 
 
@@ -126,7 +128,7 @@ def expand(
     except BadEnumeration as error:
         raise BadTree(str(error)) from error
     walk = _Walk(descriptions)
-    open_levels = [_Level(TOP, repository, "", iter(children))]
+    open_levels = [_Level(TOP, top, Charge(repository), iter(children))]
     while open_levels:
         level = open_levels[-1]
         child = next(level.children, None)
@@ -145,15 +147,16 @@ def _visit(walk: _Walk, level: _Level, child: Place) -> _Level | None:
             f"the description stands for more than {MAX_MANAGENTS} managents (at {path}, level {depth(path)}): "
             "expected fewer; do initiators deploy each other in a circle?"
         )
-    description = walk.descriptions.get(level.repository)
+    charge = child_charge(level.path, level.role, level.charge, child)
+    description = walk.descriptions.get(charge.repository)
     if description is None:
-        walk.missing.add(level.repository)
+        walk.missing.add(charge.repository)
         return None
     if isinstance(description, Unloaded):
-        walk.wants.append(Want(path, error=f"repository {level.repository}: {description.reason}"))
+        walk.wants.append(Want(path, error=f"repository {charge.repository}: {description.reason}"))
         return None
     try:
-        made = description.made(relative(path, level.scope))
+        made = description.made(relative(path, charge.scope))
     except Undescribed as error:
         walk.wants.append(Want(path, error=str(error)))
         return None
@@ -169,6 +172,4 @@ def _visit(walk: _Walk, level: _Level, child: Place) -> _Level | None:
         walk.wants.append(Want(path, made.prints, True, made.sources, f"its children: {error}"))
         return None
     walk.wants.append(Want(path, made.prints, True, made.sources))
-    if role.repository:
-        return _Level(path, role.repository, path if role.scope == "relative" else "", iter(children))
-    return _Level(path, level.repository, level.scope, iter(children))
+    return _Level(path, role, charge, iter(children))

@@ -3,6 +3,7 @@
     add            not there
     reinstall      there, made from other code or another installation configuration: uninstall, deploy
     reconfigure    there, with another configuration of its own: shut down, configure, start
+    start          there, and shut down by an order: a rollout starts it again
     retry          there with the right prints or never brought there, and the last attempt did not succeed
     remove         there, and not described
     invalid        described wrongly: no managent can be made from that; what is there stays
@@ -24,8 +25,8 @@ from deploy.expansion import Want
 from deploy.identity import TOP, join
 from deploy.records import Child, Prints, Table
 
-Kind = Literal["add", "reinstall", "reconfigure", "retry", "remove", "invalid"]
-KINDS: tuple[Kind, ...] = ("add", "reinstall", "reconfigure", "retry", "remove", "invalid")
+Kind = Literal["add", "reinstall", "reconfigure", "start", "retry", "remove", "invalid"]
+KINDS: tuple[Kind, ...] = ("add", "reinstall", "reconfigure", "start", "retry", "remove", "invalid")
 PRINT_CHARS = 8
 """Of a fingerprint in a reason: enough to tell two apart."""
 
@@ -61,7 +62,7 @@ class Plan:
     def ordered(self, retry: bool) -> tuple[str, ...]:
         """What waves are cut by: changes with a place in the order of the tree. Without `retry`, what failed before is
         left as it is."""
-        kinds = ("add", "reinstall", "reconfigure", *(("retry",) if retry else ()))
+        kinds = ("add", "reinstall", "reconfigure", "start", *(("retry",) if retry else ()))
         return tuple(change.path for change in self.changes if change.kind in kinds)
 
     def removed(self) -> tuple[str, ...]:
@@ -124,13 +125,19 @@ def _change(want: Want, row: Child | None) -> Change | None:
         return Change(want.path, "add", "not there")
     failed = row.outcome in ("refused", "failed", "unreachable")
     if _absent(row):
-        return Change(want.path, "retry" if failed else "add", _trouble(row) if failed else "not there")
+        return Change(want.path, "retry" if failed else "add", _trouble(row) if failed else _gone(row))
     if reasons := differences(row.prints, want):
         other = row.prints.code != want.prints.code or row.prints.install != want.prints.install
         return Change(want.path, "reinstall" if other else "reconfigure", "; ".join(reasons))
-    if row.outcome != "done" or row.life not in ("active", "passive"):
-        return Change(want.path, "retry", _trouble(row))
-    return None
+    if row.outcome == "done" and row.life in ("active", "passive"):
+        return None
+    if row.outcome == "done" and row.want not in ("active", "passive"):
+        return Change(want.path, "start", f"shut down by an order, on stub {row.stub.name}")
+    return Change(want.path, "retry", _trouble(row))
+
+
+def _gone(row: Child) -> str:
+    return "uninstalled by an order" if row.want == "non-existent" else "not there"
 
 
 def _trouble(row: Child) -> str:

@@ -1,6 +1,8 @@
 """The exact sets of a rollout: every managent that was targeted is in one of them, by name (pure).
 
-    targeted = active + passive + refused + failed + unreachable + pending
+    targeted = active + passive + stopped + refused + failed + unreachable + pending
+
+Passive and stopped managents are so by somebody's order, and as well as they were told to be.
 
 The target is what the description expands to; what came of it is what initiators said, gathered through the tree. Who
 answered for whom decides about names that nobody mentioned:
@@ -42,6 +44,7 @@ class Sets:
 
     active: tuple[str, ...] = ()
     passive: tuple[str, ...] = ()
+    stopped: tuple[str, ...] = ()
     refused: tuple[Unfit, ...] = ()
     failed: tuple[Unfit, ...] = ()
     unreachable: tuple[Unfit, ...] = ()
@@ -54,7 +57,7 @@ class Sets:
 
     @property
     def complete(self) -> bool:
-        """All that were targeted are active; one that rests is as well as it was told to be."""
+        """All that were targeted are as they were told to be."""
         return not (self.refused or self.failed or self.unreachable or self.pending)
 
     @property
@@ -63,6 +66,7 @@ class Sets:
             targeted=self.targeted,
             active=len(self.active),
             passive=len(self.passive),
+            stopped=len(self.stopped),
             pending=len(self.pending),
             refused=len(self.refused),
             failed=len(self.failed),
@@ -70,68 +74,30 @@ class Sets:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Obeyed:
-    """What came of a command, by name: another partition. `done` may be none of the states above: what was shut down,
-    or uninstalled."""
-
-    done: tuple[str, ...] = ()
-    refused: tuple[Unfit, ...] = ()
-    failed: tuple[Unfit, ...] = ()
-    unreachable: tuple[Unfit, ...] = ()
-    pending: tuple[Unfit, ...] = ()
-
-    @property
-    def complete(self) -> bool:
-        return not (self.refused or self.failed or self.unreachable or self.pending)
-
-
 def partition(target: Iterable[str], entries: Iterable[Entry], answered: Set[str]) -> Sets:
     """`target`: paths, each once. `entries`: what initiators said, in any order; of two about one managent its own
     parent's counts, and of two of these the later one. `answered`: the initiators that said all they had to say."""
-    targets, said = dict.fromkeys(target), _counting(entries)
-    found = _Sorted.of(targets, said, answered)
-    unfit, lives = found.unfit, {path: said[path].life for path in found.done}
-    for path, life in lives.items():
-        if life not in ("active", "passive"):
-            unfit["failed"].append(_unfit(said[path]))
-    places = {path: place for place, path in enumerate(targets)}
+    said = _counting(entries)
+    well: dict[str, list[str]] = {"active": [], "passive": [], "stopped": []}
+    unfit: dict[str, list[Unfit]] = {"refused": [], "failed": [], "unreachable": [], "pending": []}
+    targets = dict.fromkeys(target)
+    for path in targets:
+        entry = said.get(path)
+        if entry is None:
+            kind, one = _unsaid(path, answered, said)
+            unfit[kind].append(one)
+        elif entry.outcome == "done":
+            well[entry.life if entry.life in well else "stopped"].append(path)
+        else:
+            unfit[entry.outcome].append(Unfit(path, entry.reason or _state(entry), entry.through, entry.stub))
     return Sets(
-        active=tuple(path for path, life in lives.items() if life == "active"),
-        passive=tuple(path for path, life in lives.items() if life == "passive"),
+        **{name: tuple(paths) for name, paths in well.items()},
         refused=tuple(unfit["refused"]),
-        failed=tuple(sorted(unfit["failed"], key=lambda one: places[one.path])),
+        failed=tuple(unfit["failed"]),
         unreachable=tuple(unfit["unreachable"]),
         pending=tuple(unfit["pending"]),
         surplus=tuple(path for path, one in said.items() if path not in targets and one.env != "non-existent"),
     )
-
-
-def obeyed(target: Iterable[str], entries: Iterable[Entry], answered: Set[str]) -> Obeyed:
-    """As `partition`, for who was told to do something."""
-    found = _Sorted.of(target, _counting(entries), answered)
-    unfit = {kind: tuple(ones) for kind, ones in found.unfit.items()}
-    return Obeyed(tuple(found.done), unfit["refused"], unfit["failed"], unfit["unreachable"], unfit["pending"])
-
-
-@dataclass(slots=True)
-class _Sorted:
-    done: list[str]
-    unfit: dict[str, list[Unfit]]
-
-    @classmethod
-    def of(cls, target: Iterable[str], said: Mapping[str, Entry], answered: Set[str]) -> _Sorted:
-        found = cls([], {"refused": [], "failed": [], "unreachable": [], "pending": []})
-        for path in target:
-            entry = said.get(path)
-            if entry is None:
-                kind, one = _unsaid(path, answered, said)
-                found.unfit[kind].append(one)
-            elif entry.outcome == "done":
-                found.done.append(path)
-            else:
-                found.unfit[entry.outcome].append(_unfit(entry))
-        return found
 
 
 def _counting(entries: Iterable[Entry]) -> dict[str, Entry]:
@@ -142,10 +108,6 @@ def _counting(entries: Iterable[Entry]) -> dict[str, Entry]:
         if known is None or entry.through == parent_of(entry.path) or known.through != parent_of(known.path):
             said[entry.path] = entry
     return said
-
-
-def _unfit(entry: Entry) -> Unfit:
-    return Unfit(entry.path, entry.reason or _state(entry), entry.through, entry.stub)
 
 
 def _unsaid(path: str, answered: Set[str], said: Mapping[str, Entry]) -> tuple[str, Unfit]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 
 import msgspec
 
@@ -21,6 +22,7 @@ STYLES: dict[Kind, str] = {
     "add": "green",
     "reinstall": "yellow",
     "reconfigure": "yellow",
+    "start": "green",
     "retry": "yellow",
     "remove": "red",
     "invalid": "red",
@@ -29,6 +31,7 @@ WORDS: dict[Kind, str] = {
     "add": "to add",
     "reinstall": "to reinstall",
     "reconfigure": "to reconfigure",
+    "start": "to start",
     "retry": "not well (apply --resume tries again)",
     "remove": "to remove",
     "invalid": "described wrongly",
@@ -52,17 +55,18 @@ class PlanView(msgspec.Struct, frozen=True):
 
 
 class SetsView(msgspec.Struct, frozen=True):
-    """The sets for programs. `stopped`: why a rollout went no further, "" when it went to its end."""
+    """The sets for programs. `halted`: why a rollout went no further, "" when it went to its end."""
 
     counts: Counts
     active: tuple[str, ...]
     passive: tuple[str, ...]
+    stopped: tuple[str, ...]
     refused: tuple[Unfit, ...]
     failed: tuple[Unfit, ...]
     unreachable: tuple[Unfit, ...]
     pending: tuple[Unfit, ...]
     surplus: tuple[str, ...]
-    stopped: str = ""
+    halted: str = ""
 
 
 def plan_view(repository: str, plan: Plan) -> PlanView:
@@ -87,7 +91,7 @@ def summary(plan: Plan) -> str:
     return f"{whole}: {', '.join(parts) or 'none'}" + ("; nothing to do" if plan.empty else "")
 
 
-def show_sets(sets: Sets, stopped: str = "") -> None:
+def show_sets(sets: Sets, halted: str = "") -> None:
     """Who is not active, and why; then the sum."""
     rows = [
         (output.Styled(kind, style), one.path, one.stub, one.through or "the top", one.reason)
@@ -104,8 +108,8 @@ def show_sets(sets: Sets, stopped: str = "") -> None:
         _cut(len(rows))
     if sets.surplus:
         output.line(f"there, and not described: {_some(sets.surplus)}")
-    if stopped:
-        output.line(f"stopped: {stopped}", "red")
+    if halted:
+        output.line(f"halted: {halted}", "red")
     output.line(sum_of(sets.counts), "" if sets.complete else "yellow")
 
 
@@ -116,6 +120,7 @@ def sum_of(counts: Counts) -> str:
         for name, number in (
             ("active", counts.active),
             ("passive", counts.passive),
+            ("stopped", counts.stopped),
             ("refused", counts.refused),
             ("failed", counts.failed),
             ("unreachable", counts.unreachable),
@@ -150,15 +155,6 @@ def _some(names: Sequence[str], most: int = 6) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def sets_view(sets: Sets, stopped: str = "") -> SetsView:
-    return SetsView(
-        sets.counts,
-        sets.active,
-        sets.passive,
-        sets.refused,
-        sets.failed,
-        sets.unreachable,
-        sets.pending,
-        sets.surplus,
-        stopped,
-    )
+def sets_view(sets: Sets, halted: str = "") -> SetsView:
+    named = {one.name: getattr(sets, one.name) for one in fields(sets)}
+    return SetsView(counts=sets.counts, halted=halted, **named)

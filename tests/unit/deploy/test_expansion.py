@@ -108,7 +108,7 @@ def test_children_that_can_not_be_told_are_an_error_of_their_initiator() -> None
 
 
 def test_without_any_boot_stub_nothing_can_be_deployed() -> None:
-    with pytest.raises(BadTree, match="found none; are they registered in the directory"):
+    with pytest.raises(BadTree, match="found none; are they in the directory"):
         expand(TOP_ROLE, REPOSITORY, {REPOSITORY: Levels(LEAF)}, [])
 
 

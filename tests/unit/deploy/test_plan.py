@@ -65,6 +65,14 @@ def test_what_did_not_succeed_is_tried_again_only_when_told() -> None:
     assert plan.ordered(retry=False) == ("/s",)
 
 
+def test_what_an_order_stopped_is_started_again() -> None:
+    stopped = replace(row("r"), life="configured", want="configured")
+    assert change(stopped) == Change("/r", "start", "shut down by an order, on stub s1")
+    assert change(replace(stopped, env="non-existent", life="non-existent", want="non-existent")) == Change(
+        "/r", "add", "uninstalled by an order"
+    )
+
+
 def test_what_is_not_described_is_removed_last_and_what_is_invalid_stays() -> None:
     tables = {
         TOP: Table(TOP, "a" * 32, STUB.address, "o", (row("q", 1), row("r", 0))),

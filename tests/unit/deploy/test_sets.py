@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from deploy.identity import TOP, parent_of
 from deploy.messages import Entry
 from deploy.records import Outcome
-from deploy.sets import Obeyed, Sets, Unfit, obeyed, partition
+from deploy.sets import Sets, Unfit, partition
 from deploy.states import LifeState
 
 
@@ -21,7 +21,7 @@ def entry(
 
 def names(sets: Sets) -> list[str]:
     unfit = (*sets.refused, *sets.failed, *sets.unreachable, *sets.pending)
-    return [*sets.active, *sets.passive, *(one.path for one in unfit)]
+    return [*sets.active, *sets.passive, *sets.stopped, *(one.path for one in unfit)]
 
 
 def test_each_outcome_has_its_set() -> None:
@@ -48,9 +48,9 @@ def test_each_outcome_has_its_set() -> None:
     assert (sets.targeted, sets.counts.targeted, sets.complete) == (6, 6, False)
 
 
-def test_what_is_done_and_does_not_run_has_failed() -> None:
-    sets = partition(("/r",), [entry("/r", "configured")], {TOP})
-    assert sets.failed[0].reason == "its environment is installed, and it is configured"
+def test_what_an_order_shut_down_or_uninstalled_is_as_it_was_told_to_be() -> None:
+    sets = partition(("/r", "/r/a"), [entry("/r", "configured"), entry("/r/a", "non-existent")], {TOP, "/r"})
+    assert (sets.stopped, sets.complete, sets.counts.stopped) == (("/r", "/r/a"), True, 2)
 
 
 def test_behind_a_silent_initiator_all_is_unreachable_through_the_one_above() -> None:
@@ -86,15 +86,6 @@ def test_the_word_of_its_own_initiator_counts() -> None:
     assert partition(("/r/a",), [mine, later], {TOP, "/r"}).failed
 
 
-def test_of_a_command_what_was_done_is_done_whatever_its_state_is_then() -> None:
-    entries = [entry("/r", "configured"), entry("/r/a", "passive"), entry("/r/b", "active", "refused", "it is passive")]
-    assert obeyed(("/r", "/r/a", "/r/b", "/r/c"), entries, {TOP, "/r"}) == Obeyed(
-        done=("/r", "/r/a"),
-        refused=(Unfit("/r/b", "it is passive", "/r", "s1"),),
-        pending=(Unfit("/r/c", "not deployed yet", "/r"),),
-    )
-
-
 PATHS = st.lists(st.sampled_from("abc"), min_size=1, max_size=4).map(lambda parts: "/" + "/".join(parts))
 OUTCOMES = st.sampled_from(["pending", "done", "refused", "failed", "unreachable"])
 LIVES = st.sampled_from(["non-existent", "deployed", "configured", "active", "passive"])
@@ -116,12 +107,9 @@ def test_it_is_always_a_partition_of_the_target(target: list[str], entries: list
     assert sorted(names(sets)) == sorted(target)
     assert sets.targeted == len(target)
     counts = sets.counts
-    assert counts.targeted == sum((counts.active, counts.passive, counts.pending)) + sum(
+    assert counts.targeted == sum((counts.active, counts.passive, counts.stopped, counts.pending)) + sum(
         (counts.refused, counts.failed, counts.unreachable)
     )
     assert all(one.reason for one in (*sets.refused, *sets.failed, *sets.unreachable, *sets.pending))
     assert all(one.through == TOP or one.through in answered for one in sets.unreachable if not one.stub)
     assert not set(sets.surplus) & set(target)
-    told = obeyed(target, entries, answered)
-    unfit = (*told.refused, *told.failed, *told.unreachable, *told.pending)
-    assert sorted([*told.done, *(one.path for one in unfit)]) == sorted(target)
