@@ -242,6 +242,9 @@ class SubtreeReport(Message, frozen=True):
     problems: Annotated[tuple[Problem, ...], msgspec.Meta(max_length=MAX_PROBLEMS)] = ()
 
 
+What = Literal[Verb, "status"]
+
+
 class TreeCall(Message, frozen=True):
     """To an initiator: pass `what` to every managent of your subtree that matches `pattern` (deploy.patterns, path),
     and send me what came of it. "status" asks and changes nothing. Repeated with the same `call` until all pages came:
@@ -251,7 +254,7 @@ class TreeCall(Message, frozen=True):
     to: Path
     asker: Parent
     pattern: Pattern
-    what: Literal[Verb, "status"]
+    what: What
     wait_ms: Annotated[int, msgspec.Meta(ge=0, le=3_600_000)]
     have: Number = 0
 

@@ -91,3 +91,15 @@ class Table(msgspec.Struct, frozen=True):
     address: Address
     rollout: Label
     children: Annotated[tuple[Child, ...], msgspec.Meta(max_length=MAX_CHILDREN)] = ()
+
+
+class TopRecord(msgspec.Struct, frozen=True):
+    """In the directory, while a top initiator works: one at a time. `address`: where questions to the tree go.
+    (`pid`, `started`): its process, by the ticks since boot at which it started. `doing`: for people."""
+
+    guid: Guid
+    address: Address
+    host: Line
+    pid: Number
+    started: Number
+    doing: Line
