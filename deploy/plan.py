@@ -17,7 +17,7 @@ with `recheck` looks at it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,9 +40,12 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`target`: every path that the description expands to, in the order of the tree. `changes`: in the same order;
-    what is to be removed comes last, each initiator before its children. `generation`: of the description."""
+    """`repository`: where it is described. `roots`: the paths of the first level. `generation`: of the description.
+    `target`: every path that it expands to, in the order of the tree. `changes`: in the same order; what is to be
+    removed comes last, each initiator before its children."""
 
+    repository: str
+    roots: tuple[str, ...]
     generation: str
     target: tuple[str, ...]
     changes: tuple[Change, ...]
@@ -69,22 +72,19 @@ class Plan:
         return tuple(change.path for change in self.changes if change.kind == "remove")
 
 
-def rows(tables: Mapping[str, Table], roots: Sequence[str]) -> dict[str, Child]:
-    """Every managent that the tables know, by path, in the order of the tree. `tables`: by the initiator's path, the
-    top's is TOP. `roots`: of the top's children only these and what is below them; none: all."""
-    return dict(_rows(tables, TOP, frozenset(roots)))
+def rows(tables: Mapping[str, Table]) -> dict[str, Child]:
+    """Every managent that the tables know, by path, in the order of the tree. `tables`: by the initiator's path."""
+    return dict(_rows(tables))
 
 
-def _rows(tables: Mapping[str, Table], top: str, roots: frozenset[str]) -> Iterator[tuple[str, Child]]:
-    open_paths = [iter(_children(tables, top))]
+def _rows(tables: Mapping[str, Table]) -> Iterator[tuple[str, Child]]:
+    open_paths = [iter(_children(tables, TOP))]
     while open_paths:
         found = next(open_paths[-1], None)
         if found is None:
             open_paths.pop()
             continue
         path, child = found
-        if len(open_paths) == 1 and roots and path not in roots:
-            continue
         yield path, child
         if path in tables:
             open_paths.append(iter(_children(tables, path)))
@@ -97,7 +97,9 @@ def _children(tables: Mapping[str, Table], path: str) -> list[tuple[str, Child]]
     return [(join(path, child.name), child) for child in sorted(table.children, key=lambda child: child.index)]
 
 
-def make_plan(generation: str, wants: Iterable[Want], there: Mapping[str, Child]) -> Plan:
+def make_plan(
+    repository: str, roots: tuple[str, ...], generation: str, wants: Iterable[Want], there: Mapping[str, Child]
+) -> Plan:
     """`there`: from `rows`."""
     changes: list[Change] = []
     target: dict[str, None] = {}
@@ -111,7 +113,7 @@ def make_plan(generation: str, wants: Iterable[Want], there: Mapping[str, Child]
         for path, row in there.items()
         if path not in target and not _absent(row)
     ]
-    return Plan(generation, tuple(target), tuple(changes), unchanged)
+    return Plan(repository, roots, generation, tuple(target), tuple(changes), unchanged)
 
 
 def _absent(row: Child) -> bool:

@@ -36,14 +36,13 @@ def this_process(guid: str, address: str, doing: str) -> TopRecord:
 
 
 async def holder(client: TreeClient) -> TopRecord | None:
-    """Who is the top now. One that was killed on this machine is none, though its session is not over yet. Raises
-    BadRecord, and what any operation on the tree may."""
+    """Who is the top now. One that was killed on this machine is none, though its session is not over yet."""
     try:
         got = await client.get(paths.TOP)
     except NoNode:
         return None
-    record = decode(got.data, TopRecord, paths.TOP)
-    return None if _dead(record) else record
+    record = _read(got.data)
+    return None if record is None or _dead(record) else record
 
 
 async def take(client: TreeClient, record: TopRecord, over: bool) -> None:
