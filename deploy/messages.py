@@ -28,6 +28,7 @@ Url = Annotated[str, msgspec.Meta(max_length=2000)]
 Pattern = Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
 MAX_SPARE_STUBS = 16
 MAX_TAIL_LINES = 20
+MAX_SPANS = 16
 MAX_BEATS = 20_000
 MAX_ENTRIES = 2_000
 MAX_PROBLEMS = 20
@@ -72,12 +73,20 @@ class BipCall(Message, frozen=True):
     charge: Charge | None = None
 
 
+class Span(msgspec.Struct, frozen=True, array_like=True):
+    """How long a step of section 3 took in the boot stub: 2 the repository's references, 3 the code, 4 configuration,
+    5 installation, 6 the start. (Step 7 is the answer that this comes with.)"""
+
+    step: Annotated[int, msgspec.Meta(ge=1, le=8)]
+    ms: Number
+
+
 class BipAnswer(Message, frozen=True):
     """To the initiator at path `to`. `outcome`:
     done; running (not yet: ask again); refused (`reason` names the state needed and the state found);
     failed (`tail`: the last lines of the program's output); stale (a newer initiator or attempt commands it); unknown
     (no such managent here). `initiator`: its configuration makes it one. `final`: to try again is of no use, as what is
-    wrong is the description."""
+    wrong is the description. `spans`: of the steps that were made."""
 
     call: CallId
     to: Path
@@ -91,6 +100,7 @@ class BipAnswer(Message, frozen=True):
     final: bool = False
     reason: Annotated[str, msgspec.Meta(max_length=2000)] = ""
     tail: Annotated[tuple[Line, ...], msgspec.Meta(max_length=MAX_TAIL_LINES)] = ()
+    spans: Annotated[tuple[Span, ...], msgspec.Meta(max_length=MAX_SPANS)] = ()
 
 
 class InspectCall(Message, frozen=True):
@@ -233,6 +243,9 @@ class SubtreeReport(Message, frozen=True):
     problems: Annotated[tuple[Problem, ...], msgspec.Meta(max_length=MAX_PROBLEMS)] = ()
 
 
+What = Literal[Verb, "status"]
+
+
 class TreeCall(Message, frozen=True):
     """To an initiator: pass `what` to every managent of your subtree that matches `pattern` (deploy.patterns, path),
     and send me what came of it. "status" asks and changes nothing. Repeated with the same `call` until all pages came:
@@ -242,7 +255,7 @@ class TreeCall(Message, frozen=True):
     to: Path
     asker: Parent
     pattern: Pattern
-    what: Literal[Verb, "status"]
+    what: What
     wait_ms: Annotated[int, msgspec.Meta(ge=0, le=3_600_000)]
     have: Number = 0
 
