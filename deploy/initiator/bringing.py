@@ -27,6 +27,10 @@ from deploy.records import MAX_STEPS, Outcome
 from deploy.states import LifeState, Verb
 
 PASSIVE = "its initiator is deactivated: activate that one, and it goes on"
+ORPHANS = (
+    "it is described as no initiator any more, but was replaced before what is below it could be removed: describe it "
+    "as an initiator, apply, and then change it"
+)
 WITH_CHARGE: frozenset[Step] = frozenset({"deploy", "configure-env", "configure-managent"})
 NEW_INCARNATION: frozenset[Step] = frozenset({"deploy", "start", "restart"})
 LEAVES: dict[Verb, LifeState] = {
@@ -194,7 +198,9 @@ class Bringing:
         kid.rework = rework(answer.have, answer.want)
         kid.leaf_next = kid.initiator and not answer.initiator and bool(kid.rework)
         rollout = self._house.rollout
-        if kid.leaf_next and rollout is not None and not rollout.prune:
+        if kid.initiator and not answer.initiator and not kid.rework:
+            self.give_up(now, kid, "failed", ORPHANS)
+        elif kid.leaf_next and rollout is not None and not rollout.prune:
             self._failed(
                 now, kid, "failed", "it will not be an initiator any more, but its children are to be kept", True
             )
@@ -213,6 +219,8 @@ class Bringing:
             if verb in ("deploy", "configure-managent"):
                 kid.generation, kid.rework, kid.checked = self._house.charge.charge.generation, "", True
                 kid.leaf_next = kid.restart = False
+                if kid.initiator and not answer.initiator:
+                    self.give_up(now, kid, "failed", ORPHANS)
                 kid.subtree.has_charge = True
             if verb == "deploy":
                 own = tuple((span.step, span.ms) for span in answer.spans)
@@ -241,7 +249,8 @@ class Bringing:
             return
         kid.env, kid.life, kid.prints = answer.env, answer.life, answer.prints
         if answer.env == "installed" and answer.life != "non-existent":
-            if answer.initiator or (answer.outcome == "done" and verb in ("deploy", "configure-managent")):
+            made = answer.outcome == "done" and verb in ("deploy", "configure-managent")
+            if answer.initiator or (made and kid.subtree.cleared):
                 kid.initiator = answer.initiator
 
     def _failed(self, now: float, kid: Kid, outcome: Outcome, reason: str, final: bool) -> None:
@@ -257,8 +266,8 @@ class Bringing:
     def give_up(self, now: float, kid: Kid, outcome: Outcome, reason: str) -> None:
         """Until another rollout, or an order, takes it up again."""
         kid.given_up = True
-        if kid.covered and self._house.rollout is not None and not self.removing(kid):
-            kid.generation = self._house.rollout.generation
+        if kid.covered and self._house.rollout is not None:
+            kid.tried = self._house.rollout.generation
         self._house.warn(f"{kid.path} on boot stub {kid.stub}: {outcome}: {reason}"[:1000])
         self.conclude(now, kid, outcome, reason)
         self._release(kid)

@@ -72,6 +72,7 @@ class Kid:
     initiator: bool = False
     steps: tuple[tuple[int, int], ...] = ()
     left: tuple[StubRef, ...] = ()
+    tried: str = ""
 
     covered: bool = False
     """The rollout reaches it."""
@@ -122,6 +123,7 @@ class Kid:
                 self.want,
                 self.steps,
                 self.left,
+                self.tried,
             )
         return self.row
 

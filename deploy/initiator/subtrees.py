@@ -120,7 +120,7 @@ class Subtrees:
 
     def _cleared(self, now: float, kid: Kid, report: SubtreeReport) -> None:
         if report.counts.targeted == 0 and not report.problems:
-            kid.subtree.cleared = True
+            kid.subtree.cleared, kid.given_up = True, False
             self.parenting.consider(now, kid)
             return
         first = report.problems[0] if report.problems else None
