@@ -113,9 +113,9 @@ class Covering:
         going = kid.place is None or rollout.remove_all
         kid.tries = kid.commands = 0
         kid.crashes, kid.rework, kid.checked, kid.leaf_next = (), "", False, False
-        kid.not_before, kid.subtree.cleared = 0.0, False
+        kid.not_before = 0.0
         if going:
-            kid.given_up, kid.outcome, kid.reason = False, "pending", ""
+            kid.given_up, kid.outcome, kid.reason, kid.generation = False, "pending", "", ""
             return
         if kid.want not in RUNS:
             kid.want = "active"

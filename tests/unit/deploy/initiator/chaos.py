@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from deploy.configuration import Children, InitiatorRole
 from deploy.initiator import effects as fx
-from deploy.initiator.bringing import ORPHANS
+from deploy.initiator.bringing import ORPHANS, PASSIVE
 from deploy.records import Prints
 from deploy.settings import Settings
 from deploy.states import ALIVE
@@ -83,13 +83,18 @@ def run(number: int) -> Seed:
     world.run_for(CALM_S)
     world.order("activate")
     final = world.roll(retry=True)
-    world.run(
-        lambda: world.is_settled(final) and (clean(world) or orphans(world)), HEAL_S, "settled, nothing left over"
-    )
-    if orphans(world):
-        world.special.clear()  # as the reason says
+    for _ in range(4):
+        world.run(
+            lambda final=final: world.is_settled(final) and (clean(world) or said(world)),
+            HEAL_S,
+            "settled, nothing left",
+        )
+        if not said(world):
+            break
+        if ORPHANS in said(world):
+            world.special.clear()
+        world.order("activate")
         final = world.roll(retry=True)
-        world.run(lambda: world.is_settled(final) and clean(world), HEAL_S, "settled, nothing left over")
     world.check_complete()
     status = world.order("status")
     if sorted(status) != sorted(world.target()) or any(one.outcome != "done" for one in status.values()):
@@ -107,9 +112,10 @@ def clean(world: World) -> bool:
     return True
 
 
-def orphans(world: World) -> bool:
-    """An initiator was placed elsewhere just when it stopped being one: that is said, and mended by who describes."""
-    return any(problem.reason == ORPHANS for problem in world.settled[-1].problems)
+def said(world: World) -> set[str]:
+    """What only people can mend, as the reasons say. An initiator that was placed elsewhere just when it stopped being
+    one; an order to activate that came while there was nothing to activate."""
+    return {problem.reason for problem in world.settled[-1].problems} & {ORPHANS, PASSIVE}
 
 
 def heal(seed: Seed) -> None:
