@@ -208,8 +208,8 @@ class Bringing:
             self._failed(
                 now, kid, "failed", "it will not be an initiator any more, but its children are to be kept", True
             )
-        elif not kid.rework:
-            kid.generation = generation
+        else:
+            kid.generation = "" if kid.rework else generation
             self._keeper.touch(now, kid)
 
     def _obeyed(self, now: float, kid: Kid, call: Call, verb: Verb, answer: BipAnswer) -> None:

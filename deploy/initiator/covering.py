@@ -121,7 +121,7 @@ class Covering:
             kid.want = "active"
         another = rollout.generation != kid.tried or kid.outcome == "unreachable"
         if kid.given_up and (rollout.retry or another):
-            kid.given_up, kid.outcome, kid.reason = False, "pending", ""
+            kid.given_up, kid.outcome, kid.reason, kid.generation = False, "pending", "", ""
         elif kid.outcome == "done" and kid.generation != rollout.generation:
             kid.outcome = "pending"
 
