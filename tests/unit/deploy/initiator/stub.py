@@ -87,7 +87,7 @@ class Stub:
         self.alive = False
         self.incarnation = 0
         self.managents: dict[str, Managent] = {}
-        self.gone: dict[str, tuple[int, int]] = {}
+        self.gone: dict[str, Managent] = {}
         self.heard: dict[str, float] = {}
         self.job_s = 0.05
 
@@ -107,6 +107,7 @@ class Stub:
         self.alive = True
         self.incarnation += 1
         self.heard.clear()
+        self.managents = {path: one for path, one in self.managents.items() if one.env != "non-existent"}
         for managent in self.managents.values():
             managent.job = None
             self.heard[managent.parent.path] = self.world.now
@@ -150,12 +151,12 @@ class Stub:
     def _command(self, sender: str, call: BipCall) -> None:
         managent = self.managents.get(call.managent)
         pair = (call.epoch, call.attempt)
-        known = (managent.epoch, managent.attempt) if managent else self.gone.get(call.managent, (0, 0))
-        if pair < known:
-            return self._say(sender, call, managent, "stale", f"{pair} is older than {known}")
+        known = managent or self.gone.get(call.managent)
+        if known is not None and pair < (known.epoch, known.attempt):
+            return self._say(sender, call, managent, "stale", f"{pair} is older than {known.epoch, known.attempt}")
         self.heard[call.parent.path] = self.world.now
-        if managent is not None and call.call in managent.answers:
-            return self.world.deliver(self.name, sender, managent.answers[call.call])
+        if known is not None and call.call in known.answers:
+            return self.world.deliver(self.name, sender, known.answers[call.call])
         if managent is not None and managent.job is not None:
             if managent.job.call == call.call:
                 managent.sender = sender
@@ -166,6 +167,7 @@ class Stub:
             return self._say(sender, call, managent, "refused" if managent else "unknown", reason)
         if managent is None:
             managent = self.managents[call.managent] = Managent(call.managent, *pair, call.parent)
+            managent.answers = known.answers if known is not None else {}
         managent.epoch, managent.attempt = pair
         managent.parent, managent.job, managent.sender = call.parent, call, sender
         self._later(self.job_s, lambda: self._carry_out(managent, call))
@@ -190,7 +192,7 @@ class Stub:
         self.world.host(self, managent)
         if managent.env == "non-existent":
             del self.managents[managent.path]
-            self.gone[managent.path] = (managent.epoch, managent.attempt)
+            self.gone[managent.path] = managent
         self.world.deliver(self.name, managent.sender, answer)
 
     def _obey(self, managent: Managent, call: BipCall, wanted: Wanted | None) -> None:
