@@ -78,6 +78,8 @@ class Upkeep:
         before = (kid.env, kid.life)
         kid.env, kid.life, kid.unsure = one.env, one.life, False
         kid.deployed = kid.deployed or one.env != "non-existent"
+        if one.initiator and not kid.subtree.cleared:
+            kid.initiator = True
         kid.row = None
         if before != (kid.env, kid.life) and kid.outcome == "done":
             self._keeper.touch(now, kid)

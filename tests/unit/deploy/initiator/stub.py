@@ -79,6 +79,10 @@ class Stub:
     """`incarnation` grows with every start; what an earlier one put off is forgotten."""
 
     BEAT_S = 5.0
+    GRACE_S = 2.0
+    """What is left of a lease when a boot stub comes back: it cannot know for how long it was away."""
+    CHECK_S = 0.5
+    """How often leases are looked at."""
 
     def __init__(self, world: Around, name: str, domain: str) -> None:
         self.world = world
@@ -110,9 +114,11 @@ class Stub:
         self.managents = {path: one for path, one in self.managents.items() if one.env != "non-existent"}
         for managent in self.managents.values():
             managent.job = None
-            self.heard[managent.parent.path] = self.world.now
+            lease_s = managent.charge.lease_s if managent.charge else 0.0
+            self.heard[managent.parent.path] = self.world.now - max(0.0, lease_s - self.GRACE_S)
             self.world.host(self, managent)
         self._later(self.BEAT_S * 0.2, self._beat)
+        self._later(self.CHECK_S, self._lapse)
 
     def crash(self) -> None:
         self.alive = False
@@ -209,6 +215,8 @@ class Stub:
         managent.env = row.env_after or managent.env
         managent.life = row.life_after or managent.life
         if call.verb == "deploy":
+            if managent.charge and managent.charge.lease_s:
+                self._later(self.CHECK_S, self._lapse)
             self.world.deployed(self.name, managent)
         if managent.env == "non-existent":
             managent.prints, managent.role = NOTHING, None
@@ -239,7 +247,6 @@ class Stub:
     # --- by itself ---------------------------------------------------------------------------------------------------
 
     def _beat(self) -> None:
-        self._lapse()
         for parent in list(dict.fromkeys(one.parent for one in self.managents.values())):
             self._whole(parent, parent.address)
         self._later(self.BEAT_S, self._beat)
@@ -247,7 +254,7 @@ class Stub:
     def _whole(self, parent: Parent, to: str) -> None:
         mine = [one for one in self.managents.values() if one.parent.path == parent.path and one.env != "non-existent"]
         beats = tuple(
-            ManagentBeat(one.path, one.epoch, one.attempt, one.env, one.life, one.health)  # type: ignore[arg-type]
+            ManagentBeat(one.path, one.epoch, one.attempt, one.env, one.life, one.health, "", one.role is not None)  # type: ignore[arg-type]
             for one in mine
         )
         self.world.deliver(self.name, to, StubBeat(parent.path, self.ref, self.guid, True, beats))
@@ -259,6 +266,8 @@ class Stub:
             if lease_s and silent_s >= lease_s and managent.life in ALIVE and managent.job is None:
                 managent.life = "configured"
                 self.world.host(self, managent)
+        if any(one.charge and one.charge.lease_s for one in self.managents.values()):
+            self._later(self.CHECK_S, self._lapse)
 
     def end(self, path: str) -> None:
         """Its program ends by itself."""
