@@ -79,8 +79,6 @@ class Stub:
     """`incarnation` grows with every start; what an earlier one put off is forgotten."""
 
     BEAT_S = 5.0
-    GRACE_S = 2.0
-    """What is left of a lease when a boot stub comes back: it cannot know for how long it was away."""
     CHECK_S = 0.5
     """How often leases are looked at."""
 
@@ -114,8 +112,9 @@ class Stub:
         self.managents = {path: one for path, one in self.managents.items() if one.env != "non-existent"}
         for managent in self.managents.values():
             managent.job = None
-            lease_s = managent.charge.lease_s if managent.charge else 0.0
-            self.heard[managent.parent.path] = self.world.now - max(0.0, lease_s - self.GRACE_S)
+            self.heard[managent.parent.path] = self.world.now
+            if managent.charge and managent.charge.lease_s and managent.life in ALIVE:
+                managent.life = "configured"  # nobody knows for how long it was away: the lease may be over
             self.world.host(self, managent)
         self._later(self.BEAT_S * 0.2, self._beat)
         self._later(self.CHECK_S, self._lapse)
