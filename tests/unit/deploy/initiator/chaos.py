@@ -24,8 +24,9 @@ CALM_S = 60.0
 HEAL_S = 400.0
 CALM = Network()
 KINDS = (
-    "boot stub dies", "boot stub is cut off", "top dies", "initiator dies", "program ends", "directory away",
-    "managent changes", "code changes", "fewer children", "role changes", "deployment fails", "order", "wave",
+    "boot stub dies", "boot stub is cut off", "boot stub is not heard", "top dies", "initiator dies", "program ends",
+    "directory away", "managent changes", "code changes", "fewer children", "role changes", "deployment fails",
+    "order", "wave",
 )  # fmt: skip
 
 
@@ -122,6 +123,7 @@ def heal(seed: Seed) -> None:
     world = seed.world
     world.network = CALM
     world.cut.clear()
+    world.mute.clear()
     world.directory_away = False
     world.troubles.clear()
     for stub in world.stubs.values():
@@ -140,6 +142,9 @@ def fault(seed: Seed, kind: str) -> None:
     elif kind == "boot stub is cut off":
         world.cut.add(stub.name)
         world.at(for_s, lambda: world.cut.discard(stub.name))
+    elif kind == "boot stub is not heard":
+        world.mute.add(stub.name)
+        world.at(for_s, lambda: world.mute.discard(stub.name))
     elif kind == "top dies":
         world.start_top()
         world.at(rng.random(), lambda: world.roll(retry=rng.random() < 0.5))

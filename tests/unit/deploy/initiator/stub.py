@@ -72,7 +72,8 @@ class Around(Protocol):
 
     def close(self, stub: Stub, managent: Managent) -> None: ...
 
-    def deployed(self, stub: str, managent: Managent) -> None: ...
+    def runs_now(self, stub: str, managent: Managent, verb: str) -> None:
+        """A command made it run."""
 
 
 class Stub:
@@ -213,10 +214,10 @@ class Stub:
                 managent.prints, managent.role = Prints(have.code, have.install, wanted.prints.managent), wanted.role
         managent.env = row.env_after or managent.env
         managent.life = row.life_after or managent.life
-        if call.verb == "deploy":
-            if managent.charge and managent.charge.lease_s:
-                self._later(self.CHECK_S, self._lapse)
-            self.world.deployed(self.name, managent)
+        if call.verb == "deploy" and managent.charge and managent.charge.lease_s:
+            self._later(self.CHECK_S, self._lapse)
+        if call.verb in ("start", "restart", "deploy"):
+            self.world.runs_now(self.name, managent, call.verb)
         if managent.env == "non-existent":
             managent.prints, managent.role = NOTHING, None
 
