@@ -30,7 +30,17 @@ from deploy.initiator import effects as fx
 from deploy.initiator.charges import child_charge
 from deploy.initiator.initiator import Initiator
 from deploy.initiator.placement import children_of
-from deploy.messages import AnyDeployMessage, Charge, Counts, Entry, Parent, Rollout, SubtreeReport, deploy_codec
+from deploy.messages import (
+    AnyDeployMessage,
+    BipCall,
+    Charge,
+    Counts,
+    Entry,
+    Parent,
+    Rollout,
+    SubtreeReport,
+    deploy_codec,
+)
 from deploy.patterns import CommandPattern
 from deploy.records import Prints, StubRef, Table
 from deploy.settings import Settings
@@ -67,6 +77,8 @@ class Hosted:
     address: str
     alive: Callable[[], bool]
     wake_at: float | None = None
+    fenced: bool = False
+    """It was told so."""
 
 
 @dataclass
@@ -284,11 +296,9 @@ class World:
 
     def tell(self, hosted: Hosted, news: fx.Input) -> None:
         if self.current(hosted):
-            was_fenced = hosted.initiator.fenced
-            effects = hosted.initiator.handle(self.now, news)
-            if was_fenced and effects:
-                raise Broken("fenced", f"{hosted.initiator} goes on: {effects[:2]}")
-            self.perform(hosted, effects)
+            if news == fx.TreeFailed("fenced"):
+                hosted.fenced = True
+            self.perform(hosted, hosted.initiator.handle(self.now, news))
 
     def current(self, hosted: Hosted) -> bool:
         return hosted.alive() and any(one is hosted for one in self.hosted.values())
@@ -297,14 +307,14 @@ class World:
         sender = hosted.address.removeprefix("tcp://").partition(":")[0]
         path = hosted.initiator._house.path
         for effect in effects:
+            if hosted.fenced and not isinstance(effect, fx.Note):
+                raise Broken("fenced", f"{path} goes on: {effect}")
             match effect:
                 case fx.Send(to, message):
                     if isinstance(message, SubtreeReport):
                         self._check_counts(message.path, message.counts, message.settled)
                     self.deliver(sender, to, message)
                 case fx.ClaimTable() | fx.SaveTable() | fx.DropTable():
-                    if hosted.initiator.fenced:
-                        raise Broken("fenced", f"{path} writes: {effect}")
                     self.at(0.004 + 0.01 * self.rng.random(), lambda e=effect: self._write(hosted, path, e))
                 case fx.FindStubs(names):
                     refs = tuple(self.stubs[name].ref for name in names)
@@ -378,11 +388,13 @@ class World:
         self.deployments[key] += 1
         if self.deployments[key] > 1:
             raise Broken("attempts", f"{managent.path} was deployed twice in attempt {key[1:]}, now on {stub}")
-        znode = self.znodes.get(parent_of(managent.path))
-        if znode is not None and znode.epoch == managent.epoch:
+
+    def begins(self, stub: str, call: BipCall) -> None:
+        znode = self.znodes.get(parent_of(call.managent))
+        if znode is not None and znode.epoch == call.epoch:
             rows = {row.name: row.stub.name for row in znode.table.children}
-            if rows.get(name_of(managent.path)) != stub:
-                raise Broken("intent", f"{managent.path} is deployed on {stub}, its row says {rows}")
+            if rows.get(name_of(call.managent)) != stub:
+                raise Broken("intent", f"{call.managent} is being deployed on {stub}, its row says {rows}")
 
     def _check_counts(self, who: str, counts: Counts, settled: bool) -> None:
         _, *parts = msgspec.structs.astuple(counts)
