@@ -30,6 +30,7 @@ class Keeper:
         self._urgent = False
         self._claiming = False
         self._waiting: dict[Kid, None] = {}
+        self._after: list[tuple[int, Callable[[float], None]]] = []
         self.dropped = False
         self._dropping = False
         self._drops = False
@@ -59,9 +60,18 @@ class Keeper:
         self._waiting[kid] = None
         self._urgent = True
 
+    def after(self, mark: int, then: Callable[[float], None]) -> None:
+        """`then` when a save with this number is in ZooKeeper."""
+        self._after.append((mark, then))
+
     def hurry(self) -> None:
         """Save what there is to save."""
         self._urgent = self._urgent or self._mark > max(self.saved, self._under_way or 0)
+
+    @property
+    def is_saved(self) -> bool:
+        """ZooKeeper has everything."""
+        return self._mark == self.saved
 
     def verify(self) -> None:
         """Save in any case: somebody says that the table may be another's."""
@@ -96,7 +106,12 @@ class Keeper:
         ready = [kid for kid in self._waiting if kid.intent <= self.saved]
         for kid in ready:
             del self._waiting[kid]
+        after, self._after = self._after, []
+        self._after = [one for one in after if one[0] > self.saved]
         self._on_saved(now, ready)
+        for mark, then in after:
+            if mark <= self.saved:
+                then(now)
 
     def on_failed(self, now: float) -> None:
         """Whatever was under way was not done: again, a little later."""
