@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -44,7 +45,38 @@ class Place:
     lifeline: int
 
 
+@dataclass(frozen=True, slots=True)
+class Companion:
+    """One more process of this fabric. `once`: it has something to do, and the fabric is up only when it has ended
+    well; else it stays."""
+
+    name: str
+    body: Callable[[Place], int]
+    once: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """How an agent is to be started, by somebody who asks the keeper to (control.py)."""
+
+    argv: tuple[str, ...]
+    environment: dict[str, str]
+    cwd: str
+
+
 class Crew(Protocol):
+    @property
+    def companions(self) -> tuple[Companion, ...]:
+        """Forked after the agents' modules are imported."""
+
+    @property
+    def agents_wait(self) -> bool:
+        """Agents are not started by the keeper of itself, but when somebody asks for each: who starts them also says
+        when they start again."""
+
+    def run_ordered(self, place: Place, order: Order) -> int:
+        """In a child: be the agent that was asked for; its exit code."""
+
     def start_zookeeper(self) -> str:
         """Begin to, unless an ensemble is given; the connect string. Raises CrewError."""
 
@@ -87,6 +119,17 @@ class RealCrew:
         self.folder = Folder(Path(spec.folder))
         self.server: Server | None = None
         self.zookeeper_child = 0
+
+    @property
+    def companions(self) -> tuple[Companion, ...]:
+        return ()
+
+    @property
+    def agents_wait(self) -> bool:
+        return False
+
+    def run_ordered(self, place: Place, order: Order) -> int:
+        raise NotImplementedError  # nobody asks: `agents_wait` is False
 
     @property
     def own_zookeeper(self) -> bool:
