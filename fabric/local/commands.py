@@ -29,10 +29,10 @@ class NotRunning(Exception):
     """There is no local fabric to tell of."""
 
 
-def up(spec: LocalSpec, detach: bool) -> int:
+def up(spec: LocalSpec, detach: bool, keeper_module: str) -> int:
     """Bring it up; stay until Ctrl-C (exit code 130), `fabric down` (0), or its end by accident. Raises UpFailed,
     FolderError, NotEnded."""
-    front = Front(spec)
+    front = Front(spec, keeper_module)
     with Interrupts() as interrupts:
         try:
             front.start()
