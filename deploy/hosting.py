@@ -6,14 +6,16 @@ top). Both have a bus, a loop, and sessions with directories; the initiator brin
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from deploy.configuration import InitiatorRole
 from deploy.messages import AnyDeployMessage, Charge, Parent
 from zk.tree import Tree
+
+if TYPE_CHECKING:
+    import asyncio
 
 
 @dataclass(frozen=True, slots=True)

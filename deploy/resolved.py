@@ -26,12 +26,14 @@ class CodeFile:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """`code` in the order of the repository's entries; `install` and `managent` merged in order, the later one wins."""
+    """`code` in the order of the repository's entries; `install` and `managent` merged in order, the later one wins.
+    `ms`: how long steps 2 (the references), 3 (the code) and 4 (configuration) took."""
 
     code: tuple[CodeFile, ...]
     install: Configuration
     managent: Configuration
     prints: Prints
+    ms: tuple[int, int, int] = (0, 0, 0)
 
 
 class Unresolved(Exception):
