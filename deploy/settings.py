@@ -35,7 +35,7 @@ class Settings:
     retry_min_s: float = 0.5
     retry_max_s: float = 30.0
     """Before a command that failed is tried again: the first, then twice as long, up to the second."""
-    max_steps: int = 60
+    max_commands: int = 60
     """Commands for one managent in one rollout; more of them go round in circles."""
 
     # managents that end by themselves

@@ -23,7 +23,7 @@ from deploy.initiator.steps import RUNS, Goal, Step, next_step, rework
 from deploy.initiator.stubs import Stubs
 from deploy.initiator.subtrees import Subtrees
 from deploy.messages import BipAnswer, BipCall, InspectAnswer, InspectCall
-from deploy.records import Outcome
+from deploy.records import MAX_STEPS, Outcome
 from deploy.states import LifeState, Verb
 
 PASSIVE = "its initiator is deactivated: activate that one, and it goes on"
@@ -98,14 +98,16 @@ class Bringing:
         step = None if goal is None else next_step(kid.env, kid.life, goal)
         if goal is None or (step is None and kid.given_up):
             self._release(kid)
+        elif step is None and self.removing(kid):
+            self.forget(now, kid)
+        elif self._stubs.is_lost(kid.stub):
+            self._release(kid)
+            self._strand(now, kid)
         elif step is None:
             self._arrived(now, kid)
         elif not house.active:
             self._release(kid)
             self.conclude(now, kid, "refused", PASSIVE)
-        elif self._stubs.is_lost(kid.stub):
-            self._release(kid)
-            self._strand(now, kid)
         else:
             self.conclude(now, kid, "pending", "")
             self._go_on(now, kid, step)
@@ -141,9 +143,9 @@ class Bringing:
 
     def _do(self, now: float, kid: Kid, step: Step) -> None:
         house = self._house
-        kid.steps += 1
-        if kid.steps > house.settings.max_steps:
-            self._failed(now, kid, "failed", f"went round in circles: {kid.steps - 1} commands, next {step}", True)
+        kid.commands += 1
+        if kid.commands > house.settings.max_commands:
+            self.give_up(now, kid, "failed", f"went round in circles: {kid.commands - 1} commands, next {step}")
             return
         self._send(now, kid, step, partial(self._answered, kid))
 
@@ -154,6 +156,8 @@ class Bringing:
             if kid.deployed:  # on the same boot stub, of which the table tells: this need not be saved first
                 kid.attempt = house.next_attempt()
             kid.deployed = True
+        elif step == "uninstall":
+            kid.deployed = True  # the next deployment is another
         if step in NEW_INCARNATION:
             self._subtrees.new_incarnation(kid)
         kid.sent = True
@@ -180,7 +184,7 @@ class Bringing:
             self._inspected(now, kid, answer)
         else:
             assert isinstance(call.message, BipCall)
-            self._obeyed(now, kid, call.message.verb, answer)
+            self._obeyed(now, kid, call, call.message.verb, answer)
         self.consider(now, kid)
 
     def _inspected(self, now: float, kid: Kid, answer: InspectAnswer) -> None:
@@ -200,7 +204,7 @@ class Bringing:
             kid.generation = rollout.generation
             self._keeper.touch(now, kid)
 
-    def _obeyed(self, now: float, kid: Kid, verb: Verb, answer: BipAnswer) -> None:
+    def _obeyed(self, now: float, kid: Kid, call: Call, verb: Verb, answer: BipAnswer) -> None:
         self._took(kid, verb, answer)
         if answer.outcome == "done":
             kid.tries = 0
@@ -210,6 +214,9 @@ class Bringing:
                 kid.generation, kid.rework, kid.checked = self._house.charge.charge.generation, "", True
                 kid.leaf_next = kid.restart = False
                 kid.subtree.has_charge = True
+            if verb == "deploy":
+                own = tuple((span.step, span.ms) for span in answer.spans)
+                kid.steps = (*own, (7, max(0, int((now - call.began) * 1000))))[-MAX_STEPS:]
             if not self.removing(kid):
                 self._keeper.touch(now, kid)
         elif answer.outcome == "refused":
@@ -259,20 +266,18 @@ class Bringing:
     def _arrived(self, now: float, kid: Kid) -> None:
         house = self._house
         self._release(kid)
-        if self.removing(kid):
-            self.forget(now, kid)
-            return
         if kid.covered and house.rollout is not None and kid.want in RUNS:
             if kid.generation != house.rollout.generation:
                 kid.generation = house.rollout.generation
                 self._keeper.touch(now, kid)
-        kid.tries = kid.steps = 0
+        kid.tries = kid.commands = 0
         self.conclude(now, kid, "done", "")
         if kid.initiator and kid.covered:
             self._subtrees.tell(now, kid)
 
     def forget(self, now: float, kid: Kid) -> None:
         """It is gone, and so is its row."""
+        self._release(kid)
         kid.covered = False
         self._house.recount(kid)
         self._stubs.drop_kid(kid)

@@ -8,7 +8,8 @@ everything, and prunes. An initiator whose children cannot be is left as it is, 
 
 from __future__ import annotations
 
-from deploy.hosting import InitiatorCharge
+from deploy.configuration import InitiatorRole
+from deploy.initiator.bringing import PASSIVE
 from deploy.initiator.house import House
 from deploy.initiator.keeping import Keeper
 from deploy.initiator.kid import Kid
@@ -17,7 +18,7 @@ from deploy.initiator.steps import RUNS
 from deploy.initiator.stubs import Stubs
 from deploy.initiator.watermark import ALL, frontier
 from deploy.messages import Rollout
-from deploy.records import Child, Table
+from deploy.records import Child, StubRef, Table
 
 
 class Covering:
@@ -26,7 +27,8 @@ class Covering:
         self._stubs = stubs
         self._keeper = keeper
         self._places: tuple[Place, ...] = ()
-        self._enumerated: InitiatorCharge | None = None
+        self._source: tuple[InitiatorRole, tuple[StubRef, ...], tuple[StubRef, ...]] | None = None
+        """Of `_places`."""
 
     def load(self, now: float, table: Table) -> list[str]:
         """Rows that another incarnation left; returns the names of their boot stubs."""
@@ -62,22 +64,24 @@ class Covering:
         described = set() if rollout.remove_all else {place.name for place in self._places}
         for kid in house.kids.values():
             if kid.name not in described:
-                if not house.trouble:
-                    kid.place = None if not rollout.remove_all else kid.place
+                if not house.trouble and not rollout.remove_all:
+                    kid.place = None
                 if self._reach(kid, everything, fresh, rollout):
                     found.append(kid)
         return found
 
     def _enumerate(self, rollout: Rollout) -> None:
         house = self._house
-        if house.charge is self._enumerated or rollout.remove_all:
-            house.trouble = "" if rollout.remove_all else house.trouble
-            return
-        self._enumerated, house.trouble = house.charge, ""
         charge = house.charge.charge
-        kept = {kid.name: self._stubs.where(kid.stub) for kid in house.kids.values()}
+        source = (house.charge.role, charge.domain, charge.spare)
+        if rollout.remove_all:
+            self._source, house.trouble = None, ""
+            return
+        if self._source is not None and all(one is other for one, other in zip(source, self._source, strict=True)):
+            return
+        self._source, house.trouble = source, ""
         try:
-            self._places = children_of(house.path, house.charge.role, charge.domain, charge.spare, kept)
+            self._places = children_of(house.path, *source)
         except BadEnumeration as error:
             self._places = ()
             house.trouble = str(error)
@@ -104,7 +108,7 @@ class Covering:
 
     def _begin(self, kid: Kid, rollout: Rollout) -> None:
         going = kid.place is None or rollout.remove_all
-        kid.tries = kid.steps = 0
+        kid.tries = kid.commands = 0
         kid.crashes, kid.rework, kid.checked, kid.leaf_next = (), "", False, False
         kid.not_before, kid.subtree.cleared = 0.0, False
         if going:
@@ -112,7 +116,8 @@ class Covering:
             return
         if kid.want not in RUNS:
             kid.want = "active"
-        if kid.given_up and (rollout.retry or rollout.generation != kid.generation):
+        another = rollout.generation != kid.generation or kid.outcome == "unreachable"
+        if kid.given_up and (rollout.retry or another):
             kid.given_up, kid.outcome, kid.reason, kid.generation = False, "pending", "", ""
         elif kid.outcome == "done" and kid.generation != rollout.generation:
             kid.outcome = "pending"
@@ -144,7 +149,8 @@ def _from_row(path: str, row: Child) -> Kid:
         row.prints,
         row.generation,
         row.initiator,
+        row.steps,
         sent=True,
-        given_up=row.outcome in ("refused", "failed"),
+        given_up=row.outcome in ("refused", "failed") and row.reason != PASSIVE,
         unsure=True,
     )

@@ -58,7 +58,7 @@ class Keeper:
 
     def hurry(self) -> None:
         """Save what there is to save."""
-        self._urgent = self._urgent or self._mark > self.saved
+        self._urgent = self._urgent or self._mark > max(self.saved, self._under_way or 0)
 
     def verify(self) -> None:
         """Save in any case: somebody says that the table may be another's."""

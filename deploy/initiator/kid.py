@@ -69,6 +69,7 @@ class Kid:
     prints: Prints = NO_PRINTS
     generation: str = ""
     initiator: bool = False
+    steps: tuple[tuple[int, int], ...] = ()
 
     covered: bool = False
     """The rollout reaches it."""
@@ -87,7 +88,7 @@ class Kid:
     """By an inspection, it will not be an initiator any more."""
     restart: bool = False
     tries: int = 0
-    steps: int = 0
+    commands: int = 0
     crashes: tuple[float, ...] = ()
     slot: bool = False
     queued: bool = False
@@ -116,6 +117,7 @@ class Kid:
                 self.generation,
                 self.initiator,
                 self.want,
+                self.steps,
             )
         return self.row
 

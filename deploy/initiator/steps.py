@@ -59,9 +59,10 @@ def next_step(env: EnvState, life: LifeState, goal: Goal) -> Step | None:
 
 
 def _bring(env: EnvState, life: LifeState, want: LifeState) -> Step | None:
-    if env != "installed" or life == "non-existent":
-        clean = env == "non-existent" and life == "non-existent"
-        return "deploy" if clean else "uninstall"
+    if env != "installed":
+        return "deploy"  # a deployment that failed half way is made anew from where it is
+    if life == "non-existent":
+        return "uninstall"
     if life == "deployed":
         return "configure-managent"
     if want not in RUNS:

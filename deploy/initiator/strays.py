@@ -1,4 +1,4 @@
-"""What runs where it should not: an older deployment on a boot stub that came back, a child that nobody remembers.
+"""What runs where it should not: an older deployment of a child on a boot stub that came back.
 
 A boot stub names it in a beat; it is shut down and uninstalled there, under our epoch and an attempt that is older than
 none, so that it obeys. Nothing else depends on it: when the boot stub is lost meanwhile, the next beat begins anew.
@@ -55,9 +55,10 @@ class Strays:
         self._calls.send(now, stub, message, partial(self._answered, key))
 
     def _answered(self, key: tuple[str, str], now: float, call: Call, answer: Answer | None) -> None:
-        if isinstance(answer, BipAnswer) and answer.outcome == "done":
+        assert isinstance(call.message, BipCall)
+        if isinstance(answer, BipAnswer) and answer.outcome in ("done", "unknown"):
             self._go_on(now, key, answer.env, answer.life)
-        elif isinstance(answer, BipAnswer) and answer.outcome == "unknown":
-            del self._open[key]
+        elif isinstance(answer, BipAnswer) and next_step(answer.env, answer.life, GONE) != call.message.verb:
+            self._go_on(now, key, answer.env, answer.life)  # refused, as it is further than the beat said
         else:  # a beat will name it again
             self._open[key] = now + self._house.settings.retry_max_s

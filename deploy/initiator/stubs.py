@@ -42,11 +42,13 @@ class Stub:
 
 
 class Stubs:
-    """`on_lost(now, stub)`: decide about its children."""
+    """`on_lost(now, stub)`: decide about its children. `on_back(now, stub)`: it is heard again, and will be adopted."""
 
-    def __init__(self, house: House, on_lost: Callable[[float, str], None]) -> None:
+    def __init__(
+        self, house: House, on_lost: Callable[[float, str], None], on_back: Callable[[float, str], None]
+    ) -> None:
         self._house = house
-        self._on_lost = on_lost
+        self._on_lost, self._on_back = on_lost, on_back
         self._stubs: dict[str, Stub] = {}
         for ref in (*house.charge.charge.domain, *house.charge.charge.spare):
             self._stubs.setdefault(ref.name, Stub(ref))
@@ -78,8 +80,8 @@ class Stubs:
         if old is not None:
             old.kids.pop(kid.name, None)
         stub = self._stubs.setdefault(ref.name, Stub(ref))
-        if stub.state == "lost" and not stub.kids:
-            stub.state = "new"  # nobody has asked it since: try
+        if not stub.kids and stub.state != "adopting":
+            stub.state = "new"  # nobody has listened to it since the last one left: try
         kid.stub = ref.name
         stub.kids[kid.name] = kid
 
@@ -99,12 +101,18 @@ class Stubs:
         known.state, known.heard_at, known.asked = "adopting", now, 0
         self._ask(now, known)
 
+    def _back(self, now: float, known: Stub) -> None:
+        if known.state == "lost":
+            self._house.info(f"boot stub {known.ref.name} is back")
+            known.quiet = False
+            self._on_back(now, known.ref.name)
+
     def contacted(self, now: float, stub: str) -> None:
         """A command is being sent there: from now on its silence means something."""
         known = self._stubs[stub]
         if known.state == "new":
             known.state, known.heard_at = "ok", now
-            self._house.agenda.by(("stub", stub), now + self._house.settings.suspect_s)
+        self._house.agenda.by(("stub", stub), now + self._house.settings.suspect_s)
         lease_s = self._house.charge.role.lease_s
         if lease_s and not known.leased:
             known.leased = True
@@ -128,6 +136,7 @@ class Stubs:
             self._rows_changed(known)
         new_guid = bool(known.guid) and known.guid != beat.guid
         known.guid = beat.guid
+        self._back(now, known)
         if was in ("new", "ok", "suspect") and not new_guid:
             self.heard(now, beat.stub.name)
             return "news"
@@ -147,6 +156,7 @@ class Stubs:
             return
         known.heard_at, known.asked = now, 0
         if known.state == "lost":
+            self._back(now, known)
             self.adopt(now, stub)
         elif known.state == "suspect":
             known.state = "ok"

@@ -23,17 +23,21 @@ from deploy.initiator.steps import RUNS
 from deploy.initiator.strays import Strays
 from deploy.initiator.stubs import Stubs
 from deploy.messages import ManagentBeat, StubBeat
-from deploy.records import StubRef
+from deploy.records import MAX_CHILDREN, StubRef
 
 
 class Upkeep:
-    def __init__(self, house: House, stubs: Stubs, calls: Calls, keeper: Keeper) -> None:
+    """It is made first, as others call it, and `wire`d to those whom it calls."""
+
+    def __init__(self, house: House) -> None:
         self._house = house
+
+    def wire(self, stubs: Stubs, calls: Calls, keeper: Keeper, bringing: Bringing, strays: Strays) -> None:
         self._stubs = stubs
         self._calls = calls
         self._keeper = keeper
-        self.bringing: Bringing
-        self.strays: Strays
+        self._bringing = bringing
+        self._strays = strays
 
     # --- beats -------------------------------------------------------------------------------------------------------
 
@@ -43,9 +47,11 @@ class Upkeep:
             return
         told = set()
         for one in beat.managents:
-            kid = self._house.kid_at(one.path)
-            if kid is None or kid.stub != beat.stub.name:
-                self.strays.found(now, beat.stub.name, one)
+            kid = self._house.kid_at(one.path) or self._remember(now, beat.stub, one)
+            if kid is None:
+                continue
+            if kid.stub != beat.stub.name:
+                self._strays.found(now, beat.stub.name, one)
                 continue
             told.add(kid.name)
             if one.epoch > self._house.epoch:
@@ -58,7 +64,7 @@ class Upkeep:
                 self._on_absence(now, kid, news == "adopted")
         if news == "adopted" and stub is not None:
             for kid in list(stub.kids.values()):
-                self.bringing.consider(now, kid)
+                self._bringing.consider(now, kid)
 
     def _on_news(self, now: float, kid: Kid, one: ManagentBeat, adopted: bool) -> None:
         if one.epoch == self._house.epoch and one.attempt < kid.attempt and not adopted:
@@ -67,6 +73,7 @@ class Upkeep:
         self._house.attempts = max(self._house.attempts, kid.attempt)
         before = (kid.env, kid.life)
         kid.env, kid.life, kid.unsure = one.env, one.life, False
+        kid.deployed = kid.deployed or one.env != "non-existent"
         kid.row = None
         if before != (kid.env, kid.life) and kid.outcome == "done":
             self._keeper.touch(now, kid)
@@ -74,13 +81,27 @@ class Upkeep:
         if one.health != "ok":
             if kid.want in RUNS and not kid.given_up and kid.not_before <= now and kid.generation:
                 if one.health == "crashed" and self._house.charge.role.restart == "never":
-                    self.bringing.give_up(now, kid, "failed", f"it ended by itself: {one.reason}")
+                    self._bringing.give_up(now, kid, "failed", f"it ended by itself: {one.reason}")
                 else:
                     self.ended(now, kid, f"{one.health}: {one.reason}")
         elif kid.outcome == "done" and kid.want in RUNS and kid.life not in RUNS and not adopted:
             self.ended(now, kid, f"its boot stub says that it is {kid.life}: {one.reason}")
         else:
-            self.bringing.consider(now, kid)
+            self._bringing.consider(now, kid)
+
+    def _remember(self, now: float, ref: StubRef, one: ManagentBeat) -> Kid | None:
+        """A child of ours of which there is no row (somebody lost the directory's content): it gets one again. Who is
+        not described is removed by the next rollout, like others; nothing is, before somebody says so."""
+        house = self._house
+        parent, _, name = one.path.rpartition("/")
+        if parent != house.path or one.env == "non-existent" or len(house.kids) >= MAX_CHILDREN:
+            return None
+        house.warn(f"{one.path} on boot stub {ref.name} has no row in the table: it gets one")
+        kid = Kid(name, one.path, len(house.kids), None, ref.name, one.attempt, one.env, one.life, sent=True)
+        house.kids[name] = kid
+        self._stubs.house_kid(kid, ref)
+        self._keeper.touch(now, kid)
+        return kid
 
     def _on_absence(self, now: float, kid: Kid, adopted: bool) -> None:
         """It is not in a whole beat."""
@@ -90,26 +111,29 @@ class Upkeep:
             return
         kid.env = kid.life = "non-existent"
         kid.row = None
+        if kid.place is None and not kid.covered and not kid.generation and kid.outcome == "pending":
+            self._bringing.forget(now, kid)  # remembered by a beat that was late
+            return
         self._house.recount(kid)
-        self.bringing.consider(now, kid)
+        self._bringing.consider(now, kid)
 
     # --- what ends by itself -----------------------------------------------------------------------------------------
 
     def ended(self, now: float, kid: Kid, reason: str) -> None:
         settings = self._house.settings
         if not self._house.active:
-            self.bringing.conclude(now, kid, "failed", f"{reason}; {PASSIVE}")
+            self._bringing.conclude(now, kid, "refused", PASSIVE)
             return
         recent = tuple(at for at in kid.crashes if now - at < settings.restart_window_s)
         kid.crashes = (*recent, now)
         if len(recent) >= settings.max_restarts:
             window = f"{len(recent) + 1} times within {settings.restart_window_s:g} s"
-            self.bringing.give_up(now, kid, "failed", f"ended by itself {window}: {reason}")
+            self._bringing.give_up(now, kid, "failed", f"ended by itself {window}: {reason}")
             return
         kid.restart = kid.life in RUNS
         kid.not_before = now + min(settings.restart_min_s * 2 ** len(recent), settings.restart_max_s)
         self._house.info(f"{kid.path} on boot stub {kid.stub}: {reason}; is started again")
-        self.bringing.consider(now, kid)
+        self._bringing.consider(now, kid)
 
     # --- lost boot stubs ---------------------------------------------------------------------------------------------
 
@@ -117,12 +141,10 @@ class Upkeep:
         stub = self._stubs.get(name)
         assert stub is not None
         for kid in list(stub.kids.values()):
-            self.bringing.interrupt(kid)
+            self._bringing.interrupt(kid)
         self._calls.cancel(now, name, f"boot stub {name} does not answer")
         for kid in list(stub.kids.values()):
-            self.bringing.consider(now, kid)
-            if kid.outcome == "done" and not kid.moving:
-                self.strand(now, kid)
+            self._bringing.consider(now, kid)
 
     def strand(self, now: float, kid: Kid) -> None:
         """Its boot stub is lost."""
@@ -131,10 +153,10 @@ class Upkeep:
         reason = f"boot stub {kid.stub} at {stub.ref.address} does not answer"
         if not self._may_move(kid) or not self._elsewhere(kid):
             kid.moving = False
-            self.bringing.conclude(now, kid, "unreachable", reason)
+            self._bringing.conclude(now, kid, "unreachable", reason)
             return
         lease_s = self._house.charge.role.lease_s
-        self.bringing.conclude(now, kid, "pending", f"{reason}: is placed elsewhere")
+        self._bringing.conclude(now, kid, "pending", f"{reason}: is placed elsewhere")
         if not kid.sent or not lease_s:
             self._move(now, kid)
         elif not kid.moving:
@@ -154,11 +176,10 @@ class Upkeep:
     def back(self, now: float, name: str) -> None:
         """A lost boot stub is heard again: nothing is moved from there."""
         stub = self._stubs.get(name)
-        if stub is not None and stub.quiet:
-            stub.quiet = False
-            self._house.agenda.drop(("move", name))
-            for kid in stub.kids.values():
-                kid.moving = False
+        assert stub is not None
+        self._house.agenda.drop(("move", name))
+        for kid in stub.kids.values():
+            kid.moving = False
 
     def retry_stranded(self, now: float) -> None:
         """Another boot stub is there, or we are active again."""
@@ -174,7 +195,7 @@ class Upkeep:
             and kid.place is not None
             and not kid.given_up
             and kid.want in RUNS
-            and not self.bringing.removing(kid)
+            and not self._bringing.removing(kid)
         )
 
     def _elsewhere(self, kid: Kid) -> StubRef | None:
@@ -191,7 +212,7 @@ class Upkeep:
     def _move(self, now: float, kid: Kid) -> None:
         target = self._elsewhere(kid)
         if target is None:
-            self.bringing.conclude(now, kid, "unreachable", f"boot stub {kid.stub} does not answer, nor any other")
+            self._bringing.conclude(now, kid, "unreachable", f"boot stub {kid.stub} does not answer, nor any other")
             return
         self._house.warn(f"{kid.path} is placed on boot stub {target.name}, as {kid.stub} does not answer")
         self._stubs.house_kid(kid, target)
@@ -203,4 +224,4 @@ class Upkeep:
         kid.subtree = Subtree(epoch=kid.subtree.epoch + 1 if kid.subtree.epoch else 0, below=kid.subtree.below)
         kid.intent = self._keeper.touch(now, kid, urgent=True)
         self._house.recount(kid)
-        self.bringing.consider(now, kid)
+        self._bringing.consider(now, kid)
