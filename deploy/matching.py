@@ -197,6 +197,7 @@ def _role(part: InitiatorPart | None, documents: Sequence[ConfigurationDocument]
         lease_s=default.lease_s if part.lease_s is None else part.lease_s,
         start=part.start or "",
         retries=default.retries if part.retries is None else part.retries,
+        restart=part.restart or default.restart,
     )
 
 

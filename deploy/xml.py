@@ -19,8 +19,10 @@ import re
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 from xml.parsers import expat
+
+T = TypeVar("T", bound=str)
 
 _DOTS = re.compile(r"[.\s]*\Z")
 _DECLARATION = re.compile(rb"<\?xml\s")
@@ -84,12 +86,15 @@ class Element:
             raise self.error(f"expected attribute {attribute!r}, found {found}")
         return value
 
-    def one_of(self, attribute: str, values: Sequence[str]) -> str | None:
+    def one_of(self, attribute: str, values: Sequence[T]) -> T | None:
         """None when it is not given."""
         value = self.attributes.get(attribute)
-        if value is not None and value not in values:
-            raise self.error(f"{attribute}: expected {' or '.join(values)}, found {value[:100]!r}")
-        return value
+        if value is None:
+            return None
+        for known in values:
+            if known == value:
+                return known
+        raise self.error(f"{attribute}: expected {' or '.join(values)}, found {value[:100]!r}")
 
     def whole(self, attribute: str, low: int, high: int) -> int | None:
         """A whole number from `low` to `high`; None when it is not given."""

@@ -34,6 +34,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 from blake3 import blake3
 
+from deploy.described import Content
 from deploy.documents import (
     CONFIGURATION_LIMITS,
     INFORMATION_LIMITS,
@@ -114,13 +115,13 @@ class Held:
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """`information`: with whole URLs. `xml`: the same as a document. `documents`: those it refers to here, by path.
-    `configurations`: those of them that are configuration documents, by URL."""
+    `contents`: the same by URL, as planners want them."""
 
     information: Information
     xml: bytes
     generation: str
     documents: dict[str, Document]
-    configurations: dict[str, ConfigurationDocument]
+    contents: dict[str, Content]
 
 
 class Folder:
@@ -202,7 +203,7 @@ class Folder:
         except BadXml as error:
             raise BadFolder(str(error)) from None
         documents: dict[str, Document] = {}
-        configurations: dict[str, ConfigurationDocument] = {}
+        contents: dict[str, Content] = {}
 
         def whole(entry: Entry, ref: Reference) -> Reference:
             url = self._own_url(entry, ref)
@@ -215,11 +216,10 @@ class Folder:
                 raise BadFolder(f"{INFORMATION}: expected at most {MAX_DOCUMENTS:,} documents of its own, found more")
             if found := mismatch(ref.digest, document.digest, lambda: chunks_of(document)):
                 raise BadFolder(f"{INFORMATION}, {entry}: {ref.url}: expected {ref.digest}, found {found}")
-            if entry.kind != "code":
-                try:
-                    configurations[url] = read_configuration(_content(document), path)
-                except BadXml as error:
-                    raise BadFolder(str(error)) from None
+            if entry.kind == "code":
+                contents.setdefault(url, Content(document.digest))
+            else:
+                contents[url] = Content(document.digest, _configuration(document))
             return replace(ref, url=url, digest=document.digest)
 
         def all_whole(kind: Kind) -> tuple[Entry, ...]:
@@ -231,7 +231,11 @@ class Folder:
         generation = blake3(b"\n".join([write_information(information), *told])).hexdigest(length=16)
         if self._snapshot is not None and self._snapshot.generation == generation:
             return self._snapshot
-        return Snapshot(resolved, write_information(resolved), generation, documents, configurations)
+        xml = write_information(resolved)
+        if len(xml) > INFORMATION_LIMITS.bytes:
+            limit = INFORMATION_LIMITS.bytes
+            raise BadFolder(f"{INFORMATION}: expected at most {limit:,} bytes with whole URLs, found {len(xml):,}")
+        return Snapshot(resolved, xml, generation, documents, contents)
 
     def _own_url(self, entry: Entry, ref: Reference) -> str:
         """Where the document of this repository is that is meant; "" when it is somebody else's."""
@@ -314,6 +318,13 @@ def chunks_of(document: Document) -> Iterator[bytes]:
 
 def _content(document: Document) -> bytes:
     return b"".join(chunks_of(document))
+
+
+def _configuration(document: Document) -> ConfigurationDocument:
+    try:
+        return read_configuration(_content(document), document.path)
+    except BadXml as error:
+        raise BadFolder(str(error)) from None
 
 
 def _signature(path: Path) -> Signature | None:

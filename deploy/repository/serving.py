@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -79,12 +80,10 @@ class HttpServer:
         self._server: asyncio.Server | None = None
         self._sweeper: asyncio.TimerHandle | None = None
 
-    async def listen(self, host: str, port: int) -> tuple[str, int]:
-        """Where it listens. Raises OSError."""
-        self._server = await self._loop.create_server(lambda: Connection(self), host, port, backlog=1_024)
+    async def listen(self, listener: socket.socket) -> None:
+        """`listener` is bound, and closed by `close`."""
+        self._server = await self._loop.create_server(lambda: Connection(self), sock=listener, backlog=1_024)
         self._sweep()
-        address = self._server.sockets[0].getsockname()
-        return address[0], address[1]
 
     async def close(self) -> None:
         self.closing = True

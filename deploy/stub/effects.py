@@ -223,11 +223,13 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class StepFailed:
-    """`silent`: the program did not answer. `tail`: the last lines of its output."""
+    """`silent`: the program did not answer. `tail`: the last lines of its output. `undo`: of an installation that
+    failed, the code that wants to be run to reverse it."""
 
     reason: str
     tail: tuple[str, ...] = ()
     silent: bool = False
+    undo: tuple[Code, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

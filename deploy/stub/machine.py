@@ -255,7 +255,7 @@ class BootStub:
         while True:
             try:
                 if isinstance(result, StepFailed):
-                    work = job.steps.throw(Failed(result.reason, result.tail, result.silent))
+                    work = job.steps.throw(Failed(result))
                 else:
                     work = job.steps.send(result)
             except StopIteration:

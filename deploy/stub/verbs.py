@@ -2,8 +2,8 @@
 
 Theory of operation. A procedure yields one piece of work at a time and gets its result back; a step that failed raises
 `Failed` in it. Transitions are made where they happen, by the tables of deploy.states, so that a command that fails
-half way leaves the states that were really reached. `COMMIT` makes the journal hold the managent as it is, before the work
-after it begins.
+half way leaves the states that were really reached. `COMMIT` makes the journal hold the managent as it is, before the
+work after it begins.
 
 The machine numbers the jobs, passes on what is yielded, and answers when the generator ends.
 """
@@ -28,6 +28,7 @@ from deploy.stub.effects import (
     Resolve,
     Run,
     Start,
+    StepFailed,
     Stop,
     Switch,
     SwitchInitiator,
@@ -46,12 +47,15 @@ Steps = Generator[Work | Literal["commit"], Any, None]
 
 
 class Failed(Exception):
-    """A step did not succeed. `silent`: the program did not answer."""
+    """A step did not succeed."""
 
-    def __init__(self, reason: str, tail: tuple[str, ...] = (), silent: bool = False) -> None:
-        super().__init__(reason)
-        self.tail = tail
-        self.silent = silent
+    def __init__(self, failed: StepFailed) -> None:
+        super().__init__(failed.reason)
+        self.tail, self.silent, self.undo = failed.tail, failed.silent, failed.undo
+
+
+def failure(reason: str) -> Failed:
+    return Failed(StepFailed(reason))
 
 
 @dataclass(slots=True)
@@ -95,15 +99,21 @@ def _deploy(managent: Managent, charge: Charge) -> Steps:
     resolved: Resolved = yield Resolve(managent.path, charge)
     told = told_start(charge, resolved.managent)
     if not resolved.code and not told and resolved.managent.initiator is None:
-        raise Failed(
+        raise failure(
             f"no match at all: {charge.repository} has no code for managent {managent.path}, and neither a start "
             "command nor the role of an initiator"
         )
+    if managent.installed.undo and not managent.complete:  # of an earlier try
+        yield Uninstall(managent.path, managent.parent.path, managent.install, managent.installed)
     yield Load(managent.path, resolved, fresh=not managent.complete)
     _env(managent, "load install code")
     managent.prints = Prints(code=resolved.prints.code)
     _configured_env(managent, resolved)
-    managent.installed = yield Install(managent.path, managent.parent.path, resolved, told)
+    try:
+        managent.installed = yield Install(managent.path, managent.parent.path, resolved, told)
+    except Failed as failed:
+        managent.installed = Installed(undo=failed.undo)
+        raise
     managent.complete = True
     _env(managent, "install")
     _life(managent, "deploy")
@@ -212,12 +222,13 @@ def _deactivate(managent: Managent, job: Job) -> Steps:
 def _switched(managent: Managent, active: bool) -> Steps:
     if managent.run is not None and managent.run.kind != "none":
         yield Switch(managent.path, active)
+        _still_runs(managent)
         managent.health, managent.reason = "ok", ""
 
 
 def _still_runs(managent: Managent) -> None:
     if managent.run is None:
-        raise Failed(f"it ended meanwhile: {managent.reason}")
+        raise failure(f"it ended meanwhile: {managent.reason}")
 
 
 _PLAIN: dict[str, Callable[[Managent, Job], Steps]] = {
@@ -289,7 +300,7 @@ def told_start(charge: Charge, managent: Configuration) -> str:
     other."""
     told, configured = charge.start, managent.program.start
     if told and configured and told != configured:
-        raise Failed(
+        raise failure(
             f"conflicting start commands: the initiator tells {told[:200]!r}, the configuration says "
             f"{configured[:200]!r}; take one of them away"
         )
