@@ -20,10 +20,11 @@ import asyncio
 import secrets
 import traceback
 import weakref
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any, Protocol
 
-from deploy.directory import Claim, Directory, Fenced
+from deploy.directory import Claim, Directory, Fenced, TableDirectory
 from deploy.hosting import InitiatorCharge, InitiatorHome
 from deploy.initiator.effects import (
     Activate,
@@ -158,11 +159,11 @@ class Hosted:
                 case Send(to, message):
                     self._home.send(to, message)
                 case ClaimTable():
-                    self._ask(self._claimed())
+                    self._ask(self._claimed)
                 case SaveTable(table):
-                    self._ask(self._saved(lambda tables, claim: tables.save(claim, table)))
+                    self._ask(partial(self._saved, lambda tables, claim: tables.save(claim, table)))
                 case DropTable():
-                    self._ask(self._saved(lambda tables, claim: tables.drop(self.path, claim)))
+                    self._ask(partial(self._saved, lambda tables, claim: tables.drop(self.path, claim)))
                 case FindStubs(names):
                     self._find(names)
                 case Note(level, text):
@@ -205,7 +206,7 @@ class Hosted:
 
     # --- the directory ----------------------------------------------------------------------------------------------
 
-    def _ask(self, step: Coroutine[Any, Any, Input]) -> None:
+    def _ask(self, step: Callable[[], Awaitable[Input]]) -> None:
         self._start(self._asked(step))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
@@ -213,9 +214,9 @@ class Hosted:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _asked(self, step: Coroutine[Any, Any, Input]) -> None:
+    async def _asked(self, step: Callable[[], Awaitable[Input]]) -> None:
         try:
-            given = await step
+            given = await step()
             self._said = ""
         except Fenced as error:
             self.claim = None
@@ -251,7 +252,7 @@ class Hosted:
         self._report(given)
         return given
 
-    async def _saved(self, write: Callable[..., Coroutine[Any, Any, Claim | None]]) -> Saved | TreeFailed:
+    async def _saved(self, write: Callable[[TableDirectory, Claim], Awaitable[Claim | None]]) -> Saved | TreeFailed:
         if self.claim is None:
             return TreeFailed("it is not claimed")
         directory = await self._directory()
