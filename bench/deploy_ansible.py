@@ -8,6 +8,7 @@ few or many forks, is tried on a part of the targets first.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -120,7 +121,5 @@ def _running(file: Path) -> bool:
 def _end(file: Path) -> None:
     pid = _pid(file)
     if pid:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass

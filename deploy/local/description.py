@@ -15,7 +15,6 @@ from fabric.local.folder import Folder
 from fabric.local.state import LocalSpec
 
 SITE = "site"
-REPOSITORY = "repository"
 PARALLEL = 16
 """Agents of a rack that are deployed at once."""
 
@@ -107,7 +106,5 @@ def write(folder: Path, spec: LocalSpec, zk: str, key_file: Path) -> None:
 def configuration(env: Mapping[str, str], more: str = "") -> str:
     """A configuration document (HPL-2001-321, Figure 3)."""
     lines = [f"    <env name={quoteattr(name)} value={quoteattr(value)}/>" for name, value in env.items()]
-    return "\n".join(
-        ["<configuration>", "  <env-params>", *lines, "  </env-params>", *([f"  {more}"] if more else ())]
-        + ["</configuration>", ""]
-    )
+    whole = ("<configuration>", "  <env-params>", *lines, "  </env-params>", *((f"  {more}",) if more else ()))
+    return "\n".join((*whole, "</configuration>", ""))

@@ -1,5 +1,5 @@
-"""Agents of a local fabric are forked by its keeper, which has imported all that they need: a hundred times cheaper than a
-new interpreter each. Every other program is executed, as on any machine."""
+"""Agents of a local fabric are forked by its keeper, which has imported all that they need: much cheaper than a new
+interpreter each. Every other program is executed, as on any machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import asyncio
 import sys
 
 from deploy.identity import name_of
-from deploy.stub.launcher import ExecLauncher, Launcher, Program
+from deploy.stub.launcher import Launcher, Program
+from deploy.stub.processes import ExecLauncher
 from fabric.local.control import ControlClient, ControlError
 
 AGENT = (sys.executable, "-m", "deploy.agent")

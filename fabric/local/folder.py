@@ -7,6 +7,7 @@
         logs/<node>.log, api.log, keeper.log, zookeeper/
         nodes/<node>/                 each agent's state directory
         zookeeper/                    data
+        deploy/                       repository and boot stubs, where agents are deployed as managents (deploy.local)
 
 The lock is on the directory, so there is no lock file to leave behind. It lives as long as any process holds the open
 directory: a second `fabric up` is refused while the first one's front or keeper lives, and takes over from dead ones.
@@ -30,6 +31,7 @@ import msgspec
 from fabric.local.state import LocalState
 
 STATE, CONTROL, KEY, LOGS, NODES, ZOOKEEPER = "state.json", "control.sock", "cluster.key", "logs", "nodes", "zookeeper"
+DEPLOY = "deploy"
 MEMORY = Path("/dev/shm")
 _OURS = f"fabric-{os.getuid()}"
 LOCK_TRIES = 20
@@ -122,7 +124,7 @@ class Folder:
 
     def foreign(self) -> str:
         """The name of something in here that no local fabric put there; empty if there is nothing such."""
-        known = {STATE, STATE + ".new", CONTROL, KEY, LOGS, NODES, ZOOKEEPER}
+        known = {STATE, STATE + ".new", CONTROL, KEY, LOGS, NODES, ZOOKEEPER, DEPLOY}
         return next((name for name in sorted(os.listdir(self.path)) if name not in known), "")
 
     def taken(self) -> bool:

@@ -1,0 +1,144 @@
+"""What the keeper's processes do when agents are deployed as managents: a repository, boot stubs, an initiator.
+
+They find each other by files in the fabric's folder: `repository.url` when the repository serves, `stubs.ready` when
+every boot stub is in the directory. The initiator waits for both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from pathlib import Path
+
+from deploy.local import description
+from deploy.local.description import SITE
+from fabric.local.control import ControlClient
+from fabric.local.crew import Companion, Order, Place, RealCrew
+from fabric.local.folder import DEPLOY
+from fabric.local.state import Node, nodes_of
+
+HOST = "127.0.0.1"
+CACHE_BYTES = 1 << 30
+POLL_S = 0.01
+REPOSITORY, URL, READY = "repository", "repository.url", "stubs.ready"
+
+
+class DeployedCrew(RealCrew):
+    @property
+    def companions(self) -> tuple[Companion, ...]:
+        return (
+            Companion("repository", run_repository),
+            Companion("bootstubs", run_bootstubs),
+            Companion("initiator", run_initiator, once=True),
+        )
+
+    @property
+    def agents_wait(self) -> bool:
+        return True
+
+    def warm(self) -> None:
+        import deploy.agent
+        import deploy.composing
+        import deploy.local.launcher
+        import deploy.repository.process
+        import deploy.top  # noqa: F401
+
+        super().warm()
+        (self.folder.path / DEPLOY).mkdir(mode=0o700)
+
+    def run_ordered(self, place: Place, order: Order) -> int:
+        from deploy import agent
+
+        os.chdir(order.cwd)
+        os.environ.clear()
+        os.environ.update(order.environment)
+        os.environ["FABRIC_LIFELINE_FD"] = str(place.lifeline)
+        return agent.main()
+
+
+def run_repository(place: Place) -> int:
+    from deploy.repository.process import run
+    from fabric.logs import set_up_log
+
+    set_up_log(place.spec.log_level)
+    root = _folder(place) / REPOSITORY
+    description.write(root, place.spec, place.zk, place.folder.key_file)
+    asyncio.run(run(root, HOST, 0, "", lambda url: _write(_folder(place) / URL, url)))
+    return 0
+
+
+def run_bootstubs(place: Place) -> int:
+    from deploy.composing import composed
+    from deploy.local.launcher import KeeperLauncher
+    from deploy.stub.process import run_stubs
+    from deploy.stub.processes import ExecLauncher
+    from deploy.stub.settings import StubConfig
+    from fabric.logs import set_up_log
+
+    set_up_log(place.spec.log_level)
+    nodes = nodes_of(place.spec)
+    left = {node.name for node in nodes}
+
+    def registered(name: str) -> None:
+        left.discard(name)
+        if not left:
+            _write(_folder(place) / READY, "")
+
+    def config(node: Node) -> StubConfig:
+        return StubConfig(
+            node.name,
+            _folder(place) / "stubs" / node.name,
+            domain=f"/{SITE}/{node.rack}",
+            listen=f"{HOST}:0",
+            cluster_key=place.key,
+        )
+
+    compose = composed(
+        cache=_folder(place) / "cache",
+        cache_bytes=CACHE_BYTES,
+        directory=place.zk,
+        key=place.key,
+        launcher=KeeperLauncher(ControlClient(place.folder), ExecLauncher()),
+        registered=registered,
+    )
+    return run_stubs([config(node) for node in nodes], compose)
+
+
+def run_initiator(place: Place) -> int:
+    from fabric.logs import set_up_log
+
+    set_up_log(place.spec.log_level)
+    return asyncio.run(_deploy(place))
+
+
+async def _deploy(place: Place) -> int:
+    from deploy.top import Top
+
+    folder = _folder(place)
+    deadline = time.monotonic() + place.spec.start_deadline_s
+    while not ((folder / URL).exists() and (folder / READY).exists()):
+        if time.monotonic() > deadline:
+            print(f"no repository, or not all boot stubs, within {place.spec.start_deadline_s:g} s", file=sys.stderr)
+            return 1
+        await asyncio.sleep(POLL_S)
+    async with Top.open(place.zk, place.key) as top:
+        plan = await top.plan((folder / URL).read_text(), roots=(f"/{SITE}",))
+        result = await top.apply(plan)
+    sets = result.sets
+    if sets.complete:
+        return 0
+    print(f"not all is active: {sets}", file=sys.stderr)
+    return 1
+
+
+def _folder(place: Place) -> Path:
+    return place.folder.path / DEPLOY
+
+
+def _write(file: Path, text: str) -> None:
+    """Whole, or not at all."""
+    new = file.with_suffix(".new")
+    new.write_text(text, "utf-8")
+    new.rename(file)
