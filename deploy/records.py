@@ -63,7 +63,9 @@ class Prints(msgspec.Struct, frozen=True, array_like=True):
 class Child(msgspec.Struct, frozen=True, array_like=True):
     """A row of a table. `attempt` grows with every deployment of this child, on whichever stub: a stub obeys the
     highest (epoch of the table, attempt) that it has heard. `generation`: of the description that it was last brought
-    to. `index`: its place in the enumeration, which is the order of rollouts."""
+    to, or that was tried last. `index`: its place in the enumeration, which is the order of rollouts. `want`: "passive"
+    when an order deactivated it, "configured" or "non-existent" when an order shut it down or uninstalled it; the next
+    rollout starts those, and leaves passive ones passive."""
 
     name: StubName
     index: Number
@@ -77,6 +79,7 @@ class Child(msgspec.Struct, frozen=True, array_like=True):
     generation: Label = ""
     initiator: bool = False
     """It deploys children itself, so there is a table of its own."""
+    want: LifeState = "active"
 
 
 class Table(msgspec.Struct, frozen=True):
