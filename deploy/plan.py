@@ -27,6 +27,7 @@ from deploy.records import Child, Prints, Table
 
 Kind = Literal["add", "reinstall", "reconfigure", "start", "retry", "remove", "invalid"]
 KINDS: tuple[Kind, ...] = ("add", "reinstall", "reconfigure", "start", "retry", "remove", "invalid")
+OWN = "managent configuration"
 PRINT_CHARS = 8
 """Of a fingerprint in a reason: enough to tell two apart."""
 
@@ -42,7 +43,7 @@ class Change:
 class Plan:
     """`repository`: where it is described. `roots`: the paths of the first level. `generation`: of the description.
     `target`: every path that it expands to, in the order of the tree. `changes`: in the same order; what is to be
-    removed comes last, each initiator before its children."""
+    removed comes last, each initiator before its children. `warnings`: of the repositories."""
 
     repository: str
     roots: tuple[str, ...]
@@ -50,6 +51,7 @@ class Plan:
     target: tuple[str, ...]
     changes: tuple[Change, ...]
     unchanged: int
+    warnings: tuple[str, ...] = ()
 
     @property
     def counts(self) -> dict[Kind, int]:
@@ -98,7 +100,12 @@ def _children(tables: Mapping[str, Table], path: str) -> list[tuple[str, Child]]
 
 
 def make_plan(
-    repository: str, roots: tuple[str, ...], generation: str, wants: Iterable[Want], there: Mapping[str, Child]
+    repository: str,
+    roots: tuple[str, ...],
+    generation: str,
+    wants: Iterable[Want],
+    there: Mapping[str, Child],
+    warnings: tuple[str, ...] = (),
 ) -> Plan:
     """`there`: from `rows`."""
     changes: list[Change] = []
@@ -113,7 +120,7 @@ def make_plan(
         for path, row in there.items()
         if path not in target and not _absent(row)
     ]
-    return Plan(repository, roots, generation, tuple(target), tuple(changes), unchanged)
+    return Plan(repository, roots, generation, tuple(target), tuple(changes), unchanged, warnings)
 
 
 def _absent(row: Child) -> bool:
@@ -129,7 +136,7 @@ def _change(want: Want, row: Child | None) -> Change | None:
     if _absent(row):
         return Change(want.path, "retry" if failed else "add", _trouble(row) if failed else _gone(row))
     if reasons := differences(row.prints, want):
-        other = row.prints.code != want.prints.code or row.prints.install != want.prints.install
+        other = any(not reason.startswith(OWN) for reason in reasons)
         return Change(want.path, "reinstall" if other else "reconfigure", "; ".join(reasons))
     if row.outcome == "done" and row.life in ("active", "passive"):
         return None
@@ -152,9 +159,9 @@ def _trouble(row: Child) -> str:
 def differences(have: Prints, want: Want) -> list[str]:
     """Which kinds of documents differ, and from where the new ones come."""
     kinds = (
-        ("code", have.code, want.prints.code, want.sources.code),
+        ("code", have.code if want.code_known else want.prints.code, want.prints.code, want.sources.code),
         ("installation configuration", have.install, want.prints.install, want.sources.install),
-        ("managent configuration", have.managent, want.prints.managent, want.sources.managent),
+        (OWN, have.managent, want.prints.managent, want.sources.managent),
     )
     return [
         f"{kind} {_short(was)} -> {_short(now)}" + (f" ({', '.join(sources)})" if sources else "")
