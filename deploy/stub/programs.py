@@ -78,7 +78,7 @@ class Programs:
         try:
             way = way_to_start(folder, work.told, work.installed, work.managent)
         except (BadCode, OSError) as error:
-            raise Trouble(str(error)) from None
+            raise Trouble(str(error), final=isinstance(error, BadCode)) from None
         if isinstance(way, Execute):
             return await self._start_process(work, way)
         if isinstance(way, RunClass):

@@ -192,7 +192,9 @@ class Hosted:
     def take(self, sender: str, message: Any) -> None:
         self.told.append(type(message).__name__)
         if isinstance(message, TreeCall) and message.pattern == "/boom":
-            raise RuntimeError("a bug")
+            self.told.append("close")
+            self.home.failed(self.charge.path, "a bug")
+            return
         self.home.send(sender, StubBeat("/site", self.charge_ref(), "0" * 16, False, ()))
 
     def charge_ref(self) -> Any:
