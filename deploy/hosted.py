@@ -62,9 +62,9 @@ _TROUBLE = (TreeError, Unreachable, BadRecord, OSError, ValueError)
 
 
 class Machine(Protocol):
-    """deploy.initiator.Initiator."""
+    """deploy.initiator.initiator.Initiator, as far as its host knows it."""
 
-    def handle(self, now: float, given: Input) -> list[Effect]: ...
+    def handle(self, now: float, news: Input, /) -> list[Effect]: ...
 
     def tick(self, now: float) -> list[Effect]: ...
 

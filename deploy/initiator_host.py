@@ -22,7 +22,10 @@ from deploy.hosted import Hosted, MakeMachine, News
 from deploy.hosting import InitiatorCharge, NewInitiator
 from deploy.identity import TOP
 from deploy.initiator.effects import Claimed, Gathered, Order, Progress, Roll, Settled
+from deploy.initiator.initiator import Initiator
 from deploy.messages import AnyDeployMessage, Charge, Counts, Entry, Parent, Problem, Rollout, What, deploy_codec
+from deploy.patterns import CommandPattern
+from deploy.settings import Settings
 from fabric.runtime.bus import Bus, SocketContext
 from zk.tree import Tree
 
@@ -37,8 +40,15 @@ class InitiatorFailed(Exception):
     """A bug ended the top initiator: which, where it is in the log."""
 
 
-def new_initiator(make: MakeMachine) -> NewInitiator:
+def built_in(settings: Settings | None = None) -> MakeMachine:
+    """The initiator that comes with this package."""
+    limits = settings or Settings()
+    return lambda charge, address, guid: Initiator(charge, address, guid, limits, CommandPattern)
+
+
+def new_initiator(settings: Settings | None = None) -> NewInitiator:
     """For boot stubs."""
+    make = built_in(settings)
     return lambda home, charge: Hosted(home, charge, make)
 
 
@@ -46,11 +56,13 @@ class TopHost:
     """The top initiator in this process, over its own bus and the session `tree`. Made on the loop; `close` it. Raises
     fabric.traffic.BindFailed. Also the home (InitiatorHome) of its one initiator."""
 
-    def __init__(self, context: SocketContext, key: bytes | None, bind: str, tree: Tree, make: MakeMachine) -> None:
+    def __init__(
+        self, context: SocketContext, key: bytes | None, bind: str, tree: Tree, make: MakeMachine | None = None
+    ) -> None:
         self.guid = secrets.token_hex(16)
         self.loop = asyncio.get_running_loop()
         self._tree = tree
-        self._make = make
+        self._make = make or built_in()
         self._bus: Bus[AnyDeployMessage] = Bus(context, deploy_codec(key), self.guid, bind, on_message=self._heard)
         self._hosted: Hosted | None = None
         self._starting: asyncio.Future[None] | None = None
@@ -69,7 +81,7 @@ class TopHost:
 
     async def roll(self, rollout: Rollout, on_progress: Callable[[Counts, tuple[Problem, ...]], None]) -> Settled:
         """Bring it about; returns when everything up to its `until` has its final outcome. One at a time. Raises Fenced
-        when another top has claimed the table, and InitiatorFailed."""
+        when another top has claimed the table, InitiatorFailed, and what `on_progress` raised."""
         settled: asyncio.Future[Settled] = self.loop.create_future()
         self._rolling, self._on_progress = (rollout.id, rollout.seq, settled), on_progress
         try:
@@ -109,8 +121,11 @@ class TopHost:
     def _told(self, news: News) -> None:
         match news:
             case Progress(_, _, counts, problems):
-                if self._on_progress is not None:
-                    self._on_progress(counts, problems)
+                if self._rolling is not None and self._on_progress is not None:
+                    try:
+                        self._on_progress(counts, problems)
+                    except Exception as error:  # the caller's, and not the initiator's, who must not end by it
+                        _resolve(self._rolling[2], error)
             case Settled(rollout, seq):
                 if self._rolling is not None and self._rolling[:2] == (rollout, seq):
                     _resolve(self._rolling[2], news)
