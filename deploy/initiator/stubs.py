@@ -25,6 +25,8 @@ from deploy.initiator.kid import Kid
 from deploy.messages import AdoptCall, StubBeat, StubPing
 from deploy.records import MAX_LEFT, StubRef
 
+UNHEARD = ("new", "lost", "adopting")
+"""States in which a boot stub has not said itself where it is."""
 LEASE_PARTS = 3
 """A lease is renewed this often while it lasts."""
 
@@ -71,10 +73,10 @@ class Stubs:
             known = self._stubs.get(ref.name)
             if known is None:
                 self._stubs[ref.name] = Stub(ref)
-            elif known.ref != ref and (known.state in ("new", "lost") or known.ref.address == ref.address):
+            elif known.ref != ref and (known.state in UNHEARD or known.ref.address == ref.address):
                 known.ref, known.gone = ref, False  # one that answers knows best itself where it is
                 self._rows_changed(known)
-                if known.state == "lost":
+                if known.state in ("lost", "adopting"):
                     known.asked = 0
                     self._ask(now, known)
 
@@ -233,6 +235,8 @@ class Stubs:
         wait_s = min(settings.call_repeat_s * 2**known.asked, settings.call_repeat_max_s)
         if known.state == "lost":
             wait_s = settings.lost_ping_s
+        if known.state == "lost" or (known.state == "adopting" and known.asked == 1):
+            # Of one that is adopted the table may be out of date: it may have been started anew together with us.
             self._house.do(FindStubs((known.ref.name,)))
         known.asked = min(known.asked + 1, 10)
         paths = tuple(kid.path for kid in (*known.kids.values(), *known.left.values()))

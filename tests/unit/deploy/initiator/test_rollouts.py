@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from deploy.messages import Counts
+from deploy.settings import Settings
 from tests.unit.deploy.initiator.world import World, count
 
 
@@ -37,3 +38,20 @@ def test_a_second_rollout_of_the_same_has_nothing_to_do() -> None:
     world.check_complete()
     assert len(world.deployments) == 20
     assert world.operations["SaveTable"] <= saved + 9
+
+
+def test_boot_stubs_that_were_all_started_anew_elsewhere_are_found_before_they_are_given_up() -> None:
+    """A power failure: the tables name addresses at which nobody listens any more."""
+    world = tree()
+    first = world.roll()
+    world.run(lambda: world.is_settled(first), 30)
+    world.run_for(5)
+    for stub in world.stubs.values():
+        stub.crash()
+    for stub in world.stubs.values():
+        stub.start()
+    world.start_top()
+    second = world.roll()
+    world.run(lambda: world.is_settled(second), Settings().suspect_s)
+    world.check_complete()
+    assert len(world.deployments) == 20
