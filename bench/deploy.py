@@ -178,7 +178,8 @@ def _is_sleeper(pid: int) -> bool:
 def bare(count: int) -> Bare:
     """`count` processes of the same script, each in a session and a folder of its own with a log, by PROCESSES loops
     that do nothing else."""
-    with tempfile.TemporaryDirectory(prefix="bench-bare-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as name:
+    memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    with tempfile.TemporaryDirectory(prefix="bench-bare-", dir=memory) as name:
         script = Path(name) / "managent.sh"
         script.write_text(SLEEPER)
         script.chmod(0o755)

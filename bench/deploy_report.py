@@ -65,7 +65,8 @@ def report(found: Figures, part: str, plot: bool) -> str:
 def _sets(sets: Sets) -> str:
     counts = sets.counts
     parts = ("active", "passive", "stopped", "refused", "failed", "unreachable", "pending")
-    told = " + ".join(f"{getattr(counts, name):,} {name}" for name in parts if getattr(counts, name) or name == "active")
+    numbers = {name: getattr(counts, name) for name in parts}
+    told = " + ".join(f"{number:,} {name}" for name, number in numbers.items() if number or name == "active")
     return f"{counts.targeted:,} targeted = {told}"
 
 
@@ -76,8 +77,8 @@ def _growth(found: Figures) -> str:
         for one in found.growth
     ]
     return (
-        f"Figure 12's tree with ten children a level, the leaves Python classes in boot stubs of two processes; described "
-        f"by {found.lines} lines of XML. Wanted: 11,111 in 60 s, 3 ZooKeeper requests a managent.\n\n"
+        f"Figure 12's tree with ten children a level, the leaves Python classes in boot stubs of two processes; "
+        f"described by {found.lines} lines of XML. Wanted: 11,111 in 60 s, 3 ZooKeeper requests a managent.\n\n"
         "| managents | boot stubs | apply, to the exact sets | a managent | ZooKeeper requests a managent "
         "| memory of the boot stubs | sets |\n|---|---|---|---|---|---|---|\n" + "\n".join(rows) + "\n"
     )
@@ -88,8 +89,8 @@ def _processes(found: Figures) -> str:
         return ""
     ours, bare = found.processes
     return (
-        f"The same tree, its leaves processes of a small script: {_sets(ours.sets)}, in **{ours.wall_s:.1f} s**. A bare "
-        f"loop in two processes started {bare.count:,} of the same in {bare.wall_s:.1f} s: "
+        f"The same tree, its leaves processes of a small script: {_sets(ours.sets)}, in **{ours.wall_s:.1f} s**. "
+        f"A bare loop in two processes started {bare.count:,} of the same in {bare.wall_s:.1f} s: "
         f"**{ours.wall_s / bare.wall_s:.2f} times** that (wanted: at most 2).\n"
     )
 
@@ -99,9 +100,10 @@ def _failure(found: Figures) -> str:
         return ""
     one = found.failure
     return (
-        f"In the middle of 11,111, {one.killed} of {one.broken.stubs} boot stubs were killed (-9), with {one.initiators} "
-        f"initiators on them. The rollout ended after {one.broken.wall_s:.1f} s: {_sets(one.broken.sets)}. With these boot "
-        f"stubs started again, `resume` took {one.resumed.wall_s:.1f} s: {_sets(one.resumed.sets)}.\n"
+        f"In the middle of 11,111, {one.killed} of {one.broken.stubs} boot stubs were killed (-9), with "
+        f"{one.initiators} initiators on them. The rollout ended after {one.broken.wall_s:.1f} s: "
+        f"{_sets(one.broken.sets)}. With these boot stubs started again, `resume` took "
+        f"{one.resumed.wall_s:.1f} s: {_sets(one.resumed.sets)}.\n"
     )
 
 
@@ -109,13 +111,13 @@ def _ansible(found: Figures) -> str:
     if found.ansible is None:
         return ""
     ours, best = found.ansible
-    tried = "; ".join(f"{strategy} with {forks} forks {wall:.1f} s" for (strategy, forks), wall in best.tried.items())
+    tried = "; ".join(f"{how}, {forks} forks: {wall:.1f} s" for (how, forks), wall in best.tried.items())
     return (
-        f"On each of {best.targets} targets, code is copied, a configuration written, an installation run and a process "
-        f"started. Ours: {_sets(ours.sets)}, in **{ours.wall_s:.2f} s**. {best.version}, local connections, {best.strategy} "
-        f"strategy, {best.forks} forks: {best.running} run after **{best.wall_s:.0f} s**, "
-        f"**{best.wall_s / ours.wall_s:.0f} times** as long (wanted: at least 20). Tried before on a part of the targets: "
-        f"{tried}.\n"
+        f"On each of {best.targets} targets, code is copied, a configuration written, an installation run and a "
+        f"process started. Ours: {_sets(ours.sets)}, in **{ours.wall_s:.2f} s**. {best.version}, local connections, "
+        f"{best.strategy} strategy, {best.forks} forks: {best.running} run after **{best.wall_s:.0f} s**, "
+        f"**{best.wall_s / ours.wall_s:.0f} times** as long (wanted: at least 20). Tried before on a part of the "
+        f"targets: {tried}.\n"
     )
 
 

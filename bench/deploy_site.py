@@ -125,16 +125,15 @@ class Site:
         return sum(map(_pss_kib, stubs)) / 1024
 
     def marked(self) -> list[int]:
-        """Pids of everything that was started here, by whomever."""
-        wanted = f"{MARK}={self._mark}".encode()
+        """Pids of everything that was started here, by whomever: the mark, or a managent's own folder, is in their
+        environment."""
+        wanted = self._mark.encode()
         found = []
         for name in os.listdir("/proc"):
             if name.isdigit() and int(name) != os.getpid():
-                try:
-                    if wanted in Path(f"/proc/{name}/environ").read_bytes().split(b"\0"):
+                with contextlib.suppress(OSError):
+                    if wanted in Path(f"/proc/{name}/environ").read_bytes():
                         found.append(int(name))
-                except OSError:
-                    continue
         return found
 
     def _environment(self) -> dict[str, str]:

@@ -11,10 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from deploy.hosted import directory_of
-from deploy.hosting import InitiatorCharge
-from deploy.initiator.initiator import Initiator
 from deploy.initiator_host import new_initiator
-from deploy.patterns import CommandPattern
 from deploy.records import StubRecord
 from deploy.repository.client import HttpClient
 from deploy.repository.content import ContentCache
@@ -60,7 +57,7 @@ def composed(
         try:
             yield Parts(
                 resolver,
-                new_initiator(lambda charge, address, guid: make_initiator(charge, address, guid, settings)),
+                new_initiator(settings),
                 register if directory else None,
                 launcher,
             )
@@ -71,9 +68,3 @@ def composed(
             await client.close()
 
     return parts
-
-
-def make_initiator(charge: InitiatorCharge, address: str, guid: str, settings: Settings | None = None) -> Initiator:
-    return Initiator(charge, address, guid, settings or Settings(), CommandPattern)
-
-
