@@ -7,20 +7,10 @@ What follows from the entries that match is worked out once for each choice of e
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from deploy.documents import ConfigurationDocument, Information, Kind, Reference
 from deploy.expansion import Made, Sources, Undescribed
-from deploy.matching import BadMatch, Choice, Conflict, check_deployable, choose, merge, prints, references
-
-
-@dataclass(frozen=True, slots=True)
-class Content:
-    """What a reference gave. `error`: why it gave nothing. `document`: of configuration references alone."""
-
-    digest: str = ""
-    document: ConfigurationDocument | None = None
-    error: str = ""
+from deploy.matching import BadMatch, Choice, Conflict, Content, check_deployable, choose, merge, prints, references
 
 
 ELSEWHERE = ("file:", "image:")

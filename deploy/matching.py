@@ -87,6 +87,15 @@ def references(information: Information, choice: Choice, kind: Kind) -> tuple[Re
     return tuple(ref for index in indices for ref in entries[index].refs)
 
 
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a reference gave. `error`: why it gave nothing. `document`: of configuration references alone."""
+
+    digest: str = ""
+    document: ConfigurationDocument | None = None
+    error: str = ""
+
+
 # --- merging ---------------------------------------------------------------------------------------------------------
 
 

@@ -74,7 +74,8 @@ class Element:
                 raise self.error(f"expected {_listed('attribute', attributes)}, found attribute {name!r}")
         for child in self.children:
             if child.name not in children:
-                raise child.error(f"expected {_listed('element', children)} in <{self.name}>, found <{child.name}>")
+                expected = f"{_listed('element', children)} in <{self.name}>"
+                raise BadXml(self.document, child.line, child.column, f"expected {expected}, found <{child.name}>")
         if self.text and not text:
             raise self.error(f"expected no text, found {self.text[:100]!r}")
 
@@ -163,6 +164,8 @@ def parse_several(data: bytes, document: str, limits: Limits) -> list[Element]:
 def _check_size(data: bytes, document: str, limits: Limits) -> None:
     if len(data) > limits.bytes:
         raise BadXml(document, 1, 1, f"expected at most {limits.bytes:,} bytes, found {len(data):,}")
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):  # expat would believe it, whatever encoding it is told
+        raise BadXml(document, 1, 1, "expected encoding UTF-8, found UTF-16")
     if not data.strip():
         raise BadXml(document, 1, 1, "expected an XML document, found nothing")
 

@@ -176,10 +176,14 @@ def _explain(verbs: Any) -> None:
         "explain",
         "deploy.cli.explaining:explain",
         "show which entry of the repository matches a managent, and which document gave which value",
-        ["fabric managent explain /region1/zone3 --repository http://192.0.2.1:8080/"],
+        [
+            "fabric managent explain /region1/zone3 --repository http://192.0.2.1:8430",
+            "fabric managent explain /region1/zone3/dc6 --repository ./zone3 --scope /region1/zone3",
+        ],
     )
     explain.add_argument("path", metavar="PATH", help="of the managent")
-    explain.add_argument("--repository", metavar="URL", help="that holds the description")
+    explain.add_argument("--repository", metavar="URL|DIR", help="that holds the description, served or not")
+    explain.add_argument("--scope", metavar="PATH", default="", help="identifiers are cut by this path there (5.6)")
     output_format(explain)
 
 

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from deploy.described import Content
 from deploy.documents import INFORMATION_LIMITS, KINDS, Information, Reference, read_information
+from deploy.matching import Content
 from deploy.repository.client import HttpClient
 from deploy.repository.fetcher import Fetcher
 from deploy.repository.folder import Folder

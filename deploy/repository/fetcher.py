@@ -29,7 +29,7 @@ from deploy.documents import CONFIGURATION_LIMITS, ConfigurationDocument, Refere
 from deploy.repository.client import HttpClient
 from deploy.repository.content import ContentCache, Incoming, chunks_of_file, digest_of_file
 from deploy.repository.digests import Digester
-from deploy.repository.folder import YOUNG_S
+from deploy.repository.files import YOUNG_S
 from deploy.repository.images import ImageAccess, ImageSource
 from deploy.resolved import Unresolved
 from deploy.xml import BadXml

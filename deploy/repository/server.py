@@ -22,7 +22,8 @@ from collections.abc import Awaitable
 
 from deploy.brp import Reply, RequestType, read_request, wants, write_error, write_refs
 from deploy.matching import BadMatch, Choice, choose, references
-from deploy.repository.folder import Document, Folder, NoDocument, Snapshot
+from deploy.repository.files import Document, NoDocument
+from deploy.repository.folder import Folder, Snapshot
 from deploy.repository.serving import Answer, Asked
 from deploy.xml import BadXml
 

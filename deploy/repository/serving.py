@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import h11
 
-from deploy.repository.folder import Held, read_all
+from deploy.repository.files import Held, read_all
 
 log = logging.getLogger(__name__)
 
