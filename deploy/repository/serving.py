@@ -5,7 +5,7 @@ answer goes out in one write when it is small; the next request of the same conn
 answers at once, or with an awaitable when it must wait for something. A file is sent in pieces, as fast as the other
 side takes them.
 
-Bounds: `Limits`. A sweep each second closes connections that were idle, or that have not finished their request or taken
+Bounds: `Limits`. A sweep each second closes connections that were idle, or that did not finish their request or take
 their answer, for too long; when there are as many connections as may be, the one that is idle for longest makes room.
 Closing a server lets answers under way be finished for `stop_s`.
 """
