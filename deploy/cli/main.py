@@ -12,11 +12,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from deploy.cli import parser, repository
+from deploy.cli import bootstub, parser, repository
 from fabric.cli.main import main as fabric_main
 from fabric.cli.parser import Register
 
-GROUPS: tuple[Register, ...] = (parser.register, repository.register)
+GROUPS: tuple[Register, ...] = (parser.register, repository.register, bootstub.register)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
