@@ -14,11 +14,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from deploy.cli import local, parser, repository, stubs
+from deploy.cli import bootstub, local, parser, repository, stubs
 from fabric.cli.main import main as fabric_main
 from fabric.cli.parser import Register
 
-GROUPS: tuple[Register, ...] = (local.register, parser.register, stubs.register, repository.register)
+GROUPS: tuple[Register, ...] = (
+    local.register,
+    parser.register,
+    repository.register,
+    bootstub.register,
+    stubs.register,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
