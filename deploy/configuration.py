@@ -22,6 +22,7 @@ Enumeration = Literal["count", "names", "stub", "domain"]
 Scope = Literal["full", "relative"]
 Failover = Literal["none", "domain"]
 Control = Literal["signals", "bmp"]
+Restart = Literal["always", "never"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,8 @@ class InitiatorRole:
     the domain.
     `lease_s`: a boot stub that has not heard from the initiator for so long stops its children itself; only after that
     they are placed elsewhere (0: they run on, and may run twice until the stub is back). `start`: the start command
-    that the initiator tells the boot stubs (4.3, third way)."""
+    that the initiator tells the boot stubs (4.3, third way). `restart`: whether a child whose program ended by itself is
+    started again (with back-off, and not for ever); with "never" it is reported, and left as it is."""
 
     children: tuple[Children, ...]
     parallel: int = 32
@@ -60,6 +62,7 @@ class InitiatorRole:
     lease_s: float = 0.0
     start: str = ""
     retries: int = 3
+    restart: Restart = "always"
 
 
 @dataclass(frozen=True, slots=True)
