@@ -62,7 +62,7 @@ MAX_SHARES = MAX_COUNT
 MAX_SIZES = 8
 PACK_OVER_BYTES = 4096
 MAX_PLAIN_BYTES = 2 * 1024 * 1024
-"""Of a deployment's JSON, unpacked: 10,000 shares with names of 64 characters take 0.8 MB."""
+"""Of a record's JSON, unpacked: 10,000 shares of a deployment with names of 64 characters take 0.8 MB."""
 
 _PACKED = b"z1"
 
@@ -305,16 +305,15 @@ def encode(record: msgspec.Struct) -> bytes:
         return msgspec.json.encode(record)
     fields = {name: getattr(record, name) for name in _FIELDS}
     plan, leaving, stopping = (_by_rack(getattr(record, name)) for name in _SHARES)
-    plain = msgspec.json.encode(_Written(**fields, plan=plan, leaving=leaving, stopping=stopping))
-    return plain if len(plain) <= PACK_OVER_BYTES else _PACKED + zlib.compress(plain, 6)
+    return pack(msgspec.json.encode(_Written(**fields, plan=plan, leaving=leaving, stopping=stopping)))
 
 
 def decode(data: bytes, kind: type[R], where: str) -> R:
     """Decode a znode's content; raises BadRecord naming `where` (the path), what was expected and what was found."""
     try:
         if not issubclass(kind, Deployment):
-            return msgspec.json.decode(_unpacked(data) if kind is Unplanned else data, type=kind)
-        written = msgspec.json.decode(_unpacked(data), type=_Written)
+            return msgspec.json.decode(unpack(data) if kind is Unplanned else data, type=kind)
+        written = msgspec.json.decode(unpack(data), type=_Written)
         fields = {name: getattr(written, name) for name in _FIELDS}
         plan, leaving, stopping = (_shares(getattr(written, name)) for name in _SHARES)
         return kind(**fields, plan=plan, leaving=leaving, stopping=stopping)
@@ -340,7 +339,13 @@ def _shares(plan: dict[str, str]) -> tuple[Share, ...]:
     return tuple(found)
 
 
-def _unpacked(data: bytes) -> bytes:
+def pack(plain: bytes) -> bytes:
+    """JSON as a record that may grow is written: as it is, or, over PACK_OVER_BYTES, packed."""
+    return plain if len(plain) <= PACK_OVER_BYTES else _PACKED + zlib.compress(plain, 6)
+
+
+def unpack(data: bytes) -> bytes:
+    """What `pack` was given; raises ValueError or zlib.error when it is none of it, or over MAX_PLAIN_BYTES."""
     if not data.startswith(_PACKED):
         return data
     inflate = zlib.decompressobj()

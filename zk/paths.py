@@ -14,10 +14,19 @@
     /cordons/{node}                                persistent  this node gets nothing new
     /drains/{node}                                 persistent  what runs on this node is to run elsewhere
     /lost/{node}                                   persistent  this node vanished: since when, is it replaced
+    /stubs/{shard}/{name}                          persistent  a boot stub (StubRecord of deploy.records)
+    /managents/{shard}/{key}                       persistent  the children of one initiator (Table of deploy.records)
+    /managents/{shard}/{key}/{page}                persistent  more of them, where they are many
+
+The last two are spread over SHARDS shards by a hash of the name, so that none of them, nor any list of children, grows
+past ZooKeeper's manners at 100,000 entries (deploy.directory has the sizes). `key` is the initiator's path with ":" for
+"/", and TOP_KEY for the top, whose path is empty. Shards, and the two roots above them, are made when first needed: a
+fabric that is not deployed by initiators has none.
 """
 
 from __future__ import annotations
 
+import hashlib
 from typing import Literal
 
 Layer = Literal["compute", "storage"]
@@ -34,6 +43,13 @@ IMAGES = "/images"
 CORDONS = "/cordons"
 DRAINS = "/drains"
 LOST = "/lost"
+STUBS = "/stubs"
+MANAGENTS = "/managents"
+
+SHARDS = 256
+"""They must not change while there is anything in them."""
+TOP_KEY = "top"
+"""No path gives it: those begin with ":"."""
 
 ROOTS: tuple[str, ...] = (
     *(f"{top}/{layer}" for top in (MEMBERS, CANDIDATES, LEADERS) for layer in LAYERS),
@@ -117,3 +133,22 @@ def drain(node: str) -> str:
 
 def lost(node: str) -> str:
     return f"{LOST}/{node}"
+
+
+def shard(text: str) -> str:
+    """Which of the SHARDS `text` belongs to: the same in every process, now and later."""
+    return hashlib.blake2b(text.encode(), digest_size=1).hexdigest()
+
+
+def stub(name: str) -> str:
+    return f"{STUBS}/{shard(name)}/{name}"
+
+
+def table(managent: str) -> str:
+    """Of the initiator at this path; "" is the top."""
+    key = managent.replace("/", ":") or TOP_KEY
+    return f"{MANAGENTS}/{shard(key)}/{key}"
+
+
+def table_page(managent: str, number: int) -> str:
+    return f"{table(managent)}/{number:03d}"
