@@ -1,0 +1,244 @@
+"""`fabric bootstub install --hosts FILE`, and `uninstall`: the first step on real machines (deploy/ssh).
+
+The arguments, and what is checked of them before any host is asked. What is shown is deploy.cli.installing's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import shutil
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fabric.cli.exits import Exit, Failure
+from fabric.cli.parser import Parser, pair, seconds, whole
+
+if TYPE_CHECKING:
+    from deploy.ssh.bundle import Bundle
+    from deploy.ssh.host.orders import Order
+    from deploy.ssh.hosts import Host
+
+DEFAULT_LISTEN = "0.0.0.0:8423"
+MAX_HOSTS_BYTES = 8 << 20
+MAX_PARALLEL = 500
+
+FILE = """\
+FILE names a host a line: [user@]host[:port], then name=NAME and domain=PATH where wanted; # begins a comment, IPv6
+addresses stand in brackets. ssh is the system's, with your ~/.ssh/config, agent and known hosts; it asks nothing."""
+
+INSTALLED = f"""\
+{FILE}
+Each host needs sshd and Python 3.11 or later. The packages that run here are copied into an environment of their own
+there; what they need comes from where the host's pip looks, or with --wheels from here. Running it again changes only
+what differs, and restarts a boot stub only when it must; its managents run on, and are adopted.
+Exit codes: 0 all is as it should be; 1 some hosts failed or could not be reached; 3 with --check: something differs."""
+
+REMOVED = f"""\
+{FILE}
+Refused on a host where managents run, unless --purge ends them too. The directory keeps the name."""
+
+
+def register(subparsers: Any) -> None:
+    """Add `install` and `uninstall` to the sub-commands of `fabric bootstub`."""
+    install = _command(
+        subparsers,
+        "install",
+        "install and start a boot stub on each host of a file, over ssh",
+        [
+            "fabric bootstub install --hosts hosts.txt --directory 192.0.2.1:2181/site --key-file cluster.key",
+            "fabric bootstub install --hosts hosts.txt --directory 192.0.2.1:2181/site --key-file cluster.key --check",
+            "fabric bootstub install --hosts hosts.txt --wheels ./wheels --key-file cluster.key    # offline",
+        ],
+        INSTALLED,
+    )
+    add = install.add_argument
+    add("--check", action="store_true", help="only tell what would be done")
+    stub = install.add_argument_group("the boot stubs")
+    add = stub.add_argument
+    add("--directory", metavar="HOSTS", default="", help="the ZooKeeper where they register")
+    add("--key-file", type=Path, metavar="FILE", help="the cluster's key, here; copied to a file for its owner alone")
+    add("--listen", metavar="HOST:PORT", default=DEFAULT_LISTEN, help=f"on every host ({DEFAULT_LISTEN})")
+    add("--advertise", metavar="HOST", default="", help="what others connect to, when that is the same on every host")
+    add("--domain", metavar="PATH", default="", help="of hosts that have no domain= in the file")
+    add("--allow-root", action="store_true", help="they may run as root")
+    add("--restart", action="store_true", help="also when nothing differs")
+    add("--supervisor", choices=("auto", "systemd", "process"), default="auto", help="what keeps them (auto)")
+    add("--answer-wait", type=seconds, metavar="S", default=30.0, help="for one to listen, and to register (30 each)")
+    code = install.add_mutually_exclusive_group()
+    code.add_argument("--wheels", type=Path, metavar="DIR", help="a folder with the wheels of all packages needed")
+    code.add_argument("--python-env", metavar="PATH", default="", help="an environment there that has the fabric")
+    _reaching(install)
+    uninstall = _command(
+        subparsers,
+        "uninstall",
+        "stop the boot stub on each host of a file, and remove what was installed",
+        ["fabric bootstub uninstall --hosts hosts.txt"],
+        REMOVED,
+    )
+    uninstall.add_argument("--purge", action="store_true", help="end managents that run, and remove their files too")
+    _reaching(uninstall)
+
+
+def _command(subparsers: Any, name: str, help: str, examples: Sequence[str], more: str) -> Parser:
+    parser: Parser = subparsers.add_parser(
+        name,
+        help=help,
+        description=f"{help[0].upper()}{help[1:]}.\n{more}",
+        epilog="\n".join(["examples:", *(f"  {example}" for example in examples)]),
+    )
+    parser.add_argument("--hosts", type=Path, required=True, metavar="FILE", help="the hosts; - reads standard input")
+    parser.add_argument("--format", choices=("table", "json"), default=argparse.SUPPRESS, help="default: table")
+    parser.set_defaults(run=f"{__name__}:{name}")
+    return parser
+
+
+def _reaching(parser: Parser) -> None:
+    add = parser.add_argument_group("on the hosts").add_argument
+    add("--dir", metavar="DIR", default="", help="(~/.local/share/fabric-bootstub; of root: /var/lib/fabric-bootstub)")
+    add("--python", metavar="PATH", default="", help="a Python from 3.11 on (default: one is looked for)")
+    add = parser.add_argument_group("ssh").add_argument
+    add("--parallel", type=whole(1, MAX_PARALLEL), metavar="N", default=32, help="hosts at once (32)")
+    add("--time-limit", type=seconds, metavar="S", default=600.0, help="for one host, in seconds (600)")
+    add("--retries", type=whole(0, 20), metavar="N", default=2, help="of a connection that failed (2)")
+    add("--connect-timeout", type=whole(1, 600), metavar="S", default=15, help="for one connection, in seconds (15)")
+    add("--ssh-config", metavar="FILE", default="", help="instead of ~/.ssh/config")
+    add("--ssh-option", type=pair, action="append", default=[], metavar="NAME=VALUE", help="of ssh; may be repeated")
+
+
+# --- what they do ----------------------------------------------------------------------------------------------------
+
+
+def install(args: Namespace) -> int:
+    from deploy.ssh.host.orders import Order
+
+    key = _key(args)
+    order = Order(
+        "check" if args.check else "install",
+        folder=args.dir,
+        domain=_domain(args.domain),
+        directory=_directory(args.directory),
+        listen=args.listen,
+        advertise=args.advertise,
+        python_env=args.python_env,
+        key=key,
+        allow_root=args.allow_root,
+        restart=args.restart,
+        supervisor=args.supervisor,
+        answer_s=args.answer_wait,
+    )
+    bundle = None if args.python_env else _bundle(args.wheels)
+    return _run(args, order, bundle)
+
+
+def uninstall(args: Namespace) -> int:
+    from deploy.ssh.host.orders import Order
+
+    return _run(args, Order("remove", folder=args.dir, purge=args.purge), None)
+
+
+def _run(args: Namespace, order: Order, bundle: Bundle | None) -> int:
+    from dataclasses import replace
+
+    from deploy.cli import installing
+    from deploy.ssh.command import SshSettings, opening
+    from deploy.ssh.fleet import FleetSettings
+
+    hosts = _hosts(args.hosts)
+    if shutil.which("ssh") is None:
+        raise Failure("expected the program ssh on PATH (Debian: apt-get install openssh-client), found none")
+    try:
+        first = opening(args.python)
+    except ValueError as error:
+        raise Failure(f"--python: {error}", Exit.USAGE) from None
+    if bundle is not None:
+        order = replace(order, bundle=bundle.digest, bundle_bytes=len(bundle.content), offline=bundle.offline)
+    ssh = SshSettings(
+        config=args.ssh_config,
+        options=tuple(f"{name}={value}" for name, value in args.ssh_option),
+        connect_s=args.connect_timeout,
+    )
+    settings = FleetSettings(args.parallel, args.time_limit, args.retries)
+    outcomes = asyncio.run(installing.visit(hosts, order, first, bundle, settings, ssh))
+    installing.show(outcomes, args.format == "json")
+    return installing.exit_code(outcomes)
+
+
+# --- what the arguments name ------------------------------------------------------------------------------------------
+
+
+def _hosts(file: Path) -> tuple[Host, ...]:
+    from deploy.ssh.hosts import BadHosts, parse_hosts
+
+    name = "standard input" if str(file) == "-" else str(file)
+    try:
+        if str(file) == "-":
+            data = sys.stdin.buffer.read(MAX_HOSTS_BYTES + 1)
+        else:
+            with file.open("rb") as opened:
+                data = opened.read(MAX_HOSTS_BYTES + 1)
+    except OSError as error:
+        raise Failure(f"--hosts: expected a readable file, found {name}: {error.strerror}", Exit.USAGE) from None
+    if len(data) > MAX_HOSTS_BYTES:
+        raise Failure(f"--hosts: expected at most {MAX_HOSTS_BYTES >> 20} MiB, found more in {name}", Exit.USAGE)
+    try:
+        return parse_hosts(data.decode(), name)
+    except UnicodeDecodeError:
+        raise Failure(f"--hosts: expected text in UTF-8, found something else in {name}", Exit.USAGE) from None
+    except BadHosts as error:
+        raise Failure(str(error), Exit.USAGE) from None
+
+
+def _key(args: Namespace) -> str:
+    """Checked, as hex digits; "" for none, which only boot stubs that listen on their own host alone may do without."""
+    from fabric.config import read_cluster_key
+    from fabric.config_values import ConfigError, HostPort
+
+    try:
+        host, _ = HostPort().read(args.listen, True)
+    except ValueError as error:
+        raise Failure(f"--listen: expected {HostPort().expected}, found {error}", Exit.USAGE) from None
+    if args.key_file is not None:
+        try:
+            return read_cluster_key(args.key_file, "--key-file").hex()
+        except ConfigError as error:
+            raise Failure(str(error), Exit.USAGE) from None
+    if not host.startswith("127.") and host not in ("::1", "localhost"):
+        raise Failure(
+            f"--key-file: expected the cluster's key, since the boot stubs listen at {args.listen}, found none; make "
+            "one: (umask 077; openssl rand -hex 32 > cluster.key)",
+            Exit.USAGE,
+        )
+    return ""
+
+
+def _domain(text: str) -> str:
+    from deploy.identity import BadIdentity, check_path
+
+    try:
+        return check_path(text) if text else ""
+    except BadIdentity as error:
+        raise Failure(f"--domain: {error}", Exit.USAGE) from None
+
+
+def _directory(text: str) -> str:
+    from zk.connect import parse
+
+    try:
+        if text:
+            parse(text)
+    except ValueError as error:
+        raise Failure(f"--directory: {error}", Exit.USAGE) from None
+    return text
+
+
+def _bundle(wheels: Path | None) -> Bundle:
+    from deploy.ssh.bundle import BadBundle, make_bundle
+
+    try:
+        return make_bundle(wheels)
+    except BadBundle as error:
+        raise Failure(str(error)) from None

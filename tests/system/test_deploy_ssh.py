@@ -1,0 +1,282 @@
+"""Boot stubs over ssh, against a real sshd on 127.0.0.1: what comes of each host, once, again, and when it goes wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.cli import bootstub_install
+from deploy.ssh.host.processes import listens, running
+from fabric.cli.exits import Exit
+from fabric.cli.parser import Parser
+from tests.system import stub_standin
+from tests.system.sshd import Sshd, running_sshd
+from tests.waiting import wait_until
+from tests.zookeeper import LOCAL
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(60)]
+
+ROOT = ["--allow-root"] if os.getuid() == 0 else []
+TYPED = """\
+import sys
+from deploy.cli import bootstub_install
+from fabric.cli.parser import Parser
+parser = Parser()
+bootstub_install.register(parser.add_subparsers())
+args = parser.parse_args()
+sys.exit(bootstub_install.install(args))
+"""
+
+
+@pytest.fixture(scope="module")
+def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    with running_sshd(tmp_path_factory.mktemp("sshd")) as server:
+        yield server
+
+
+class Site:
+    """Hosts of one test, and the commands about them. `said`: of the last one, as JSON."""
+
+    def __init__(self, sshd: Sshd, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.sshd, self.folder, self._capsys = sshd, folder, capsys
+        self.file = folder / "hosts.txt"
+        self.homes: dict[str, Path] = {}
+        self.said: Any = None
+        self.errors = ""
+        self.key = folder / "cluster.key"
+        self.secret = secrets.token_hex(32)
+        self.key.write_text(f"{self.secret}\n")
+        self.key.chmod(0o600)
+        self.env = folder / "env"
+        (self.env / "bin").mkdir(parents=True)
+        program = f"#!{sys.executable}\n{Path(stub_standin.__file__).read_text()}"
+        (self.env / "bin/fabric").write_text(program)
+        (self.env / "bin/fabric").chmod(0o755)
+
+    def host(self, name: str, **how: Any) -> Path:
+        self.homes[name] = self.sshd.host(f"{name}.{self.folder.name}", **how)
+        return self.homes[name]
+
+    def write(self, *lines: str) -> None:
+        """Each begins with a host's name, and goes on with what stands after it."""
+        self.file.write_text("".join(f"{(line if ' ' in line else line + ' ').replace(' ', f'.{self.folder.name} ', 1)}\n" for line in lines))
+
+    def words(self, *more: str) -> list[str]:
+        words = ["install", *self._common(), "--python-env", str(self.env), "--key-file", str(self.key)]
+        return [*words, "--supervisor", "process", "--listen", f"{LOCAL}:0", *ROOT, *more]
+
+    def _common(self) -> list[str]:
+        words = ["--hosts", str(self.file), "--ssh-config", str(self.sshd.config), "--format", "json"]
+        return [*words, "--dir", "~/bootstub"]
+
+    def install(self, *more: str) -> Exit:
+        return self._run(self.words(*more))
+
+    def uninstall(self, *more: str) -> Exit:
+        return self._run(["uninstall", *self._common(), *more])
+
+    def _run(self, words: Sequence[str]) -> Exit:
+        parser = Parser()
+        bootstub_install.register(parser.add_subparsers())
+        args = parser.parse_args(words)
+        run = bootstub_install.install if words[0] == "install" else bootstub_install.uninstall
+        self._capsys.readouterr()
+        code = Exit(run(args))
+        output = self._capsys.readouterr()
+        self.said, self.errors = json.loads(output.out), output.err
+        assert self.secret not in output.out + output.err
+        return code
+
+    def of(self, name: str) -> Any:
+        (found,) = [each for each in self.said["hosts"] if each["host"] == f"{name}.{self.folder.name}"]
+        return found
+
+    def sets(self) -> dict[str, list[str]]:
+        """Without the empty ones."""
+        cut = len(self.folder.name) + 1
+        return {result: [name[:-cut] for name in names] for result, names in self.said["sets"].items() if names}
+
+    def stub(self, name: str) -> Path:
+        return self.homes[name] / "bootstub"
+
+    def starts(self, name: str) -> list[list[str]]:
+        return [json.loads(line) for line in (self.stub(name) / "stub/starts").read_text().splitlines()]
+
+    def end(self) -> None:
+        """Whatever still runs of the hosts."""
+        for home in self.homes.values():
+            for record in home.rglob("installed.json"):
+                pid = json.loads(record.read_text())["installed"]["pid"]
+                if process := running(pid):
+                    process.end(5)
+
+
+@pytest.fixture
+def site(sshd: Sshd, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Site]:
+    made = Site(sshd, tmp_path, capsys)
+    yield made
+    made.end()
+
+
+def test_a_site_is_installed_and_again_changes_only_what_differs(site: Site) -> None:
+    for name in ("a", "b", "c"):
+        site.host(name)
+    site.write("a name=r1c01 domain=/site/r1", "b name=r1c02 domain=/site/r1", "c name=r2c01")
+
+    assert site.install("--check") == Exit.FOUND
+    assert site.sets() == {"differs": ["a", "b", "c"]}
+    assert not list(site.homes["a"].iterdir()), "a check changes nothing"
+
+    assert site.install("--domain", "/site/r2") == Exit.DONE
+    assert site.sets() == {"installed": ["a", "b", "c"]}
+    pids = {name: site.of(name)["pid"] for name in site.homes}
+    assert all(listens(pid) for pid in pids.values())
+    assert [step["name"] for step in site.of("a")["steps"]] == [
+        "folder", "environment", "key", "start script", "boot stub",
+    ]  # fmt: skip
+    key, folder = site.stub("a") / "cluster.key", site.stub("a") / "stub"
+    assert (key.stat().st_mode & 0o777, key.read_text().strip()) == (0o600, site.secret)
+    assert site.starts("a") == [
+        ["bootstub", "--name", "r1c01", "--dir", str(folder), "--domain", "/site/r1", "--listen", f"{LOCAL}:0",
+         "--key-file", str(key), *ROOT],
+    ]  # fmt: skip
+    assert site.starts("c")[0][6] == "/site/r2"
+
+    assert site.install("--domain", "/site/r2") == Exit.DONE
+    assert site.sets() == {"unchanged": ["a", "b", "c"]}
+    assert {name: site.of(name)["pid"] for name in site.homes} == pids
+    assert site.install("--domain", "/site/r2", "--check") == Exit.DONE
+
+    process = running(pids["a"])
+    assert process
+    process.end(5)
+    site.write("a name=r1c01 domain=/site/r1", "b name=r1c02 domain=/site/r3", "c name=r2c01")
+    assert site.install("--domain", "/site/r2", "--check") == Exit.FOUND
+    assert site.sets() == {"unchanged": ["c"], "differs": ["a", "b"]}
+    assert listens(pids["b"]), "a check changes nothing"
+    assert site.install("--domain", "/site/r2") == Exit.DONE
+    assert site.sets() == {"installed": ["a", "b"], "unchanged": ["c"]}
+    assert [len(site.starts(name)) for name in ("a", "b", "c")] == [2, 2, 1]
+    assert not listens(pids["b"])
+    assert site.starts("b")[1][6] == "/site/r3"
+
+
+def test_managents_outlive_a_restart_and_an_uninstallation_asks_for_them(site: Site) -> None:
+    site.host("a")
+    site.write("a name=r1c01")
+    assert site.install() == Exit.DONE
+    folder = site.stub("a")
+    environment = dict(os.environ) | {"MANAGENT_DIR": f"{folder}/stub/managents/site"}
+    managent = subprocess.Popen(["sleep", "1000"], env=environment, start_new_session=True)
+    try:
+        assert site.install("--restart") == Exit.DONE
+        assert site.sets() == {"installed": ["a"]}
+        assert managent.poll() is None
+        assert site.uninstall() == Exit.ERROR
+        assert site.sets() == {"failed": ["a"]}
+        assert "expected no managent to run here, found 1" in site.of("a")["reason"]
+        assert managent.poll() is None
+        pid = json.loads((folder / "installed.json").read_text())["installed"]["pid"]
+        assert listens(pid)
+
+        assert site.uninstall("--purge") == Exit.DONE
+        assert site.sets() == {"removed": ["a"]}
+        assert managent.wait(5) == -signal.SIGTERM
+        assert running(pid) is None
+        assert not folder.exists()
+        assert site.uninstall() == Exit.DONE
+        assert site.sets() == {"absent": ["a"]}
+    finally:
+        if managent.poll() is None:
+            managent.kill()
+            managent.wait(5)
+
+
+def test_what_is_no_installation_is_left_alone(site: Site) -> None:
+    home = site.host("a")
+    (home / "bootstub").mkdir()
+    (home / "bootstub/thesis.tex").write_text("ten years of work")
+    site.write("a")
+    for run in (site.install, site.uninstall):
+        assert run() == Exit.ERROR
+        assert "found also thesis.tex" in site.of("a")["reason"]
+    assert [path.name for path in (home / "bootstub").iterdir()] == ["thesis.tex"]
+
+
+def test_every_host_is_in_exactly_one_set_with_its_reason(site: Site) -> None:
+    with closing(socket.create_server((LOCAL, 0))) as taken:
+        closed = taken.getsockname()[1]
+    site.host("good")
+    site.host("noisy", forced="echo Welcome; echo -n You have mail; eval $SSH_ORIGINAL_COMMAND")
+    site.host("fails")
+    site.host("silent")
+    site.host("shellless", forced="echo This account is not available; exit 1")
+    site.host("hangs", forced="sleep 1000")
+    site.host("closed", port=closed)
+    site.host("impostor", known=False)
+    site.host("stranger", allowed=False)
+    site.write(
+        "good ", "noisy name=noisy", "fails name=r1-fails", "silent name=r1-silent", "shellless ", "hangs ",
+        "closed ", "impostor ", "stranger ",
+    )  # fmt: skip
+
+    assert site.install("--answer-wait", "0.5", "--time-limit", "4", "--retries", "1") == Exit.ERROR
+
+    assert site.said["targeted"] == 9
+    assert site.sets() == {
+        "installed": ["good", "noisy"],
+        "failed": ["fails", "silent", "shellless"],
+        "unreachable": ["hangs", "closed", "impostor", "stranger"],
+    }
+    assert "ended" in site.of("fails")["reason"]
+    assert site.of("fails")["tail"] == ["r1-fails: expected a better world, found this one"]
+    assert "expected it to listen within 0 s" in site.of("silent")["reason"]
+    assert site.of("shellless")["tail"] == ["This account is not available"]
+    assert "within 4 s" in site.of("hangs")["reason"]
+    assert "refused" in site.of("closed")["reason"].lower()
+    assert "host key" in site.of("impostor")["reason"].lower()
+    assert "permission denied" in site.of("stranger")["reason"].lower()
+    tries = {name: site.of(name)["tries"] for name in ("good", "fails", "closed", "impostor", "stranger")}
+    assert tries == {"good": 1, "fails": 1, "closed": 2, "impostor": 1, "stranger": 1}
+    assert len(site.errors.splitlines()) == 9, "a line for each host"
+    wait_until(lambda: not site.sshd.sessions(), what="the hosts' logins to end, also that which hung")
+
+
+def test_a_host_without_the_python_that_is_wanted_says_so(site: Site) -> None:
+    site.host("a")
+    site.write("a")
+    assert site.install("--python", "/nowhere/python3; touch /tmp/x") == Exit.ERROR
+    assert site.of("a")["reason"].startswith("expected Python 3.11 or later on the host, found: /nowhere/python3; touch")
+
+
+def test_ctrl_c_ends_here_and_on_the_hosts(site: Site) -> None:
+    site.host("a")
+    site.host("b")
+    site.write("a name=r1-silent", "b name=r1c02")
+    words = site.words("--answer-wait", "1000", "--parallel", "2")
+    command = subprocess.Popen(
+        [sys.executable, "-c", TYPED, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    wait_until(lambda: (site.stub("a") / "stub/starts").exists(), what="a's stub to start")
+    assert command.stderr is not None
+    assert ".test_ctrl_c" in command.stderr.readline(), "b is done"
+    command.send_signal(signal.SIGINT)
+    output, errors = command.communicate(timeout=20)
+    assert command.returncode == Exit.INTERRUPTED
+    site.said = json.loads(output)
+    assert site.sets() == {"installed": ["b"], "interrupted": ["a"]}
+    assert "Traceback" not in errors
+    wait_until(lambda: not site.sshd.sessions(), what="the hosts' logins to end")
+    assert site.install("--check") == Exit.FOUND
+    assert site.sets() == {"unchanged": ["b"], "differs": ["a"]}
