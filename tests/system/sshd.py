@@ -59,7 +59,8 @@ class Sshd:
                 file.write(f"{','.join(options)} {key}\n")
         with self.config.open("a") as file:
             file.write(
-                f"Host {name}\n  HostName {LOCAL}\n  Port {port or self.port}\n  IdentityFile {self.folder}/user_{name}\n"
+                f"Host {name}\n  HostName {LOCAL}\n  Port {port or self.port}\n"
+                f"  IdentityFile {self.folder}/user_{name}\n"
                 f"  UserKnownHostsFile {self.folder}/{'known_hosts' if known else 'other_hosts'}\n"
                 f"  StrictHostKeyChecking yes\n  GlobalKnownHostsFile /dev/null\n  IdentitiesOnly yes\n"
             )

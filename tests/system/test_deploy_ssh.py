@@ -1,4 +1,4 @@
-"""Boot stubs over ssh, against a real sshd on 127.0.0.1: what comes of each host, once, again, and when it goes wrong."""
+"""Boot stubs over ssh, against a real sshd on 127.0.0.1: what comes of each host, once, again, and when it fails."""
 
 from __future__ import annotations
 
@@ -70,7 +70,8 @@ class Site:
 
     def write(self, *lines: str) -> None:
         """Each begins with a host's name, and goes on with what stands after it."""
-        self.file.write_text("".join(f"{(line if ' ' in line else line + ' ').replace(' ', f'.{self.folder.name} ', 1)}\n" for line in lines))
+        parts = [line.partition(" ") for line in lines]
+        self.file.write_text("".join(f"{host}.{self.folder.name} {fields}\n" for host, _, fields in parts))
 
     def words(self, *more: str) -> list[str]:
         words = ["install", *self._common(), "--python-env", str(self.env), "--key-file", str(self.key)]
@@ -227,8 +228,8 @@ def test_every_host_is_in_exactly_one_set_with_its_reason(site: Site) -> None:
     site.host("impostor", known=False)
     site.host("stranger", allowed=False)
     site.write(
-        "good ", "noisy name=noisy", "fails name=r1-fails", "silent name=r1-silent", "shellless ", "hangs ",
-        "closed ", "impostor ", "stranger ",
+        "good", "noisy name=noisy", "fails name=r1-fails", "silent name=r1-silent", "shellless", "hangs",
+        "closed", "impostor", "stranger",
     )  # fmt: skip
 
     assert site.install("--answer-wait", "0.5", "--time-limit", "4", "--retries", "1") == Exit.ERROR
@@ -257,7 +258,8 @@ def test_a_host_without_the_python_that_is_wanted_says_so(site: Site) -> None:
     site.host("a")
     site.write("a")
     assert site.install("--python", "/nowhere/python3; touch /tmp/x") == Exit.ERROR
-    assert site.of("a")["reason"].startswith("expected Python 3.11 or later on the host, found: /nowhere/python3; touch")
+    expected = "expected Python 3.11 or later on the host, found: /nowhere/python3; touch /tmp/x: "
+    assert site.of("a")["reason"].startswith(expected)
 
 
 def test_ctrl_c_ends_here_and_on_the_hosts(site: Site) -> None:

@@ -24,7 +24,6 @@ MARKER = ".complete"
 COMMAND = "bin/fabric"
 CONSTRAINTS = "constraints.txt"
 DISTRIBUTION = "peer-provisioning-fabric"
-MAX_OUTPUT_BYTES = 16 << 20
 DIGEST_CHARS = 16
 
 
@@ -52,16 +51,18 @@ class Children:
             except OSError as error:
                 raise Refused(f"expected a program that can be run, found {words[0]}: {error.strerror}") from None
             self._now = child
-        timer = threading.Timer(max(limit_s, 0.0), self._kill)
+        late = threading.Event()
+        timer = threading.Timer(max(limit_s, 0.0), self._kill, (late,))
         timer.start()
         try:
-            tail = _tail(child)
-            code = child.wait()
+            with child:
+                tail = _tail(child)
+                code = child.wait()
         finally:
             timer.cancel()
             with self._lock:
                 self._now = None
-        if code == -signal.SIGKILL:
+        if late.is_set():
             raise Refused(f"{words[0]}: expected it to end within {limit_s:.0f} s, and it did not", tail)
         return code, tail
 
@@ -71,8 +72,10 @@ class Children:
             self._ended = True
         self._kill()
 
-    def _kill(self) -> None:
+    def _kill(self, late: threading.Event | None = None) -> None:
         with self._lock:
+            if late is not None:
+                late.set()
             if self._now is not None and self._now.poll() is None:
                 os.killpg(self._now.pid, signal.SIGKILL)
 
