@@ -147,7 +147,7 @@ class _Visit:
         except NotReached as error:
             return self._outcome("unreachable", str(error))
         except TimeoutError:
-            reason = f"expected it to be done within {self._settings.limit_s:.0f} s, and it was not"
+            reason = f"expected it to be done within {self._settings.limit_s:g} s, and it was not"
             if self._step:
                 return self._outcome("failed", f"{reason}, at: {self._step}")
             return self._outcome("unreachable", reason)

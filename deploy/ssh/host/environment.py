@@ -63,7 +63,7 @@ class Children:
             with self._lock:
                 self._now = None
         if late.is_set():
-            raise Refused(f"{words[0]}: expected it to end within {limit_s:.0f} s, and it did not", tail)
+            raise Refused(f"{words[0]}: expected it to end within {limit_s:.3g} s, and it did not", tail)
         return code, tail
 
     def end(self) -> None:

@@ -157,7 +157,7 @@ class Installation:
             raise Refused("the boot stub: expected it to run, but it ended soon after its start", tail)
         if not listens(installed.pid):
             tail = keeper.tail(self._folder, self.name)
-            raise Refused(f"the boot stub: expected it to listen within {limit_s:.0f} s, and it did not", tail)
+            raise Refused(f"the boot stub: expected it to listen within {limit_s:.3g} s, and it did not", tail)
 
     # --- remove ---------------------------------------------------------------------------------------------------
 
@@ -209,7 +209,7 @@ class Installation:
 
     def _step(self, name: str, take: Callable[[], tuple[T, str]]) -> T:
         if time.monotonic() >= self._deadline:
-            raise Refused(f"expected to be done within {self._order.limit_s:.0f} s, and was not at: {name}")
+            raise Refused(f"expected to be done within {self._order.limit_s:g} s, and was not at: {name}")
         self._operator.say(Said("begin", step=name))
         began = time.monotonic()
         try:
