@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 DEFAULT_LISTEN = "0.0.0.0:8423"
 MAX_HOSTS_BYTES = 8 << 20
-MAX_PARALLEL = 500
+MAX_PARALLEL = 250
+"""Each is a process with three pipes: so many fit the usual limit of 1,024 open files."""
 
 FILE = """\
 FILE names a host a line: [user@]host[:port], then name=NAME and domain=PATH where wanted; # begins a comment, IPv6
@@ -185,7 +186,7 @@ def _hosts(file: Path) -> tuple[Host, ...]:
     if len(data) > MAX_HOSTS_BYTES:
         raise Failure(f"--hosts: expected at most {MAX_HOSTS_BYTES >> 20} MiB, found more in {name}", Exit.USAGE)
     try:
-        return parse_hosts(data.decode(), name)
+        return parse_hosts(data.decode("utf-8-sig"), name)
     except UnicodeDecodeError:
         raise Failure(f"--hosts: expected text in UTF-8, found something else in {name}", Exit.USAGE) from None
     except BadHosts as error:

@@ -48,10 +48,7 @@ async def visit(
         progress = stack.enter_context(Progress())
         shown = _Shown(progress, len(hosts))
         fleet = Fleet(hosts, order, opening, bundle, settings, ssh, registered, shown.now, shown.ended)
-        try:
-            return await fleet.run()
-        except OSError as error:
-            raise Failure(f"expected the program ssh to be started, found: {error.strerror or error}") from None
+        return await fleet.run()
 
 
 class _Shown:

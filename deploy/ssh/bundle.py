@@ -4,7 +4,7 @@ The wheel is written by hand (it is an archive with a few lines of metadata), so
 same bytes for the same files: its digest says whether a host has it. The bundle around it is an archive of plain files:
 
     peer_provisioning_fabric-VERSION-py3-none-any.whl
-    constraints.txt       the versions of all packages here, for hosts that fetch what our wheel needs by themselves
+    constraints.txt       the versions of what it needs here, for hosts that fetch that by themselves
     *.whl                 with --wheels: all that it needs, so the host fetches nothing
 """
 
@@ -130,9 +130,20 @@ def _commands() -> dict[str, str]:
 
 
 def _versions() -> list[str]:
-    """Of all packages here but ours, as constraints: those that a host does not need have no effect."""
-    found = {each.metadata["Name"]: each.version for each in importlib.metadata.distributions()}
-    return sorted(f"{name}=={version}" for name, version in found.items() if name and name != DISTRIBUTION)
+    """Of the packages here that ours needs, and those need, as constraints. Without the others: a new linter here is no
+    reason to install anything there."""
+    found: dict[str, str] = {}
+    left = _requirements()
+    while left:
+        name = re.split(r"[^A-Za-z0-9._-]", left.pop(), maxsplit=1)[0]
+        try:
+            needed = importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # not for this system
+        if needed.name not in found:
+            found[needed.name] = needed.version
+            left += [line for line in needed.requires or () if "extra ==" not in line]
+    return sorted(f"{name}=={version}" for name, version in found.items())
 
 
 def _read_wheels(folder: Path) -> dict[str, bytes]:

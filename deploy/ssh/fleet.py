@@ -86,8 +86,7 @@ class Fleet:
         self._outcomes: dict[Host, Outcome] = {}
 
     async def run(self) -> tuple[Outcome, ...]:
-        """One for each host, in order. Cancelled, it ends all connections and returns. Raises OSError when no ssh can
-        be started."""
+        """One for each host, in order. Cancelled, it ends all connections and returns."""
         waiting = iter(self._hosts)
         workers = [
             asyncio.create_task(self._work(waiting)) for _ in range(min(self._settings.parallel, len(self._hosts)))
@@ -136,7 +135,6 @@ class _Visit:
         once: Callable[[Host, Callable[[Said], None]], Awaitable[Said]],
         confirm: Callable[[Said], Awaitable[str]],
     ) -> Outcome:
-        """Raises OSError when no ssh can be started."""
         try:
             async with asyncio.timeout(self._settings.limit_s):
                 end = await self._end(once)
@@ -146,11 +144,13 @@ class _Visit:
                         end = replace(end, outcome="failed", text=reason)
         except NotReached as error:
             return self._outcome("unreachable", str(error))
-        except TimeoutError:
+        except TimeoutError:  # before OSError, of which it is one
             reason = f"expected it to be done within {self._settings.limit_s:g} s, and it was not"
             if self._step:
                 return self._outcome("failed", f"{reason}, at: {self._step}")
             return self._outcome("unreachable", reason)
+        except OSError as error:
+            return self._outcome("unreachable", f"no ssh could be started here: {error.strerror or error}")
         return replace(
             self._outcome(end.outcome or "failed", end.text),
             tail=end.tail,

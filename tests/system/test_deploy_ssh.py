@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -18,6 +19,8 @@ from typing import Any
 import pytest
 
 from deploy.cli import bootstub_install
+from deploy.directory import Directory
+from deploy.records import StubRecord
 from deploy.ssh import bundle
 from deploy.ssh.bundle import make_wheel
 from deploy.ssh.host import main as host_main
@@ -27,7 +30,7 @@ from fabric.cli.parser import Parser
 from tests.system import stub_standin
 from tests.system.sshd import Sshd, running_sshd
 from tests.waiting import wait_until
-from tests.zookeeper import LOCAL
+from tests.zookeeper import LOCAL, kazoo_session
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(60)]
 
@@ -35,6 +38,8 @@ ROOT = ["--allow-root"] if os.getuid() == 0 else []
 TYPED = """\
 import sys
 from deploy.cli import bootstub_install
+from deploy.directory import Directory
+from deploy.records import StubRecord
 from deploy.ssh import bundle
 from deploy.ssh.bundle import make_wheel
 from deploy.ssh.host import main as host_main
@@ -292,6 +297,28 @@ def test_packages_come_along_and_are_installed_offline(site: Site, monkeypatch: 
     (installed,) = env.glob("lib/python3*/site-packages/deploy/ssh/host/main.py")
     assert installed.read_bytes() == Path(host_main.__file__).read_bytes()
     assert site.install("--wheels", str(wheels)) == Exit.DONE
+    assert site.sets() == {"unchanged": ["a"]}
+
+
+def test_a_stub_that_runs_must_be_in_the_directory(site: Site, chroot: str) -> None:
+    """The stand-in does not register; the test does it in its place."""
+    site.host("a")
+    site.write("a name=r1c01")
+    assert site.install("--directory", chroot, "--answer-wait", "1") == Exit.ERROR
+    pid = site.of("a")["pid"]
+    assert site.of("a")["reason"] == f"boot stub r1c01 runs as process {pid}, but the directory does not have it"
+    assert ["--directory", chroot] in [site.starts("a")[0][at : at + 2] for at in range(1, 20, 2)]
+
+    async def register(pid: int) -> None:
+        async with kazoo_session(chroot) as session:
+            record = StubRecord("r1c01", "127.0.0.1:1", "", "guid", "its host", pid, "boot")
+            await Directory(session.client).stubs.register(record)
+
+    asyncio.run(register(pid + 1))
+    assert site.install("--directory", chroot, "--check") == Exit.ERROR
+    assert f"the directory has one on its host, process {pid + 1}" in site.of("a")["reason"]
+    asyncio.run(register(pid))
+    assert site.install("--directory", chroot) == Exit.DONE
     assert site.sets() == {"unchanged": ["a"]}
 
 

@@ -25,7 +25,7 @@ from deploy.ssh.host.connection import Gone, Operator
 from deploy.ssh.host.environment import Children
 from deploy.ssh.host.files import Folder, Installed, Refused, same, write
 from deploy.ssh.host.orders import Ended, Order, Said
-from deploy.ssh.host.processes import Running, listens, mentioning, running, wait_for
+from deploy.ssh.host.processes import PROC, Running, listens, mentioning, running, wait_for
 
 ROOT_FOLDER = "/var/lib/fabric-bootstub"
 USER_FOLDER = "~/.local/share/fabric-bootstub"
@@ -53,6 +53,8 @@ class Installation:
 
     def run(self) -> Said:
         """The end. Raises Refused."""
+        if not PROC.joinpath("self/stat").exists():
+            raise Refused(f"expected Linux with {PROC}, found {platform.system()}")
         if self._order.action == "remove":
             self._operator.watch()
             return self._remove()

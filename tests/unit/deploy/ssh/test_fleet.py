@@ -178,10 +178,10 @@ def test_an_interruption_leaves_a_result_for_every_host(tmp_path: Path) -> None:
     assert [outcome.result for outcome in outcomes] == ["unchanged", "interrupted", "interrupted"]
 
 
-def test_without_ssh_nothing_is_begun(tmp_path: Path) -> None:
-    fleet = Fleet([HOST], Order("install"), b"", None, FleetSettings(), SshSettings(str(tmp_path / "none")))
-    with pytest.raises(FileNotFoundError):
-        asyncio.run(fleet.run())
+def test_an_ssh_that_cannot_be_started_is_no_fault_of_the_others(tmp_path: Path) -> None:
+    outcome = visit(SshSettings(str(tmp_path / "none")), retries=2)
+    assert (outcome.result, outcome.tries) == ("unreachable", 1)
+    assert outcome.reason == "no ssh could be started here: No such file or directory"
 
 
 def test_no_secret_is_shown() -> None:
