@@ -112,6 +112,7 @@ def running_sshd(folder: Path) -> Iterator[Sshd]:
     (folder / "known_hosts").write_text(f"[{LOCAL}]:{port} {host_key}\n")
     (folder / "other_hosts").write_text(f"[{LOCAL}]:{port} {other_key}\n")
     (folder / "authorized_keys").touch()
+    (folder / "ssh_config").write_text("KexAlgorithms curve25519-sha256\n")  # twice as fast as the first choice
     (folder / "sshd_config").write_text(
         f"ListenAddress {LOCAL}\nPort {port}\nHostKey {folder}/host_key\nPidFile none\nUsePAM no\nStrictModes no\n"
         f"AuthorizedKeysFile {folder}/authorized_keys\nPermitUserEnvironment yes\nPermitRootLogin yes\n"
