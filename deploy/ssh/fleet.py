@@ -17,7 +17,7 @@ from typing import Literal, get_args
 from deploy.ssh.bundle import Bundle
 from deploy.ssh.command import SshSettings
 from deploy.ssh.host.orders import Order, Said
-from deploy.ssh.hosts import Host
+from deploy.ssh.hosts import BadHosts, Host, check_name
 from deploy.ssh.talk import NotReached, talk
 
 Result = Literal["installed", "unchanged", "differs", "removed", "absent", "failed", "unreachable", "interrupted"]
@@ -117,7 +117,10 @@ class Fleet:
     async def _confirm(self, end: Said) -> str:
         if self._registered is None or not end.pid:
             return ""
-        return await self._registered(end.name, end.pid)
+        try:
+            return await self._registered(check_name(end.name), end.pid)
+        except BadHosts as error:
+            return str(error)
 
 
 class _Visit:
@@ -154,7 +157,7 @@ class _Visit:
         return replace(
             self._outcome(end.outcome or "failed", end.text),
             tail=end.tail,
-            name=end.name,
+            name=end.name or self._host.name,
             pid=end.pid,
             supervisor=end.supervisor,
         )
@@ -187,4 +190,4 @@ class _Visit:
 
     def _outcome(self, result: Result, reason: str) -> Outcome:
         took_s = time.monotonic() - self._began
-        return Outcome(self._host, result, reason, (), tuple(self._steps), took_s, self._tries)
+        return Outcome(self._host, result, reason, (), tuple(self._steps), took_s, self._tries, self._host.name)

@@ -132,13 +132,14 @@ def _parse_port(text: str) -> int:
     return int(text[:9])
 
 
-def _parse_name(text: str) -> str:
+def check_name(text: str) -> str:
+    """`text` if it can be the name of a boot stub; raises BadHosts."""
     if not _NAME.fullmatch(text):
         raise BadHosts(
-            "expected name= with 1 to 64 letters, digits, '.', '_', '-', neither beginning with '.' or '-' nor ending "
+            "expected a name of 1 to 64 letters, digits, '.', '_', '-', neither beginning with '.' or '-' nor ending "
             f"with '.', found {text[:100]!r}"
         )
     return text
 
 
-_FIELDS: dict[str, Callable[[str], str]] = {"name": _parse_name, "domain": check_path}
+_FIELDS: dict[str, Callable[[str], str]] = {"name": check_name, "domain": check_path}

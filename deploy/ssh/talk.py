@@ -27,6 +27,8 @@ from deploy.ssh.hosts import Host
 MAX_LINE_BYTES = 256 << 10
 MAX_SAID = 1000
 """Lines with MARK, of one host."""
+MAX_PRINTED = 10_000
+"""Other lines, on standard output or on standard error."""
 BLOCK_BYTES = 256 << 10
 END_WAIT_S = 5.0
 SSH_FAILED = 255
@@ -69,7 +71,8 @@ class _Connection:
         said_before = 0
         async for text in self._marked():
             if text is None:
-                return _failed(f"expected lines of at most {MAX_LINE_BYTES} bytes from the host, found a longer one")
+                bounds = f"at most {MAX_PRINTED} lines of at most {MAX_LINE_BYTES} bytes"
+                return _failed(f"expected {bounds} from the host, found more")
             if said_before == MAX_SAID:
                 return _failed(f"expected at most {MAX_SAID} messages from the host, found more")
             said_before += 1
@@ -112,9 +115,9 @@ class _Connection:
             os.killpg(self._process.pid, number)
 
     async def _marked(self) -> AsyncIterator[bytes | None]:
-        """What comes after MARK on each line that has it; None for a line that is too long."""
+        """What comes after MARK on each line that has it; None for a line that is too long, and for too many."""
         assert self._process.stdout is not None
-        while True:
+        for _ in range(MAX_SAID + MAX_PRINTED):
             try:
                 line = await self._process.stdout.readline()
             except ValueError:
@@ -127,10 +130,11 @@ class _Connection:
                 yield text
             else:
                 self._printed.append(shown(line.decode("utf-8", "replace")))
+        yield None
 
     async def _read_errors(self) -> None:
         assert self._process.stderr is not None
-        while True:
+        for _ in range(MAX_PRINTED):  # one that writes more waits, for the time limit
             try:
                 line = await self._process.stderr.readline()
             except ValueError:  # the beginning of a line without end is dropped

@@ -322,6 +322,19 @@ def test_a_stub_that_runs_must_be_in_the_directory(site: Site, chroot: str) -> N
     assert site.sets() == {"unchanged": ["a"]}
 
 
+def test_an_uninstallation_leaves_what_managents_made(site: Site) -> None:
+    site.host("a")
+    site.write("a")
+    assert site.install() == Exit.DONE
+    for result in ("removed", "absent"):
+        assert site.uninstall() == Exit.DONE
+        assert site.sets() == {result: ["a"]}
+        assert site.of("a")["reason"].startswith(f"kept: {site.stub('a')}/stub")
+        assert sorted(path.name for path in site.stub("a").iterdir()) == [".lock", "stub"]
+    assert site.install() == Exit.DONE
+    assert len(site.starts("a")) == 2
+
+
 def test_ctrl_c_ends_here_and_on_the_hosts(site: Site) -> None:
     site.host("a")
     site.host("b")

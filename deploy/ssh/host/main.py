@@ -32,6 +32,7 @@ USER_FOLDER = "~/.local/share/fabric-bootstub"
 STEADY_S = 0.5
 """A boot stub that listens must go on for so long: one that fails just after that has not been started."""
 MANAGENT_STOP_S = 10.0
+WILDCARDS = ("0.0.0.0:", "[::]:", "*:")
 MANAGENT_FOLDER = "MANAGENT_DIR="
 """The variable by which a managent's process is known."""
 
@@ -173,7 +174,8 @@ class Installation:
         if before is not None:
             self._step("boot stub", lambda: (None, self._forget(before)))
         kept = self._step("folder", self._empty_folder)
-        return Said("end", outcome="removed", name=before.name if before else self.name, text=kept)
+        outcome: Ended = "removed" if self._differs else "absent"
+        return Said("end", outcome=outcome, name=before.name if before else self.name, text=kept)
 
     def _end_managents(self) -> tuple[None, str]:
         pids = mentioning(f"{MANAGENT_FOLDER}{self._folder.stub}/", "environ")
@@ -199,11 +201,13 @@ class Installation:
     def _empty_folder(self) -> tuple[str, str]:
         """What is kept, in a sentence."""
         folder = self._folder
-        for path in (folder.key, folder.start, folder.log, folder.log.with_name("stub.log.1"), folder.record):
-            path.unlink(missing_ok=True)
+        files = [folder.key, folder.start, folder.log, folder.log.with_name("stub.log.1"), folder.record]
+        there = [path for path in files if path.exists()]
+        for path in there:
+            path.unlink()
         shutil.rmtree(folder.envs, ignore_errors=True)
         if not self._order.purge and folder.stub.is_dir() and any(folder.stub.iterdir()):
-            return f"kept: {folder.stub} (journal and managents); --purge removes it too", "emptied"
+            return f"kept: {folder.stub} (journal and managents); --purge removes it too", "emptied" if there else ""
         shutil.rmtree(folder.path)
         return "", "removed"
 
@@ -238,13 +242,22 @@ def _key_file(order: Order) -> bytes:
     return f"{order.key}\n".encode() if order.key else b""
 
 
+def reached_at() -> str:
+    """The address of this host that the operator's ssh came to; "" when there is none."""
+    words = os.environ.get("SSH_CONNECTION", "").split()
+    return words[2] if len(words) == 4 else ""
+
+
 def start_script(order: Order, folder: Folder, name: str, env: Path, keyed: bool) -> bytes:
     """The boot stub's command line. Its programs find those of its environment."""
     words = [str(env / environment.COMMAND), "bootstub", "--name", name, "--dir", str(folder.stub)]
+    advertise = order.advertise
+    if not advertise and not order.directory and order.listen.startswith(WILDCARDS):
+        advertise = reached_at()  # with a directory, the way to that tells it more surely
     for flag, value in (
         ("--domain", order.domain),
         ("--listen", order.listen),
-        ("--advertise", order.advertise),
+        ("--advertise", advertise),
         ("--directory", order.directory),
         ("--key-file", str(folder.key) if keyed else ""),
     ):

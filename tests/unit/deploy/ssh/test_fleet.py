@@ -58,7 +58,9 @@ def test_what_a_login_prints_is_no_message(tmp_path: Path) -> None:
         (saying({"kind": "end", "outcome": "wonderful"}), "expected a message of the installation"),
         (saying({"kind": "end", "pid": "7"}), "expected a message of the installation"),
         (saying({"kind": "need"}), "expected no call for a bundle"),
-        (f"head -c {MAX_LINE_BYTES * 2} /dev/zero; sleep 100", "expected lines of at most"),
+        (f"head -c {MAX_LINE_BYTES * 2} /dev/zero; sleep 100", f"10000 lines of at most {MAX_LINE_BYTES} bytes"),
+        ("yes", f"10000 lines of at most {MAX_LINE_BYTES} bytes"),
+        ("yes >&2 & exec yes", "10000 lines"),
         (f"yes '{MARK}{json.dumps({'kind': 'begin', 'step': 'x'})}'", f"expected at most {MAX_SAID} messages"),
         ("echo no such account; exit 7", "its login ended with exit code 7"),
         ("exit 0", "its login ended with exit code 0"),
@@ -132,6 +134,17 @@ def test_a_stub_that_does_not_register_has_failed(tmp_path: Path) -> None:
     (outcome,) = asyncio.run(fleet.run())
     assert (outcome.result, outcome.reason, outcome.pid) == ("failed", "the directory does not have it", 7)
     assert asked == [("a", 7)]
+
+
+def test_a_name_that_a_host_makes_up_is_not_looked_for(tmp_path: Path) -> None:
+    async def registered(name: str, pid: int) -> str:
+        raise AssertionError(name)
+
+    settings = ssh(tmp_path, saying(UNCHANGED | {"name": "../../election"}))
+    fleet = Fleet([HOST], Order("install"), b"", None, FleetSettings(), settings, registered)
+    (outcome,) = asyncio.run(fleet.run())
+    assert outcome.result == "failed"
+    assert outcome.reason.startswith("expected a name of 1 to 64 letters")
 
 
 def test_many_hosts_so_many_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

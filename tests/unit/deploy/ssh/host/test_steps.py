@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -62,6 +63,23 @@ def test_the_start_script_passes_on_any_name(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert ran.stderr == ""
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted((HOSTILE, "start"))
+
+
+@pytest.mark.parametrize(
+    ("order", "advertised"),
+    [
+        (Order("install", listen="0.0.0.0:8423"), "192.0.2.7"),
+        (Order("install", listen="0.0.0.0:8423", advertise="name"), "name"),
+        (Order("install", listen="0.0.0.0:8423", directory="zk:2181"), ""),
+        (Order("install", listen="127.0.0.1:0"), ""),
+    ],
+)
+def test_others_connect_to_where_the_operator_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: Order, advertised: str
+) -> None:
+    monkeypatch.setenv("SSH_CONNECTION", "192.0.2.1 40000 192.0.2.7 22")
+    words = shlex.split(start_script(order, Folder(tmp_path), "a", tmp_path, False).decode())
+    assert (words[words.index("--advertise") + 1] if "--advertise" in words else "") == advertised
 
 
 def test_the_start_script_names_what_was_given_alone(tmp_path: Path) -> None:
