@@ -3,9 +3,10 @@
 The wheel is written by hand (it is an archive with a few lines of metadata), so it needs no build tools, and is the
 same bytes for the same files: its digest says whether a host has it. The bundle around it is an archive of plain files:
 
-    peer_provisioning_fabric-VERSION-py3-none-any.whl
-    constraints.txt       the versions of what it needs here, for hosts that fetch that by themselves
-    *.whl                 with --wheels: all that it needs, so the host fetches nothing
+    peer_provisioning_fabric-….whl
+    pip-….whl          the one that comes with Python here, where that has it
+    constraints.txt    the versions of what it needs here, for hosts that fetch that by themselves
+    *.whl              with --wheels: all that it needs, so the host fetches nothing
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import importlib.metadata
+import importlib.util
 import io
 import re
+import sysconfig
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -55,6 +58,8 @@ def make_bundle(wheels: Path | None) -> Bundle:
         files[CONSTRAINTS] = "".join(f"{line}\n" for line in _versions()).encode()
     else:
         files |= _read_wheels(wheels)
+    if not any(file.startswith("pip-") for file in files):
+        files |= _pip()
     content = _archive(files)
     if len(content) > MAX_BUNDLE_BYTES:
         raise BadBundle(f"expected a bundle of at most {MAX_BUNDLE_BYTES >> 20} MiB, found {len(content) >> 20} MiB")
@@ -144,6 +149,18 @@ def _versions() -> list[str]:
             found[needed.name] = needed.version
             left += [line for line in needed.requires or () if "extra ==" not in line]
     return sorted(f"{name}=={version}" for name, version in found.items())
+
+
+def _pip() -> dict[str, bytes]:
+    """pip as a wheel, from where Python keeps it for new environments; nothing where it keeps none."""
+    bundled = importlib.util.find_spec("ensurepip")
+    folders = [sysconfig.get_config_var("WHEEL_PKG_DIR")]
+    if bundled is not None and bundled.origin is not None:
+        folders.append(Path(bundled.origin).parent / "_bundled")
+    for folder in filter(None, folders):
+        if found := sorted(Path(folder).glob("pip-*.whl")):
+            return {found[-1].name: found[-1].read_bytes()}
+    return {}
 
 
 def _read_wheels(folder: Path) -> dict[str, bytes]:

@@ -1,7 +1,9 @@
 """A virtual environment for each bundle, made beside the one that runs; complete when it has its marker.
 
-Our own packages come from the bundle. What they need comes from it too when the order says `offline`; else from where
-this host's pip is configured to look, in the versions that the operator's side runs (the bundle's constraints).
+pip runs from the bundle, if that brings it: many a host has Python, and not what Python needs to make environments with
+pip in them. Our own packages come from the bundle. What they need comes from it too when the order says `offline`; else
+from where this host's pip is configured to look, in the versions that the operator's side runs (the bundle's
+constraints).
 """
 
 from __future__ import annotations
@@ -110,18 +112,22 @@ def make(env: Path, bundle: Path, offline: bool, children: Children, deadline: f
     """Raises Refused; a half-made one is begun anew next time."""
     if env.exists():
         shutil.rmtree(env)
+    env.mkdir(mode=0o700)
+    packages = env / "packages"
+    unpack(bundle, packages)
+    wheel, pips = _wheel(packages), sorted(packages.glob("pip-*.whl"))
 
     def run(what: str, *words: str) -> None:
         code, tail = children.run(list(words), deadline - time.monotonic())
         if code:
             raise Refused(f"{what}: expected exit code 0, found {code}", tail)
 
-    run("making a virtual environment", sys.executable, "-I", "-m", "venv", str(env))
-    packages = env / "packages"
-    unpack(bundle, packages)
-    python = [str(env / "bin/python"), "-I", "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]
+    venv = ["-m", "venv", *(["--without-pip"] if pips else []), str(env)]
+    run("making a virtual environment", sys.executable, "-I", *venv)
+    pip = [f"{pips[-1]}/pip"] if pips else ["-m", "pip"]
+    install = [str(env / "bin/python"), "-I", *pip, "install", "--quiet", "--no-input", "--disable-pip-version-check"]
     source = ["--no-index"] if offline else ["--constraint", str(packages / CONSTRAINTS)]
-    run("installing the packages", *python, "--quiet", "-f", str(packages), *source, str(_wheel(packages)))
+    run("installing the packages", *install, "-f", str(packages), *source, str(wheel))
     shutil.rmtree(packages)
     (env / MARKER).touch()
 

@@ -29,7 +29,7 @@ from deploy.ssh.host.processes import PROC, Running, listens, mentioning, runnin
 
 ROOT_FOLDER = "/var/lib/fabric-bootstub"
 USER_FOLDER = "~/.local/share/fabric-bootstub"
-STEADY_S = 0.5
+STEADY_S = 0.3
 """A boot stub that listens must go on for so long: one that fails just after that has not been started."""
 MANAGENT_STOP_S = 10.0
 WILDCARDS = ("0.0.0.0:", "[::]:", "*:")

@@ -27,7 +27,7 @@ def test_the_wheel_has_all_that_runs_here() -> None:
     assert made.digest == hashlib.sha256(made.content).hexdigest()
     assert not made.offline
     files = members(made.content)
-    (wheel,) = [name for name in files if name.endswith(".whl")]
+    (wheel,) = [name for name in files if name.startswith("peer_") and name.endswith(".whl")]
     inside = members(files[wheel])
     for package in ("fabric", "zk", "deploy"):
         here = {str(path.relative_to(ROOT)) for path in (ROOT / package).rglob("*.py")}
@@ -70,7 +70,12 @@ def test_given_wheels_come_along_and_ours_is_made(tmp_path: Path) -> None:
     assert made.offline
     names = set(members(made.content))
     assert "kazoo-2.10-py3-none-any.whl" in names
-    assert len(names) == 2
+    assert len([name for name in names if name.startswith("peer_")]) == 1
+    assert "README" not in names
+    (tmp_path / "pip-99-py3-none-any.whl").write_bytes(b"x")
+    assert [name for name in members(make_bundle(tmp_path).content) if name.startswith("pip-")] == [
+        "pip-99-py3-none-any.whl"
+    ]
     assert made.digest != make_bundle(None).digest
 
 

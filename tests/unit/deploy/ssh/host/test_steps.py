@@ -157,7 +157,7 @@ def test_an_environment_that_has_no_fabric_is_refused(tmp_path: Path) -> None:
 
 
 class Scripted(Children):
-    """Notes what it should run, and answers with codes in turn; an environment is an empty folder."""
+    """Notes what it should run, and answers with codes in turn."""
 
     def __init__(self, *codes: int) -> None:
         super().__init__()
@@ -165,8 +165,6 @@ class Scripted(Children):
 
     def run(self, words: list[str], limit_s: float) -> tuple[int, tuple[str, ...]]:
         self.words.append(words)
-        if "venv" in words:
-            Path(words[-1]).mkdir()
         return self.codes.pop(0), ("the last line",)
 
 
@@ -183,13 +181,18 @@ def test_an_environment_is_complete_or_made_anew(tmp_path: Path) -> None:
     assert not environment.is_complete(env)
     assert not (env / "of an older try").exists()
     for offline in (False, True):
-        (env / ".complete").unlink(missing_ok=True)
         scripted = Scripted(0, 0)
         environment.make(env, tmp_path / "bundle", offline, scripted, deadline)
         assert environment.is_complete(env)
         assert ("--no-index" in scripted.words[1]) is offline
         assert ("--constraint" in scripted.words[1]) is not offline
         assert scripted.words[1][-1].endswith("packages/peer_provisioning_fabric-1-py3-none-any.whl")
+    with zipfile.ZipFile(tmp_path / "bundle", "a") as archive:
+        archive.writestr("pip-23-py3-none-any.whl", "x")
+    scripted = Scripted(0, 0)
+    environment.make(env, tmp_path / "bundle", True, scripted, deadline)
+    assert "--without-pip" in scripted.words[0]
+    assert scripted.words[1][2] == f"{env}/packages/pip-23-py3-none-any.whl/pip"
     with zipfile.ZipFile(tmp_path / "bundle", "w") as archive:
         archive.writestr("constraints.txt", "x")
     with pytest.raises(Refused, match="expected one wheel of peer-provisioning-fabric, found 0"):
