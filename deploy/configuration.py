@@ -48,11 +48,10 @@ class InitiatorRole:
     """`<initiator>`. `parallel`: deployments of children under way at once (section 5.5). `repository`: of its
     children, "" for the one that it was itself deployed from; `scope`: whether identifiers are cut relative to this
     initiator's path there (section 5.6). `failover`: whether children of a dead boot stub are placed on another one of
-    the domain.
-    `lease_s`: a boot stub that has not heard from the initiator for so long stops its children itself; only after that
-    they are placed elsewhere (0: they run on, and may run twice until the stub is back). `start`: the start command
-    that the initiator tells the boot stubs (4.3, third way). `restart`: whether a child whose program ended by itself is
-    started again (with back-off, and not for ever); with "never" it is reported, and left as it is."""
+    the domain. `lease_s`: a boot stub that has not heard from the initiator for so long stops its children itself; only
+    after that they are placed elsewhere (0: they run on, and may run twice until the stub is back). `start`: the start
+    command that the initiator tells the boot stubs (4.3, third way). `restart`: whether a child whose program ended by
+    itself is started again (with back-off, and not for ever); with "never" it is reported, and left as it is."""
 
     children: tuple[Children, ...]
     parallel: int = 32

@@ -107,13 +107,15 @@ class Submitted(Message, frozen=True):
 
 
 class FindHolders(Message, frozen=True):
-    """Step 7: who holds this image? Not those in `exclude`, which failed the asker."""
+    """Step 7: who holds this image? Not those in `exclude`, which failed the asker. `anew`: what was found before, or
+    is being asked already, does not count."""
 
     call: CallId
     digest: Digest
     want: Annotated[int, msgspec.Meta(ge=1, le=16)]
     exclude: Lines
     salt: Line
+    anew: bool
 
 
 class HolderRef(msgspec.Struct, frozen=True):

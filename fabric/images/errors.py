@@ -87,8 +87,9 @@ class FetchFailed(ImageError):
 class PushFailed(ImageError):
     """Not enough holders took the image whole.
 
-    `reasons`: (node, why it was dropped). `digest` and `held_by` name what whole copies were left behind by a push
-    that got as far as committing; nothing refers to them, so they may be dropped.
+    `reasons`: (node, why it was dropped). `digest` is given when the push got as far as committing: whole copies of
+    that content may be left behind, at `held_by` and where a commit is still under way; nothing refers to them, so they
+    may be dropped.
     """
 
     def __init__(

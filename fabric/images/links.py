@@ -97,10 +97,9 @@ class Links:
     def nodes(self) -> tuple[str, ...]:
         return tuple(self._links)
 
-    def drop(self, node: str, linger_ms: int = 0) -> None:
-        """Closes the link and forgets what is on its way; `linger_ms`: how long the context may still send what is
-        queued.
-        """
+    def drop(self, node: str) -> None:
+        """Closes the link and forgets what is on its way, in either direction: a request counts as heard when it is
+        answered, and not before."""
         link = self._links.pop(node, None)
         if link is None:
             return
@@ -109,11 +108,11 @@ class Links:
                 self._poller.unregister(socket)
         link.socket.disable_monitor()
         link.monitor.close(linger=0)
-        link.socket.close(linger=linger_ms)
+        link.socket.close(linger=0)
 
-    def close(self, linger_ms: int = 0) -> None:
+    def close(self) -> None:
         for node in self.nodes():
-            self.drop(node, linger_ms)
+            self.drop(node)
 
     def send(self, node: str, request: Request, data: Buffer | None = None) -> None:
         """Queues a request; a link that takes none is lost. `data` is not copied: leave it as it is."""

@@ -13,8 +13,13 @@ window, and the targets share the buffers. The slowest target sets the pace, unt
 
 What was streamed can't be sent again, so a target that is lost in the middle is replaced at the end: the image is
 committed at those that are left, and a candidate that was not used yet copies it from them (`Replicate`). While no
-candidate is left that could, the push fails at once instead of taking the rest of the upload in vain. A failed push
-aborts at all targets, and whatever an abort doesn't reach the holders remove by themselves: nothing half remains.
+candidate is left that could, the push fails at once instead of taking the rest of the upload in vain.
+
+Nothing half remains. A target that is lost, and every target of a push that fails, is told to forget what it has, and
+its link stays open until it says that it has done so: TCP resets a connection that is closed while answers are still
+due, and what was on its way, the abort too, is lost then. So when a push has ended, all holders that answer have
+forgotten it. One that does not within `ABORT_WAIT_S` forgets it when it finds nobody there to answer, at the latest
+after its `push_idle_s` (`fabric.images.server`).
 """
 
 from __future__ import annotations
@@ -30,7 +35,7 @@ from uuid import uuid4
 import zmq
 
 from fabric.images.errors import PushFailed
-from fabric.images.links import Links, Lost
+from fabric.images.links import Arrived, Links, Lost
 from fabric.images.manifest import Buffer, Chunk, Chunker, ContentDigest
 from fabric.images.protocol import (
     MAX_SOURCES,
@@ -56,7 +61,10 @@ ASK_AGAIN_S = 1.0
 """How often a holder that commits or replicates is asked whether it still does."""
 SETTLE_S = 600.0
 """How long one commit or replication may take in all, however alive the holder is."""
-_ABORT_LINGER_MS = 1_000
+ABORT_WAIT_S = 1.0
+"""At its end a push waits so long, in all, for those who were told to forget it."""
+_ABORT_ID = 0
+"""Of every abort; other requests count from 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +109,7 @@ class Push:
         self._reasons: list[tuple[str, str]] = []
         self._spares = list(holders)
         self._targets: dict[str, _Target] = {}
+        self._leaving: set[str] = set()  # nodes that were told to forget the push, and have not said that they did
         self._held: tuple[Holder, ...] = ()
         self._digest: str | None = None
         self._links = Links(context)
@@ -126,18 +135,18 @@ class Push:
         with self._cleanup():
             last, manifest = self._chunker.finish()
             encoded = manifest.encode()
-            self._digest = manifest.digest
-            content_digest = self._content.check(self._digest) if self._content is not None else None
+            content_digest = self._content.check(manifest.digest) if self._content is not None else None
             if last is not None:
                 self._put(last)
             while any(target.owes for target in self._targets.values()):
                 self._turn()
+            self._digest = manifest.digest
             self._settle(lambda request_id: Commit(id=request_id, push=self._push_id), encoded)
             self._held = tuple(target.holder for target in self._targets.values())
             self._replicate()
         self._close()
         return PushResult(
-            self._digest,
+            manifest.digest,
             manifest.size,
             len(manifest.chunks),
             content_digest,
@@ -146,12 +155,13 @@ class Push:
         )
 
     def abort(self) -> None:
-        """Gives up. The targets remove what they have; a repeat, or one after `finish`, does nothing."""
+        """Gives up. Blocks until the targets have removed what they have, at most `ABORT_WAIT_S`; a repeat, or one
+        after `finish`, does nothing."""
         if not self._open:
             return
         for node in self._targets:
-            self._links.send(node, Abort(id=0, push=self._push_id))
-        self._close(_ABORT_LINGER_MS)
+            self._dismiss(node)
+        self._close()
 
     def __enter__(self) -> Push:
         return self
@@ -171,9 +181,27 @@ class Push:
             self.abort()
             raise
 
-    def _close(self, linger_ms: int = 0) -> None:
+    def _close(self) -> None:
         self._open = False
-        self._links.close(linger_ms)
+        until = time.monotonic() + ABORT_WAIT_S
+        try:
+            while self._leaving and (left_s := until - time.monotonic()) > 0:
+                for event in self._links.poll(left_s):
+                    self._part(event)
+        finally:
+            self._links.close()
+
+    def _dismiss(self, node: str) -> None:
+        """Tells a holder to forget this push."""
+        if node in self._links.nodes():
+            self._leaving.add(node)
+            self._links.send(node, Abort(id=_ABORT_ID, push=self._push_id))
+
+    def _part(self, event: Arrived | Lost) -> None:
+        """From a holder that is no target (any more)."""
+        if event.node in self._leaving and (isinstance(event, Lost) or event.answer.id == _ABORT_ID):
+            self._leaving.discard(event.node)
+            self._links.drop(event.node)
 
     def _begin(self) -> None:
         while True:
@@ -225,6 +253,7 @@ class Push:
         if spare is None:
             raise self._failed()
         self._spares.remove(spare)
+        self._leaving.discard(spare.node)
         self._links.open(spare)
         target = self._targets[spare.node] = _Target(spare)
         return target
@@ -245,8 +274,8 @@ class Push:
         for event in self._links.poll(min([until, *stalls]) - time.monotonic()):
             target = self._targets.get(event.node)
             if target is None:
-                continue  # lost by an earlier event
-            if isinstance(event, Lost):
+                self._part(event)
+            elif isinstance(event, Lost):
                 self._lose(event.node, event.reason)
             else:
                 self._take(target, event.answer)
@@ -268,8 +297,7 @@ class Push:
     def _lose(self, node: str, reason: str) -> None:
         self._reasons.append((node, reason))
         del self._targets[node]
-        self._links.send(node, Abort(id=0, push=self._push_id))
-        self._links.drop(node, _ABORT_LINGER_MS)
+        self._dismiss(node)
         streamed = self._chunker.size > 0
         reachable = self._racks_used() | {holder.rack for holder in self._spares}
         if len(reachable) < self._redundancy or (streamed and not self._targets and not self._held):
@@ -277,10 +305,11 @@ class Push:
 
     def _failed(self) -> PushFailed:
         told = "; ".join(f"{node}: {reason}" for node, reason in self._reasons) or "too few were given"
+        whole = self._held or tuple(target.holder for target in self._targets.values() if target.settled)
         return PushFailed(
             f"{self._image}: expected {self._redundancy} holders in different racks to take it, "
             f"found {len(self._held) or len(self._targets)} ({told})",
             tuple(self._reasons),
-            self._digest if self._held else None,
-            tuple(holder.node for holder in self._held),
+            self._digest,  # also while nobody has said Done: a commit that has begun is not stopped by an abort
+            tuple(holder.node for holder in whole) if self._digest else (),
         )

@@ -12,6 +12,10 @@ While one runs, a repeat of it is answered with `Underway`, so the asker can tel
 
 Frames that are not of the protocol are counted and change nothing. A peer that doesn't answer ZeroMQ's heartbeats is
 forgotten with all that was queued for it.
+
+A push comes over one connection, from its `Begin` to its end. So when there is nobody any more to be told what became
+of a chunk, the push is aborted; one whose sender vanished while it owed nothing is, when it has been idle for the
+store's `push_idle_s`.
 """
 
 from __future__ import annotations
@@ -269,7 +273,12 @@ class ChunkServer:
             except NotHeld as error:
                 self._answer(peer, _refusal(request.id, error))
         else:
-            self._answer(peer, _outcome(request.id, lambda: self._change(request, data)))
+            answer = _outcome(request.id, lambda: self._change(request, data))
+            try:
+                self._send(peer, answer)
+            except zmq.ZMQError as error:
+                if error.errno == zmq.EHOSTUNREACH:
+                    self._store.abort(request.push)
 
     def _change(self, request: Begin | Put | Abort, data: memoryview) -> None:
         if isinstance(request, Begin):
@@ -281,11 +290,14 @@ class ChunkServer:
 
     def _answer(self, peer: bytes, answer: Answer, data: Buffer | None = None) -> zmq.MessageTracker | None:
         """Sends an answer if the peer is still there and takes it; with data, the tracker of when it was sent."""
-        frames: list[Buffer] = [peer, encode(answer)] if data is None else [peer, encode(answer), data]
         try:
-            tracker = self._router.send_multipart(frames, zmq.NOBLOCK, copy=False, track=data is not None)
+            return self._send(peer, answer, data)
         except zmq.ZMQError:  # gone, or it doesn't read: it will ask again, or not
             return None
+
+    def _send(self, peer: bytes, answer: Answer, data: Buffer | None = None) -> zmq.MessageTracker | None:
+        frames: list[Buffer] = [peer, encode(answer)] if data is None else [peer, encode(answer), data]
+        tracker = self._router.send_multipart(frames, zmq.NOBLOCK, copy=False, track=data is not None)
         if data is not None:
             self._counters.bytes_out += len(data)
         self._counters.refused += isinstance(answer, Refused)

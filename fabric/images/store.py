@@ -149,7 +149,8 @@ class ChunkStore:
             if error.errno not in _LOST:
                 raise  # such as too many open files: it says nothing about the chunk
             with self._lock:
-                if not self._ledger.is_sound(chunk):
+                again = error.errno == errno.ENOENT and self._shelf.chunk_path(chunk).exists()  # dropped and put again
+                if again or not self._ledger.is_sound(chunk):
                     raise NotHeld(f"chunk {chunk.hex()} was dropped meanwhile") from None
                 self._lose(chunk)
             raise ChunkCorrupt(f"chunk {chunk.hex()} can't be read ({error.strerror}): repair its images") from None

@@ -227,10 +227,11 @@ class Client:
         exclude: tuple[str, ...] = (),
         salt: str = "",
     ) -> list[Effect]:
-        """Step 7: ask a storage leader who holds `digest`."""
+        """Ask a storage leader who holds `digest` now: who compares holders with what was just pushed or dropped must
+        not be told what was found before."""
 
         def question(attempt: Attempt) -> FindHolders:
-            return FindHolders(attempt.call, digest, want, exclude, salt)
+            return FindHolders(attempt.call, digest, want, exclude, salt, True)
 
         return self._ask_storage(now, wait_s, question, done)
 

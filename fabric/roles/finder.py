@@ -108,7 +108,7 @@ class HolderFinder:
             search.deadline = now + self._settings.command_wait_s
             self._out.send(
                 leader.address,
-                FindHolders(call, search.digest, self._settings.redundancy, search.exclude, self._identity.node),
+                FindHolders(call, search.digest, self._settings.redundancy, search.exclude, self._identity.node, False),
             )
         else:
             self._again(search, now, f"ZooKeeper: {outcome}" if kind != "get" else "the storage leader is gone")

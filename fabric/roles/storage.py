@@ -6,7 +6,8 @@ all storage leaders (each asks its agents) and picks `want` holders, in differen
 by a hash of image and asker, so that fifty nodes that want one image do not all lean on the same two of five holders.
 Who asks for an image that is being asked about waits for the same answers, and what was found is told again for
 `holders_fresh_s`: many want an image at the same moment, and each question goes to every storage agent there is. Who
-says that holders failed (`exclude`) is not told what was found before. It also keeps up redundancy (`repair`).
+says that holders failed (`exclude`) is not told what was found before; nor is who wants all to be asked `anew`, as the
+API does after a push: who held it a moment ago may have dropped it. It also keeps up redundancy (`repair`).
 """
 
 from __future__ import annotations
@@ -250,8 +251,8 @@ class StorageLeading:
             self._out.send(sender, Holders(ask.call, digest, False, (), (), (), 1))
             return
         asker = (sender, ask)
-        if not isinstance(ask, FindHolders):
-            self._gather(now, HasImage(""), [asker])
+        if not isinstance(ask, FindHolders) or ask.anew:
+            self._gather(now, HasImage(digest), [asker])
             return
         until, found = self._found.get(digest, (0.0, None))
         askers = self._askers.get(digest)

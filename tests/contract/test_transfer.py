@@ -29,8 +29,22 @@ from fabric.images.errors import (
 from fabric.images.fetch import MAX_AT_ONCE, FetchReport, fetch
 from fabric.images.links import Arrived, Links
 from fabric.images.manifest import CHUNK_BYTES, Buffer
-from fabric.images.protocol import MAX_DATA_BYTES, Done, GetChunk, GetManifest, Holder, Put, Refused, Request, encode
-from fabric.images.push import Push
+from fabric.images.protocol import (
+    MAX_DATA_BYTES,
+    Abort,
+    Begin,
+    Commit,
+    Done,
+    GetChunk,
+    GetManifest,
+    Holder,
+    Put,
+    Refused,
+    Request,
+    encode,
+    refused,
+)
+from fabric.images.push import WINDOW, Push
 from fabric.images.replicate import replicate
 from fabric.images.server import ChunkServer
 from fabric.images.store import ChunkStore
@@ -48,6 +62,12 @@ UPLOADED = image_of(UPLOAD, CHUNK_BYTES)
 def peers(tmp_path: Path) -> Iterator[Peers]:
     with peers_in(tmp_path) as made:
         yield made
+
+
+@pytest.fixture
+def heard_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A push that ends waits for those that forget it, however slow the machine is."""
+    monkeypatch.setattr("fabric.images.push.ABORT_WAIT_S", 10.0)
 
 
 def fetched(peers: Peers, into: Path, *holders: Holder, image: Image = IMAGE, **options: object) -> FetchReport:
@@ -432,6 +452,7 @@ def test_a_spare_that_can_not_copy_is_followed_by_the_next(peers: Peers) -> None
     assert left_nothing(full.store)
 
 
+@pytest.mark.usefixtures("heard_out")
 def test_a_push_without_a_spare_fails_at_once_and_leaves_nothing(peers: Peers) -> None:
     small, living = peers.serve(max_bytes=2 * CHUNK_BYTES), peers.serve()
     push = Push([small.holder, living.holder], context=peers.context, name="web")
@@ -441,7 +462,8 @@ def test_a_push_without_a_spare_fails_at_once_and_leaves_nothing(peers: Peers) -
     assert push._chunker.size < len(UPLOAD) * 5
     with pytest.raises(RuntimeError):
         push.feed(b"more")
-    wait_until(lambda: left_nothing(living.store) and left_nothing(small.store), what="nothing to be left")
+    assert left_nothing(living.store), "as soon as it has failed"
+    assert left_nothing(small.store)
 
 
 def test_a_killed_holder_is_replaced_before_anything_was_streamed(peers: Peers) -> None:
@@ -460,30 +482,69 @@ def test_holders_in_one_rack_are_too_few(peers: Peers, racks: list[str]) -> None
         Push(holders, context=peers.context)
 
 
+@pytest.mark.usefixtures("heard_out")
 def test_another_digest_leaves_nothing(peers: Peers) -> None:
     a, b = peers.serve(), peers.serve()
     with Push([a.holder, b.holder], context=peers.context, expected_digest="sha256:" + "0" * 64) as push:
         feed_all(push, UPLOAD)
         with pytest.raises(DigestMismatch):
             push.finish()
-    wait_until(lambda: left_nothing(a.store) and left_nothing(b.store), what="nothing to be left")
+    assert left_nothing(a.store)
+    assert left_nothing(b.store)
 
 
+@pytest.mark.usefixtures("heard_out")
 def test_an_empty_image_leaves_nothing(peers: Peers) -> None:
     a, b = peers.serve(), peers.serve()
     push = Push([a.holder, b.holder], context=peers.context)
     with pytest.raises(EmptyImage):
         push.finish()
-    wait_until(lambda: left_nothing(a.store) and left_nothing(b.store), what="nothing to be left")
+    assert left_nothing(a.store)
+    assert left_nothing(b.store)
 
 
+@pytest.mark.usefixtures("heard_out")
 def test_an_aborted_push_leaves_nothing(peers: Peers) -> None:
     a, b = peers.serve(), peers.serve()
     with Push([a.holder, b.holder], context=peers.context) as push:
         feed_all(push, UPLOAD)
         assert a.store.pushes() == 1
+    assert left_nothing(a.store)
+    assert left_nothing(b.store)
     push.abort()
-    wait_until(lambda: left_nothing(a.store) and left_nothing(b.store), what="nothing to be left")
+
+
+def test_an_abort_waits_a_while_for_holders_that_do_not_answer(peers: Peers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fabric.images.push.ABORT_WAIT_S", 0.3)
+    heard: list[Request] = []
+
+    def mute(request: Request) -> tuple[Done, None] | None:
+        heard.append(request)
+        return (Done(id=request.id), None) if isinstance(request, Begin) else None
+
+    a, b = peers.misbehave(mute), peers.misbehave(mute)
+    begun = time.monotonic()
+    Push([a, b], context=peers.context).abort()
+    assert 0.3 <= time.monotonic() - begun < 5
+    wait_until(lambda: sum(isinstance(request, Abort) for request in heard) == 2, what="both to be told")
+
+
+def test_a_push_that_fails_while_it_is_committed_says_what_may_be_left(peers: Peers) -> None:
+    living = peers.serve()
+
+    def full_at_last(request: Request) -> tuple[Done | Refused, None]:
+        if not isinstance(request, Commit):
+            return Done(id=request.id), None
+        wait_until(lambda: living.store.has(UPLOADED.digest), what="the other one to have it")
+        return refused(request.id, "full", "no room"), None
+
+    full = peers.misbehave(full_at_last)
+    push = Push([living.holder, full], context=peers.context)
+    feed_all(push, UPLOAD)
+    with pytest.raises(PushFailed, match=r"s2: refused \(full\)") as failed:
+        push.finish()
+    assert failed.value.digest == UPLOADED.digest
+    assert failed.value.held_by in ((), ("s1",)), "its answer may come too late"
 
 
 _UPLOADER = """
@@ -511,15 +572,47 @@ def test_a_push_whose_sender_is_killed_leaves_nothing(peers: Peers) -> None:
 
 
 class SlowDisk(ChunkStore):
-    """Takes its time to make an image durable."""
+    """Takes its time to make an image durable; or, after `hold_chunks`, to write a chunk."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
         self.go_on = threading.Event()
+        self.turns = threading.Semaphore(1000)
+
+    def hold_chunks(self) -> None:
+        """Each `put` waits for a release of `turns`."""
+        self.turns = threading.Semaphore(0)
+
+    def put(self, push_id: str, chunk: bytes, data: Buffer) -> None:
+        assert self.turns.acquire(timeout=10)
+        super().put(push_id, chunk, data)
 
     def commit(self, push_id: str, manifest_bytes: Buffer) -> str:
         assert self.go_on.wait(10)
         return super().commit(push_id, manifest_bytes)
+
+
+def test_a_holder_too_slow_to_hear_of_the_abort_forgets_the_push_when_nobody_is_there_to_answer(
+    peers: Peers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fabric.images.push.ABORT_WAIT_S", 0.1)
+    store = SlowDisk(tmp_path / "slow")
+    store.hold_chunks()
+    slow, quick = Served("slow", "r-slow", store, peers.context), peers.serve()
+    push = Push([slow.holder, quick.holder], context=peers.context)
+    feed_all(push, UPLOAD[: WINDOW * CHUNK_BYTES])
+    push.abort()
+    wait_until(lambda: left_nothing(quick.store), what="the quick one to forget it")
+    assert store.pushes() == 1
+
+    def forgotten() -> bool:
+        store.turns.release()
+        return left_nothing(store)
+
+    wait_until(forgotten, what="the slow one to forget it, long before it counts as idle", every_s=0.1)
+    store.turns.release(WINDOW)
+    slow.server.stop()
+    store.close()
 
 
 def test_a_slow_commit_is_waited_for_and_delays_no_one_else(

@@ -55,7 +55,7 @@ EXAMPLES = [
     RackAnswer("c1", "r1", True, (), ("n2",), ("n3",), 12),
     NodeAnswer("c1", "n1", LogText(True, b"\x00\xffoutput")),
     NodeCall("c1", ListHeld(("b3:" + "0" * 64, "b3:" + "1" * 64))),
-    FindHolders("c1", "b3:" + "0" * 64, 2, ("s1",), "n1"),
+    FindHolders("c1", "b3:" + "0" * 64, 2, ("s1",), "n1", False),
 ]
 
 

@@ -193,6 +193,28 @@ def test_a_push_keeps_the_shared_chunks_of_an_image_that_is_dropped_meanwhile(st
     assert read_image(store, IMAGE.digest) == IMAGE.data
 
 
+def test_a_chunk_that_is_dropped_and_put_again_while_it_is_read_is_not_taken_for_lost(
+    store: ChunkStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_image(store, IMAGE)
+    read = store._shelf.read_chunk
+
+    def meanwhile(chunk: bytes, size: int, from_disk: bool = False) -> tuple[bytes | None, int]:
+        """The file is gone when it is opened, and there again when the reader looks why."""
+        monkeypatch.setattr(store._shelf, "read_chunk", read)
+        store.drop(IMAGE.digest)
+        try:
+            return read(chunk, size, from_disk)
+        finally:
+            put_image(store, IMAGE)
+
+    monkeypatch.setattr(store._shelf, "read_chunk", meanwhile)
+    with pytest.raises(NotHeld, match="dropped meanwhile"):
+        store.read_chunk(IMAGE.chunks[0].hash)
+    assert store.has(IMAGE.digest)
+    assert store.damaged() == []
+
+
 def test_a_repeating_image_takes_one_chunk(store: ChunkStore) -> None:
     zeros = image_of(bytes(40 * 4096))
     put_image(store, zeros)

@@ -40,8 +40,8 @@ class Leading:
             self.role.on_tree(0.0, f"leaders:storage:{rack}", Got(record, Stat(1, 1, 0, 0, 1, 0, 0)))
         self.out.take()
 
-    def ask(self, now: float, number: int, exclude: tuple[str, ...] = ()) -> None:
-        self.role.on_ask(now, f"route:{number}", FindHolders(f"f-{number}", DIGEST, 2, exclude, f"c{number}"))
+    def ask(self, now: float, number: int, exclude: tuple[str, ...] = (), anew: bool = False) -> None:
+        self.role.on_ask(now, f"route:{number}", FindHolders(f"f-{number}", DIGEST, 2, exclude, f"c{number}", anew))
 
     def sent(self) -> list[tuple[str, AnyMessage]]:
         return [(effect.to, effect.message) for effect in self.out.take() if isinstance(effect, fx.Send)]
@@ -92,6 +92,22 @@ def test_who_says_that_holders_failed_is_not_told_what_was_found_before():
     one.answer(1.1, one.questions()[0].call)
     one.ask(1.2, 2, exclude=("s-r1",))
     assert len(one.questions()) == len(RACKS)
+
+
+def test_who_wants_all_to_be_asked_anew_is_told_nothing_of_before():
+    """The API, after a push: what was found before it may have been dropped, and so may what is being asked about."""
+    one = Leading()
+    one.ask(1.0, 1)
+    one.answer(1.1, one.questions()[0].call)
+    one.ask(1.2, 2, anew=True)
+    anew = one.questions()
+    assert len(anew) == len(RACKS)
+    one.ask(1.2, 3, anew=True)
+    other = one.questions()
+    assert len(other) == len(RACKS), "not even what is being asked already"
+    assert [to for to, _ in one.answer(1.3, anew[0].call)] == ["route:2"]
+    assert [to for to, _ in one.answer(1.3, other[0].call)] == ["route:3"]
+    assert one.role._open == 0
 
 
 def test_what_was_found_while_somebody_was_silent_is_not_told_again():

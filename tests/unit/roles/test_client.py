@@ -449,7 +449,7 @@ def test_holders_are_asked_of_one_storage_leader() -> None:
     bench.do(bench.client.find_holders(bench.now, digest, 2, 5.0, lambda _, found: done.append(found)))
     [send] = bench.new_sends()
     assert send.to in (address("s1", "storage"), address("s2", "storage"))
-    assert send.message == FindHolders(send.message.call, digest, 2, (), "")  # type: ignore[union-attr]
+    assert send.message == FindHolders(send.message.call, digest, 2, (), "", True)  # type: ignore[union-attr]
     bench.answer(holders(send))
     assert done[0].answer == holders(send)
     assert bench.client.next_deadline() is None
