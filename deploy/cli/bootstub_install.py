@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import shutil
 import sys
 from argparse import Namespace
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from deploy.ssh.host.orders import Order
     from deploy.ssh.hosts import Host
 
-DEFAULT_LISTEN = "0.0.0.0:8423"
+DIRECTORY_VARIABLE = "FABRIC_ZK"
 MAX_HOSTS_BYTES = 8 << 20
 MAX_PARALLEL = 250
 """Each is a process with three pipes: so many fit the usual limit of 1,024 open files."""
@@ -60,15 +61,15 @@ def register(subparsers: Any) -> None:
     add("--check", action="store_true", help="only tell what would be done")
     stub = install.add_argument_group("the boot stubs")
     add = stub.add_argument
-    add("--directory", metavar="HOSTS", default="", help="the ZooKeeper where they register")
+    add("--directory", metavar="HOSTS", default="", help=f"the ZooKeeper where they register (${DIRECTORY_VARIABLE})")
     add("--key-file", type=Path, metavar="FILE", help="the cluster's key, here; copied to a file for its owner alone")
-    add("--listen", metavar="HOST:PORT", default=DEFAULT_LISTEN, help=f"on every host ({DEFAULT_LISTEN})")
-    add("--advertise", metavar="HOST", default="", help="what others connect to, when that is the same on every host")
+    add("--listen", metavar="HOST:PORT", default="", help="on every host (each one's address towards the directory)")
     add("--domain", metavar="PATH", default="", help="of hosts that have no domain= in the file")
-    add("--allow-root", action="store_true", help="they may run as root")
+    add("--allow-root", metavar="DIR", action="append", default=[], help="file:// below this may be read; repeatable")
     add("--restart", action="store_true", help="also when nothing differs")
     add("--supervisor", choices=("auto", "systemd", "process"), default="auto", help="what keeps them (auto)")
     add("--answer-wait", type=seconds, metavar="S", default=30.0, help="for one to listen, and to register (30 each)")
+    add("more", nargs="*", metavar="ARGUMENT", help="after --: further ones of 'fabric bootstub', such as --log-level")
     code = install.add_mutually_exclusive_group()
     code.add_argument("--wheels", type=Path, metavar="DIR", help="a folder with the wheels of all packages needed")
     code.add_argument("--python-env", metavar="PATH", default="", help="an environment there that has the fabric")
@@ -116,17 +117,18 @@ def _reaching(parser: Parser) -> None:
 def install(args: Namespace) -> int:
     from deploy.ssh.host.orders import Order
 
-    key = _key(args)
+    directory = _directory(args.directory or os.environ.get(DIRECTORY_VARIABLE, ""))
+    key = _key(args, directory)
     order = Order(
         "check" if args.check else "install",
         folder=args.dir,
         domain=_domain(args.domain),
-        directory=_directory(args.directory),
+        directory=directory,
         listen=args.listen,
-        advertise=args.advertise,
+        roots=tuple(args.allow_root),
+        more=tuple(args.more),
         python_env=args.python_env,
         key=key,
-        allow_root=args.allow_root,
         restart=args.restart,
         supervisor=args.supervisor,
         answer_s=args.answer_wait,
@@ -193,27 +195,38 @@ def _hosts(file: Path) -> tuple[Host, ...]:
         raise Failure(str(error), Exit.USAGE) from None
 
 
-def _key(args: Namespace) -> str:
+def _key(args: Namespace, directory: str) -> str:
     """Checked, as hex digits; "" for none, which only boot stubs that listen on their own host alone may do without."""
     from fabric.config import read_cluster_key
-    from fabric.config_values import ConfigError, HostPort
+    from fabric.config_values import ConfigError
 
-    try:
-        host, _ = HostPort().read(args.listen, True)
-    except ValueError as error:
-        raise Failure(f"--listen: expected {HostPort().expected}, found {error}", Exit.USAGE) from None
+    heard_at = _listening_hosts(args.listen, directory)
     if args.key_file is not None:
         try:
             return read_cluster_key(args.key_file, "--key-file").hex()
         except ConfigError as error:
             raise Failure(str(error), Exit.USAGE) from None
-    if not host.startswith("127.") and host not in ("::1", "localhost"):
-        raise Failure(
-            f"--key-file: expected the cluster's key, since the boot stubs listen at {args.listen}, found none; make "
-            "one: (umask 077; openssl rand -hex 32 > cluster.key)",
-            Exit.USAGE,
-        )
+    for host in heard_at:
+        if not host.startswith("127.") and host not in ("::1", "localhost"):
+            raise Failure(
+                "--key-file: expected the cluster's key, since the boot stubs can be reached from other hosts, found "
+                "none; make one: (umask 077; openssl rand -hex 32 > cluster.key)",
+                Exit.USAGE,
+            )
     return ""
+
+
+def _listening_hosts(listen: str, directory: str) -> list[str]:
+    """The host part of where they listen, or those that tell it."""
+    from fabric.config_values import HostPort
+    from zk.connect import parse
+
+    if not listen:
+        return [host for host, _ in parse(directory).servers] if directory else []
+    try:
+        return [HostPort().read(listen, True)[0]]
+    except ValueError as error:
+        raise Failure(f"--listen: expected {HostPort().expected}, found {error}", Exit.USAGE) from None
 
 
 def _domain(text: str) -> str:

@@ -34,7 +34,6 @@ from tests.zookeeper import LOCAL, kazoo_session
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(60)]
 
-ROOT = ["--allow-root"] if os.getuid() == 0 else []
 TYPED = """\
 import sys
 from deploy.cli import bootstub_install
@@ -86,7 +85,7 @@ class Site:
         self.file.write_text("".join(f"{host}.{self.folder.name} {fields}\n" for host, _, fields in parts))
 
     def words(self, *more: str) -> list[str]:
-        words = ["install", *self._common(), "--key-file", str(self.key), "--supervisor", "process", *ROOT]
+        words = ["install", *self._common(), "--key-file", str(self.key), "--supervisor", "process"]
         code = [] if "--wheels" in more else ["--python-env", str(self.env)]
         return [*words, "--listen", f"{LOCAL}:0", *code, *more]
 
@@ -163,7 +162,7 @@ def test_a_site_is_installed_and_again_changes_only_what_differs(site: Site) -> 
     assert (key.stat().st_mode & 0o777, key.read_text().strip()) == (0o600, site.secret)
     assert site.starts("a") == [
         ["bootstub", "--name", "r1c01", "--dir", str(folder), "--domain", "/site/r1", "--listen", f"{LOCAL}:0",
-         "--key-file", str(key), *ROOT],
+         "--key-file", str(key)],
     ]  # fmt: skip
     assert site.starts("c")[0][6] == "/site/r2"
 

@@ -39,7 +39,8 @@ class Operator:
         line = self._source.readline(MAX_ORDER_BYTES)
         if not line.endswith(b"\n"):
             raise Gone
-        return Order(**json.loads(line))
+        told = json.loads(line)
+        return Order(**told | {name: tuple(told[name]) for name in ("roots", "more")})
 
     def say(self, said: Said) -> None:
         self._out.write(f"{MARK}{json.dumps(asdict(said))}\n".encode())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import shlex
 import shutil
 import signal
@@ -32,7 +33,6 @@ USER_FOLDER = "~/.local/share/fabric-bootstub"
 STEADY_S = 0.3
 """A boot stub that listens must go on for so long: one that fails just after that has not been started."""
 MANAGENT_STOP_S = 10.0
-WILDCARDS = ("0.0.0.0:", "[::]:", "*:")
 MANAGENT_FOLDER = "MANAGENT_DIR="
 """The variable by which a managent's process is known."""
 
@@ -47,7 +47,7 @@ class Installation:
         self._deadline = time.monotonic() + order.limit_s
         self._changes = order.action != "check"
         self._differs = False
-        self.name = order.name or platform.node().partition(".")[0]
+        self.name = order.name or host_name()
         given = order.folder or (ROOT_FOLDER if os.getuid() == 0 else USER_FOLDER)
         self._given = Path(os.path.expanduser(given))
         self._folder = Folder(self._given)
@@ -65,8 +65,6 @@ class Installation:
 
     def _install(self) -> Said:
         order, folder = self._order, self._folder
-        if os.getuid() == 0 and not order.allow_root:
-            raise Refused("expected a user other than root for the boot stub, or --allow-root, found root")
         self._step("folder", self._make_folder)
         env = self._step("environment", self._make_environment)
         self._step("key", lambda: (None, self._write(folder.key, _key_file(order), 0o600, "key written")))
@@ -242,29 +240,25 @@ def _key_file(order: Order) -> bytes:
     return f"{order.key}\n".encode() if order.key else b""
 
 
-def reached_at() -> str:
-    """The address of this host that the operator's ssh came to; "" when there is none."""
-    words = os.environ.get("SSH_CONNECTION", "").split()
-    return words[2] if len(words) == 4 else ""
+def host_name() -> str:
+    """The host's own, as far as it can be a boot stub's: what `fabric bootstub` would take."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", platform.node())[:63].strip(".-") or "localhost"
 
 
 def start_script(order: Order, folder: Folder, name: str, env: Path, keyed: bool) -> bytes:
     """The boot stub's command line. Its programs find those of its environment."""
     words = [str(env / environment.COMMAND), "bootstub", "--name", name, "--dir", str(folder.stub)]
-    advertise = order.advertise
-    if not advertise and not order.directory and order.listen.startswith(WILDCARDS):
-        advertise = reached_at()  # with a directory, the way to that tells it more surely
     for flag, value in (
         ("--domain", order.domain),
         ("--listen", order.listen),
-        ("--advertise", advertise),
         ("--directory", order.directory),
         ("--key-file", str(folder.key) if keyed else ""),
     ):
         if value:
             words += [flag, value]
-    if order.allow_root:
-        words.append("--allow-root")
+    for root in order.roots:
+        words += ["--allow-root", root]
+    words += order.more
     path = shlex.quote(str(env / "bin"))
     return f"#!/bin/sh\nPATH={path}:$PATH\nexport PATH\nexec {shlex.join(words)}\n".encode()
 

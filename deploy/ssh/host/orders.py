@@ -25,7 +25,8 @@ MAX_TAIL_CHARS = 500
 
 @dataclass(frozen=True)
 class Order:
-    """`folder` and `name` "": the host's own default. `python_env`: an environment of the host that has the fabric;
+    """`folder` and `name` "": the host's own default. `roots`: folders of the host that file:// references may read.
+    `more`: further words of the boot stub's command line. `python_env`: an environment of the host that has the fabric;
     else `bundle` (hex SHA-256) of `bundle_bytes` is installed, `offline` when it brings all that it needs. `key`: the
     cluster's, 64 hex digits, or "". `limit_s`: for all of it. `answer_s`: from the stub's start until it listens."""
 
@@ -35,13 +36,13 @@ class Order:
     domain: str = ""
     directory: str = ""
     listen: str = ""
-    advertise: str = ""
+    roots: tuple[str, ...] = ()
+    more: tuple[str, ...] = ()
     python_env: str = ""
     bundle: str = ""
     bundle_bytes: int = 0
     offline: bool = False
     key: str = field(default="", repr=False)
-    allow_root: bool = False
     restart: bool = False
     purge: bool = False
     supervisor: Supervisor = "auto"

@@ -21,6 +21,11 @@ def parse(*words: str) -> Namespace:
     return parser.parse_args(words)
 
 
+@pytest.fixture(autouse=True)
+def _no_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FABRIC_ZK", raising=False)
+
+
 @pytest.fixture
 def hosts(tmp_path: Path) -> str:
     file = tmp_path / "hosts.txt"
@@ -45,7 +50,8 @@ def test_it_is_found_by_name() -> None:
     ("words", "said"),
     [
         (["--key-file", "/none"], "--key-file: cluster_key_file: expected a readable file"),
-        ([], "--key-file: expected the cluster's key, since the boot stubs listen at 0.0.0.0:8423, found none"),
+        (["--listen", "0.0.0.0:1"], "--key-file: expected the cluster's key, since the boot stubs can be reached"),
+        (["--directory", "192.0.2.1:2181"], "--key-file: expected the cluster's key, since the boot stubs can be"),
         (["--listen", "nowhere"], "--listen: expected"),
         (["--listen", "127.0.0.1:0", "--domain", "site"], "--domain: managent id: expected a path"),
         (["--listen", "127.0.0.1:0", "--directory", "a:b"], "--directory: "),
@@ -64,6 +70,12 @@ def test_a_key_that_others_may_read_is_refused(hosts: str, key: str) -> None:
     with pytest.raises(Failure, match="expected that only its owner may read") as raised:
         bootstub_install.install(parse("install", "--hosts", hosts, "--key-file", key))
     assert "abab" not in str(raised.value)
+
+
+def test_what_comes_after_two_dashes_is_the_boot_stubs() -> None:
+    args = parse("install", "--hosts", "f", "--allow-root", "/a", "--allow-root", "/b", "--", "--log-level", "debug")
+    assert (args.allow_root, args.more) == (["/a", "/b"], ["--log-level", "debug"])
+    assert parse("install", "--hosts", "f").more == []
 
 
 def test_a_bad_hosts_file_is_wrong_usage(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_a_path_of_two_lines_is_refused() -> None:
 
 def test_what_is_sent_runs_without_any_package(tmp_path: Path) -> None:
     """Neither ours nor others: isolated, without site packages."""
-    order = Order("check", folder=str(tmp_path / "new"), python_env=str(tmp_path), allow_root=True)
+    order = Order("check", folder=str(tmp_path / "new"), python_env=str(tmp_path))
     first, _, rest = opening("").split(b"\n", 2)
     assert first == b""
     ran = subprocess.run(

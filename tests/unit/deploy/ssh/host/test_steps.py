@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -54,32 +53,15 @@ def program(path: Path, text: str) -> Path:
 def test_the_start_script_passes_on_any_name(tmp_path: Path) -> None:
     env, folder = tmp_path / HOSTILE / "env", Folder(tmp_path / HOSTILE)
     program(env / "bin/fabric", PRINTING)
-    order = Order("install", domain=HOSTILE, listen="-x", advertise="#", directory="a b", allow_root=True)
+    order = Order("install", domain=HOSTILE, listen="-x", directory="a b", roots=("#", "~"), more=("--x", ""))
     script = program(tmp_path / "start", start_script(order, folder, "r1c01", env, True).decode())
     ran = subprocess.run([script], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert ran.stdout.splitlines() == [
         "bootstub", "--name", "r1c01", "--dir", str(folder.stub), "--domain", HOSTILE, "--listen", "-x",
-        "--advertise", "#", "--directory", "a b", "--key-file", str(folder.key), "--allow-root",
+        "--directory", "a b", "--key-file", str(folder.key), "--allow-root", "#", "--allow-root", "~", "--x", "",
     ]  # fmt: skip
     assert ran.stderr == ""
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted((HOSTILE, "start"))
-
-
-@pytest.mark.parametrize(
-    ("order", "advertised"),
-    [
-        (Order("install", listen="0.0.0.0:8423"), "192.0.2.7"),
-        (Order("install", listen="0.0.0.0:8423", advertise="name"), "name"),
-        (Order("install", listen="0.0.0.0:8423", directory="zk:2181"), ""),
-        (Order("install", listen="127.0.0.1:0"), ""),
-    ],
-)
-def test_others_connect_to_where_the_operator_did(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: Order, advertised: str
-) -> None:
-    monkeypatch.setenv("SSH_CONNECTION", "192.0.2.1 40000 192.0.2.7 22")
-    words = shlex.split(start_script(order, Folder(tmp_path), "a", tmp_path, False).decode())
-    assert (words[words.index("--advertise") + 1] if "--advertise" in words else "") == advertised
 
 
 def test_the_start_script_names_what_was_given_alone(tmp_path: Path) -> None:
