@@ -41,7 +41,7 @@ from fabric.cli.client import Api
 from fabric.local.harness import LocalFabric
 from fabric.roles.trace import STEPS, Run, Trace
 
-FABRIC = (sys.executable, "-m", "fabric.cli.main")
+FABRIC = (sys.executable, "-m", "deploy.cli.main")
 COUNT = 50
 IMAGE_BYTES = 64 * 2**20
 REQUEST_WAIT_S = 60

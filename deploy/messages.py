@@ -26,7 +26,9 @@ PROTOCOL = (64, 0)
 CallId = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 Url = Annotated[str, msgspec.Meta(max_length=2000)]
 Pattern = Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
+MAX_SPARE_STUBS = 16
 MAX_TAIL_LINES = 20
+MAX_SPANS = 16
 MAX_BEATS = 20_000
 MAX_ENTRIES = 2_000
 MAX_PROBLEMS = 20
@@ -45,13 +47,15 @@ class Parent(msgspec.Struct, frozen=True):
 class Charge(msgspec.Struct, frozen=True):
     """What a managent is deployed or configured from, and with. `scope`: the path by which identifiers are cut in this
     repository, "" for full paths. `directory`: ZooKeeper's connect string, for initiators. `domain`: the boot stubs on
-    which an initiator may deploy. `lease_s`: see deploy.configuration.InitiatorRole."""
+    which an initiator may deploy. `spare`: more of them, where all of those are dead (deploy.initiator.placement).
+    `lease_s`: see deploy.configuration.InitiatorRole."""
 
     repository: Url
     scope: Path = ""
     start: Annotated[str, msgspec.Meta(max_length=2000)] = ""
     directory: Annotated[str, msgspec.Meta(max_length=2000)] = ""
     domain: Annotated[tuple[StubRef, ...], msgspec.Meta(max_length=MAX_STUBS_IN_DOMAIN)] = ()
+    spare: Annotated[tuple[StubRef, ...], msgspec.Meta(max_length=MAX_SPARE_STUBS)] = ()
     lease_s: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 0.0
     rollout: Label = ""
     generation: Label = ""
@@ -69,11 +73,20 @@ class BipCall(Message, frozen=True):
     charge: Charge | None = None
 
 
+class Span(msgspec.Struct, frozen=True, array_like=True):
+    """How long a step of section 3 took in the boot stub: 2 the repository's references, 3 the code, 4 configuration,
+    5 installation, 6 the start. (Step 7 is the answer that this comes with.)"""
+
+    step: Annotated[int, msgspec.Meta(ge=1, le=8)]
+    ms: Number
+
+
 class BipAnswer(Message, frozen=True):
     """To the initiator at path `to`. `outcome`:
     done; running (not yet: ask again); refused (`reason` names the state needed and the state found);
     failed (`tail`: the last lines of the program's output); stale (a newer initiator or attempt commands it); unknown
-    (no such managent here). `initiator`: its configuration makes it one."""
+    (no such managent here). `initiator`: its configuration makes it one. `final`: to try again is of no use, as what is
+    wrong is the description. `spans`: of the steps that were made."""
 
     call: CallId
     to: Path
@@ -84,8 +97,10 @@ class BipAnswer(Message, frozen=True):
     life: LifeState
     prints: Prints = Prints()
     initiator: bool = False
+    final: bool = False
     reason: Annotated[str, msgspec.Meta(max_length=2000)] = ""
     tail: Annotated[tuple[Line, ...], msgspec.Meta(max_length=MAX_TAIL_LINES)] = ()
+    spans: Annotated[tuple[Span, ...], msgspec.Meta(max_length=MAX_SPANS)] = ()
 
 
 class InspectCall(Message, frozen=True):
@@ -99,7 +114,8 @@ class InspectCall(Message, frozen=True):
 
 class InspectAnswer(Message, frozen=True):
     """`have` and `want` differ in code or install: it must be uninstalled and deployed; in managent alone: configured
-    and restarted. `error`: the repository could not be asked."""
+    and restarted. `initiator`: what the repository would give makes it one. `error`: the repository could not be asked,
+    or what it says is wrong; `final`: to try again is of no use."""
 
     call: CallId
     to: Path
@@ -111,11 +127,13 @@ class InspectAnswer(Message, frozen=True):
     want: Prints
     initiator: bool = False
     error: Reason = ""
+    final: bool = False
 
 
 class AdoptCall(Message, frozen=True):
     """From a new incarnation of an initiator: beats about these managents come to me from now on, under this epoch.
-    Answered by a whole `StubBeat`."""
+    Initiators among them learn from their boot stub who their parent is now. Answered by a whole `StubBeat`, in which
+    what is there has this epoch. Also sent to a boot stub that has not beaten for a while: it renews a lease, too."""
 
     call: CallId
     parent: Parent
@@ -157,7 +175,8 @@ class StubBeat(Message, frozen=True):
 
 
 class Counts(msgspec.Struct, frozen=True, array_like=True):
-    """Of a subtree. `targeted` is the sum of all others; `pending` is 0 when a rollout is settled."""
+    """`targeted` is the sum of all others; `pending` is 0 when a rollout is settled. Counted is what is described, up
+    to the rollout's `until`. `stopped`: shut down or uninstalled by an order, and so it is as it should be."""
 
     targeted: Number = 0
     active: Number = 0
@@ -166,6 +185,7 @@ class Counts(msgspec.Struct, frozen=True, array_like=True):
     refused: Number = 0
     failed: Number = 0
     unreachable: Number = 0
+    stopped: Number = 0
 
 
 class Problem(msgspec.Struct, frozen=True, array_like=True):
@@ -176,8 +196,11 @@ class Problem(msgspec.Struct, frozen=True, array_like=True):
 
 class Rollout(msgspec.Struct, frozen=True):
     """What is to be brought about: every managent up to and including `until` in the order of the tree (depth first,
-    children by their index); "" for all. `seq` grows with every change of `until`. `retry`: try again what was refused
-    or failed. `recheck`: inspect also what has this generation already. `prune`: uninstall what is not described."""
+    children by their index); "" for all. (`epoch`, `seq`) says which of two rollouts is the newer one: `epoch` is that
+    of the top's table, and `seq` grows with every change of `until`. An initiator tells a child for which nothing
+    changed no new `seq`. `retry`: try again what was refused or failed. `recheck`: inspect also what has this
+    generation already. `prune`: uninstall what is not described. `remove_all`: nothing is described; who is told so
+    is about to be removed itself."""
 
     id: Label
     seq: Number
@@ -186,22 +209,28 @@ class Rollout(msgspec.Struct, frozen=True):
     retry: bool = False
     recheck: bool = False
     prune: bool = True
+    remove_all: bool = False
+    epoch: Number = 0
 
 
 class RolloutCall(Message, frozen=True):
-    """Parent to child initiator. Repeated until a `SubtreeReport` with this rollout and seq comes."""
+    """Parent to child initiator. Repeated until a `SubtreeReport` with this rollout and seq comes. (`epoch`,
+    `attempt`): of the parent's table, and of the child's row in it. `charge`: the child's; None when it has it
+    already."""
 
     to: Path
     parent: Parent
     epoch: Number
     attempt: Number
-    charge: Charge
+    charge: Charge | None
     rollout: Rollout
 
 
 class SubtreeReport(Message, frozen=True):
     """Child initiator to parent: at changes (at most every `report_s`) and every `beat_s`. `settled`: everything up to
-    `until` has its final outcome. `problems`: the first few, by path."""
+    `until` has its final outcome. `counts`: of all that is below `path`, without itself. `problems`: the first few, by
+    path; one about `path` says that it cannot have the children that its configuration gives it. `epoch`: of its own
+    table, by which the parent knows a new incarnation; 0 before it has claimed it."""
 
     to: Path
     path: Path
@@ -214,16 +243,21 @@ class SubtreeReport(Message, frozen=True):
     problems: Annotated[tuple[Problem, ...], msgspec.Meta(max_length=MAX_PROBLEMS)] = ()
 
 
+What = Literal[Verb, "status"]
+
+
 class TreeCall(Message, frozen=True):
     """To an initiator: pass `what` to every managent of your subtree that matches `pattern` (deploy.patterns, path),
-    and send me what came of it. "status" asks and changes nothing."""
+    and send me what came of it. "status" asks and changes nothing. Repeated with the same `call` until all pages came:
+    pages below `have` did, the others are sent again."""
 
     call: CallId
     to: Path
     asker: Parent
     pattern: Pattern
-    what: Literal[Verb, "status"]
+    what: What
     wait_ms: Annotated[int, msgspec.Meta(ge=0, le=3_600_000)]
+    have: Number = 0
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True):
@@ -241,8 +275,9 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
 
 
 class TreePage(Message, frozen=True):
-    """Part of the answer to a `TreeCall`, passed upward at once. `number` counts the pages of `origin` from 0; the last
-    one says so. An initiator's own last page comes after the last pages of all its children."""
+    """Part of the answer to a `TreeCall`, passed upward soon. `origin` is the initiator that was called; what comes
+    from below it is in its own pages, which `number` counts from 0. The last one says so: it is sent when all
+    children have answered or were given up. Each path is in one entry of all pages at most."""
 
     call: CallId
     to: Path

@@ -22,6 +22,7 @@ StubName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_]([A-Za-z0-9._-]{0,
 Reason = Annotated[str, msgspec.Meta(max_length=500)]
 Print = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{16})?\Z")]
 MAX_STUBS_IN_DOMAIN = 20_000
+MAX_STEPS = 16
 MAX_CHILDREN = 10_000
 """Of one initiator."""
 
@@ -63,7 +64,9 @@ class Prints(msgspec.Struct, frozen=True, array_like=True):
 class Child(msgspec.Struct, frozen=True, array_like=True):
     """A row of a table. `attempt` grows with every deployment of this child, on whichever stub: a stub obeys the
     highest (epoch of the table, attempt) that it has heard. `generation`: of the description that it was last brought
-    to. `index`: its place in the enumeration, which is the order of rollouts."""
+    to, or that was tried last. `index`: its place in the enumeration, which is the order of rollouts. `want`: "passive"
+    when an order deactivated it, "configured" or "non-existent" when an order shut it down or uninstalled it; the next
+    rollout starts those, and leaves passive ones passive."""
 
     name: StubName
     index: Number
@@ -77,6 +80,10 @@ class Child(msgspec.Struct, frozen=True, array_like=True):
     generation: Label = ""
     initiator: bool = False
     """It deploys children itself, so there is a table of its own."""
+    want: LifeState = "active"
+    steps: Annotated[tuple[tuple[Number, Number], ...], msgspec.Meta(max_length=MAX_STEPS)] = ()
+    """How it was deployed last: (step of section 3, milliseconds) for what its boot stub did (2 to 6), and (7, from the
+    call to the report of its success)."""
 
 
 class Table(msgspec.Struct, frozen=True):
@@ -88,3 +95,15 @@ class Table(msgspec.Struct, frozen=True):
     address: Address
     rollout: Label
     children: Annotated[tuple[Child, ...], msgspec.Meta(max_length=MAX_CHILDREN)] = ()
+
+
+class TopRecord(msgspec.Struct, frozen=True):
+    """In the directory, while a top initiator works: one at a time. `address`: where questions to the tree go.
+    (`pid`, `started`): its process, by the ticks since boot at which it started. `doing`: for people."""
+
+    guid: Guid
+    address: Address
+    host: Line
+    pid: Number
+    started: Number
+    doing: Line

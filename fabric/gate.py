@@ -7,7 +7,7 @@ taking inputs meanwhile, and no message says what a crash could make untrue.
 
 A failed write closes the gate for good: `failed` is called, and what waits is never performed.
 
-The runtime and the simulator have the same gate, over journals of their own.
+The runtime and the simulator have the same gate, over journals of their own; so has deployment, for its own effects.
 """
 
 from __future__ import annotations
@@ -15,9 +15,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
-from fabric.effects import Effect, Persist
+from fabric.effects import Persist
+
+E = TypeVar("E")
+"""All effects but `Persist`."""
 
 MAX_WAITING = 50_000
 """Effects that wait for the disk."""
@@ -32,14 +35,14 @@ class Log(Protocol):
     ) -> None: ...
 
 
-class Gate:
+class Gate(Generic[E]):
     """`perform` is called for every effect but `Persist`; it must not call `put`. `failed(reason)` is called once."""
 
-    def __init__(self, journal: Log, perform: Callable[[Effect], None], failed: Callable[[str], None]) -> None:
+    def __init__(self, journal: Log, perform: Callable[[E], None], failed: Callable[[str], None]) -> None:
         self._journal = journal
         self._perform = perform
         self._failed = failed
-        self._waiting: deque[tuple[int, Effect]] = deque()
+        self._waiting: deque[tuple[int, E]] = deque()
         self._written = 0  # persists handed to the journal
         self._durable = 0  # of these, on the disk
         self._closed = False
@@ -48,7 +51,7 @@ class Gate:
     def waiting(self) -> int:
         return len(self._waiting)
 
-    def put(self, effects: Iterable[Effect]) -> None:
+    def put(self, effects: Iterable[E | Persist]) -> None:
         for effect in effects:
             if self._closed:
                 return

@@ -14,6 +14,8 @@ class Exit(IntEnum):
     ERROR = 1
     NOT_PLACED = 2
     """Not placed at all, or placed short of the count. Of a drain: something was stopped without another place."""
+    NOT_ALL = 2
+    """Of managents: not all that were targeted are active, or did what they were told."""
     FOUND = 3
     """An audit found what does not fit together."""
     REPAIRED = 4

@@ -9,6 +9,9 @@
 
 `fabric --help` and wrong usage must answer at once, so a sub-command's code is imported only when it runs: a parser's
 default `run` is either a function or its name as "module:function".
+
+Deployment (`deploy/`) is above this package and has sub-commands of the same command: it passes them in as `extra`, and
+is what the installed `fabric` starts (deploy.cli.main).
 """
 
 from __future__ import annotations
@@ -21,15 +24,16 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 from fabric.cli.exits import Exit, Failure
-from fabric.cli.parser import build
+from fabric.cli.parser import Register, build
 
 Run = Callable[[Namespace], int]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code. `arguments`: without the program's name (default: the process's)."""
+def main(arguments: Sequence[str] | None = None, extra: Sequence[Register] = ()) -> int:
+    """Run one command; returns its exit code. `arguments`: without the program's name (default: the process's).
+    `extra`: add further sub-commands."""
     try:
-        code = _run(sys.argv[1:] if arguments is None else arguments)
+        code = _run(sys.argv[1:] if arguments is None else arguments, extra)
         sys.stdout.flush()
         return code
     except Failure as failure:
@@ -44,9 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return Exit.DONE
 
 
-def _run(arguments: Sequence[str]) -> int:
+def _run(arguments: Sequence[str], extra: Sequence[Register]) -> int:
     try:
-        args = build().parse_args(arguments)
+        args = build(extra).parse_args(arguments)
     except SystemExit as end:  # argparse ends --help and wrong usage by itself
         sys.stdout.flush()
         return cast(int, end.code)
@@ -63,7 +67,3 @@ def _function(run: str | Run) -> Run:
 def _complain(*lines: str) -> None:
     for line in lines:
         print(line if line.startswith(" ") else f"fabric: {line}", file=sys.stderr)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -37,8 +37,8 @@ examples:
   fabric COMMAND --help                         arguments and examples of a command
 
 The API: --api, else $FABRIC_API, else that of the fabric started here by 'fabric up', else http://127.0.0.1:8420.
-Exit codes: 0 done; 1 error; 2 not placed, or placed short; 3 an audit found something; 4 it found and repaired it;
-64 wrong usage; 130 interrupted."""
+Exit codes: 0 done; 1 error; 2 not placed, or placed short, or not all managents are active; 3 an audit found something;
+4 it found and repaired it; 64 wrong usage; 130 interrupted."""
 
 PLACED_SHORT = "Exit code 2 says: not placed, or placed short of the count; the reasons are printed."
 WAITED_SHORT = f"With --wait, {PLACED_SHORT[0].lower()}{PLACED_SHORT[1:]}"
@@ -72,9 +72,13 @@ class Parser(ArgumentParser):
         sys.exit(Exit.USAGE)
 
 
-def build() -> Parser:
-    """The parser of the whole command line. A parsed namespace has `run`: a function of the namespace that returns the
-    exit code, or its name as "module:function"."""
+Register = Callable[[Any], None]
+"""Adds sub-commands to what argparse's `add_subparsers` returned."""
+
+
+def build(extra: Sequence[Register] = ()) -> Parser:
+    """The parser of the whole command line, with `extra` sub-commands after the fabric's own. A parsed namespace has
+    `run`: a function of the namespace that returns the exit code, or its name as "module:function"."""
     parser = Parser(prog="fabric", description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("--api", metavar="URL", default=None, help="the request API, such as http://192.0.2.5:8420")
     parser.add_argument("--format", choices=("table", "json"), default="table", help="for people, or for programs")
@@ -84,6 +88,8 @@ def build() -> Parser:
     _images(subparsers)
     _fabric(subparsers)
     local.register(subparsers)
+    for register in extra:
+        register(subparsers)
     return parser
 
 
@@ -135,16 +141,22 @@ def pair(text: str) -> tuple[str, str]:
 # --- the commands ----------------------------------------------------------------------------------------------------
 
 
-def command(subparsers: Any, name: str, run: str, help: str, examples: Sequence[str], more: str = "") -> Parser:
-    """Add one sub-command that `fabric.cli.<run>` carries out."""
+def bare(subparsers: Any, name: str, run: str, help: str, examples: Sequence[str], more: str = "") -> Parser:
+    """Add one sub-command that `run` ("module:function") carries out, without any option."""
     epilog = "\n".join(["examples:", *(f"  {example}" for example in examples)])
     parser: Parser = subparsers.add_parser(
         name, help=help, description=f"{help[0].upper()}{help[1:]}." + (f"\n{more}" if more else ""), epilog=epilog
     )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def command(subparsers: Any, name: str, run: str, help: str, examples: Sequence[str], more: str = "") -> Parser:
+    """Add one sub-command over the API that `fabric.cli.<run>` carries out."""
+    parser = bare(subparsers, name, f"fabric.cli.{run}", help, examples, more)
     common = parser.add_argument_group("the API")
     common.add_argument("--api", metavar="URL", default=argparse.SUPPRESS, help="its address")
     common.add_argument("--format", choices=("table", "json"), default=argparse.SUPPRESS, help="default: table")
-    parser.set_defaults(run=f"fabric.cli.{run}")
     return parser
 
 

@@ -102,7 +102,7 @@ class AgentHost:
         self._bus: Bus[AnyMessage] | None = None
         self._tree: KazooTree | None = None
         self._journal: Journal | None = None
-        self._gate: Gate | None = None
+        self._gate: Gate[Effect] | None = None
         world = ComputeWorld if config.layer == "compute" else StorageWorld
         self._world: ComputeWorld | StorageWorld = world(config, context, self._take)
 

@@ -100,7 +100,7 @@ class Process:
         self.agent: Agent | None = None
         self.bus: SimBus | None = None
         self.tree: MemoryTree | None = None
-        self.gate: Gate | None = None
+        self.gate: Gate[Effect] | None = None
         self.runner: Runner | None = None
         self.fetches: Fetches | None = None
         self.prepared: set[str] = set()

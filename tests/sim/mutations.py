@@ -115,7 +115,7 @@ def a_leader_goes_on_after_lost() -> Patches:
 
 @mutation("heal", "orphans", "once", "returning", seed=40)
 def the_journal_is_acknowledged_before_it_is_synced() -> Patches:
-    def hasty(self: Gate, effects: Any) -> None:
+    def hasty(self: Gate[Any], effects: Any) -> None:
         for effect in effects:
             if self._closed:
                 return

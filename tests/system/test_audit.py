@@ -49,7 +49,7 @@ def told(report: dict[str, Any]) -> set[tuple[str, str]]:
 
 def command(fabric: World, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        (sys.executable, "-m", "fabric.cli.main", "audit", *arguments),
+        (sys.executable, "-m", "deploy.cli.main", "audit", *arguments),
         env={**os.environ, "FABRIC_API": str(fabric.http.base_url)},
         capture_output=True,
         text=True,

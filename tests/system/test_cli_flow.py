@@ -50,7 +50,7 @@ class Command:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            (sys.executable, "-m", "fabric.cli.main", *arguments),
+            (sys.executable, "-m", "deploy.cli.main", *arguments),
             env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

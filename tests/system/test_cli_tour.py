@@ -29,7 +29,7 @@ def tour() -> str:
 def test_the_tour_of_the_readme(tmp_path: Path) -> None:
     commands = tmp_path / "bin"
     commands.mkdir()
-    (commands / "fabric").write_text(f'#!/bin/sh\nexec {sys.executable} -m fabric.cli.main "$@"\n')
+    (commands / "fabric").write_text(f'#!/bin/sh\nexec {sys.executable} -m deploy.cli.main "$@"\n')
     (commands / "fabric").chmod(0o755)
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("FABRIC_")},

@@ -21,7 +21,7 @@ from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
 
-DEMO = [sys.executable, "-m", "fabric.cli.main", "demo"]
+DEMO = [sys.executable, "-m", "deploy.cli.main", "demo"]
 DEMO_S = 150.0
 
 

@@ -23,7 +23,7 @@ from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
 
-FABRIC = [sys.executable, "-m", "fabric.cli.main"]
+FABRIC = [sys.executable, "-m", "deploy.cli.main"]
 SMALL = ["--racks", "2", "--compute", "2", "--storage", "1", "--api", "127.0.0.1:0", "--session-timeout", "2"]
 SLEEPER = b"#!/bin/sh\nexec sleep 100000\n"
 UP_S, DOWN_S = 60.0, 30.0

@@ -29,7 +29,7 @@ TEXTS = sorted(
     )
     if path.is_file()
 )
-MAY_PRINT = ("fabric/cli/", "bench/")
+MAY_PRINT = ("fabric/cli/", "deploy/cli/", "bench/")
 """Commands talk on standard output; everything else logs."""
 
 UNFINISHED = re.compile(r"\b(TO" r"DO|FIX" r"ME|XX" r"X|HA" r"CK)\b")

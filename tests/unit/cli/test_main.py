@@ -1,4 +1,5 @@
-"""The command line itself: usage, help, exit codes, errors of one line, pipes that close, Ctrl-C."""
+"""The command line itself, with deployment's sub-commands: usage, help, exit codes, errors of one line, pipes that
+close, Ctrl-C."""
 
 from __future__ import annotations
 
@@ -13,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
+from deploy.cli.main import GROUPS, main
 from fabric.cli.exits import Exit
-from fabric.cli.main import main
 from fabric.cli.parser import build
 from tests.unit.cli.api_server import ApiServer, Reply, deployment
 from tests.unit.cli.conftest import Fabric
 from tests.waiting import wait_until
 
-COMMAND = (sys.executable, "-m", "fabric.cli.main")
+COMMAND = (sys.executable, "-m", "deploy.cli.main")
 DEPLOY = ("deploy", "web", "--flavor", "Large")
 
 
@@ -63,6 +64,13 @@ def test_the_exit_codes_are_frozen() -> None:
         ("logs", "d-1.0", "--bytes", "0"),
         ("list", "--api", "127.0.0.1:8420"),
         ("list", "--api", "http://[::1"),
+        ("managent",),
+        ("managent", "aply"),
+        ("managent", "apply", "--wave", "0.5"),
+        ("managent", "apply", "--wave", "101%"),
+        ("managent", "apply", "--max-failed", "-1"),
+        ("managent", "deactivate"),
+        ("managent", "status", "--timeout", "0"),
     ],
 )
 def test_wrong_usage_is_one_line_and_64(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
@@ -74,8 +82,8 @@ def test_wrong_usage_is_one_line_and_64(arguments: tuple[str, ...], capsys: pyte
 
 
 def test_every_command_has_help_with_examples(capsys: pytest.CaptureFixture[str]) -> None:
-    found = list(leaves(build()))
-    assert len(found) >= 20
+    found = list(leaves(build(GROUPS)))
+    assert len(found) >= 35
     for parser in found:
         text = parser.format_help()
         assert "examples:" in text, parser.prog
@@ -88,12 +96,13 @@ def test_every_command_has_help_with_examples(capsys: pytest.CaptureFixture[str]
 def test_help_imports_nothing_heavy() -> None:
     heavy = ("asyncio", "httpx", "rich", "msgspec", "pydantic", "fastapi", "kazoo", "zmq", "blake3")
     code = (
-        "import sys; from fabric.cli.main import main; main(['--help']);"
+        "import sys; from deploy.cli.main import main; main(['--help']);"
         f"print(sorted(set(sys.modules) & set({heavy!r})), file=sys.stderr)"
     )
     done = subprocess.run((sys.executable, "-c", code), capture_output=True, text=True, timeout=30, check=True)
     assert done.stderr == "[]\n"
     assert "deploy" in done.stdout
+    assert "managent" in done.stdout
 
 
 def test_an_unreachable_api_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

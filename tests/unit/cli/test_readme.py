@@ -6,6 +6,7 @@ import re
 import shlex
 from pathlib import Path
 
+from deploy.cli.main import GROUPS
 from fabric.cli.parser import build
 from fabric.config import agent_config, api_config
 from fabric.flavors import DEFAULT_FILE
@@ -40,8 +41,8 @@ def test_every_command_named_is_known() -> None:
     assert len(commands) > 15
     for command in commands:
         words = ["d-1r2k0q9x4ab" if word.startswith("$ID") else word for word in shlex.split(command)[1:]]
-        assert build().parse_args(words), command
+        assert build(GROUPS).parse_args(words), command
     for unit in blocks("ini"):
         started = re.search(r"^ExecStart=\S+/fabric (.*)$", unit, re.MULTILINE)
         assert started
-        assert build().parse_args(shlex.split(started[1]))
+        assert build(GROUPS).parse_args(shlex.split(started[1]))
