@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fabric.cli.exits import Exit, Failure
-from fabric.cli.parser import Parser, pair, seconds, whole
+from fabric.cli.parser import Parser, bare, pair, seconds, whole
 
 if TYPE_CHECKING:
     from deploy.ssh.bundle import Bundle
@@ -86,15 +86,9 @@ def register(subparsers: Any) -> None:
 
 
 def _command(subparsers: Any, name: str, help: str, examples: Sequence[str], more: str) -> Parser:
-    parser: Parser = subparsers.add_parser(
-        name,
-        help=help,
-        description=f"{help[0].upper()}{help[1:]}.\n{more}",
-        epilog="\n".join(["examples:", *(f"  {example}" for example in examples)]),
-    )
+    parser = bare(subparsers, name, f"{__name__}:{name}", help, examples, more)
     parser.add_argument("--hosts", type=Path, required=True, metavar="FILE", help="the hosts; - reads standard input")
     parser.add_argument("--format", choices=("table", "json"), default=argparse.SUPPRESS, help="default: table")
-    parser.set_defaults(run=f"{__name__}:{name}")
     return parser
 
 

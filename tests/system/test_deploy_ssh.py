@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -34,20 +35,7 @@ from tests.zookeeper import LOCAL, kazoo_session
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(60)]
 
-TYPED = """\
-import sys
-from deploy.cli import bootstub_install
-from deploy.directory import Directory
-from deploy.records import StubRecord
-from deploy.ssh import bundle
-from deploy.ssh.bundle import make_wheel
-from deploy.ssh.host import main as host_main
-from fabric.cli.parser import Parser
-parser = Parser()
-bootstub_install.register(parser.add_subparsers())
-args = parser.parse_args()
-sys.exit(bootstub_install.install(args))
-"""
+FABRIC = [sys.executable, "-m", "deploy.cli.main", "bootstub"]
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +75,7 @@ class Site:
     def words(self, *more: str) -> list[str]:
         words = ["install", *self._common(), "--key-file", str(self.key), "--supervisor", "process"]
         code = [] if "--wheels" in more else ["--python-env", str(self.env)]
-        return [*words, "--listen", f"{LOCAL}:0", *code, *more]
+        return [*words, "--listen", f"{LOCAL}:0", *code, *more]  # last, since it may end with what comes after --
 
     def _common(self) -> list[str]:
         words = ["--hosts", str(self.file), "--ssh-config", str(self.sshd.config), "--format", "json"]
@@ -169,7 +157,6 @@ def test_a_site_is_installed_and_again_changes_only_what_differs(site: Site) -> 
     assert site.install("--domain", "/site/r2") == Exit.DONE
     assert site.sets() == {"unchanged": ["a", "b", "c"]}
     assert {name: site.of(name)["pid"] for name in site.homes} == pids
-    assert site.install("--domain", "/site/r2", "--check") == Exit.DONE
 
     process = running(pids["a"])
     assert process
@@ -281,29 +268,42 @@ def test_a_host_without_the_python_that_is_wanted_says_so(site: Site) -> None:
     assert site.of("a")["reason"].startswith(expected)
 
 
-def test_packages_come_along_and_are_installed_offline(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The wheels of what ours needs are empty here, and its command is the stand-in, which one of them brings."""
+def test_a_real_boot_stub_is_brought_along_installed_offline_and_registers(
+    site: Site, chroot: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wheels of what ours needs are empty, but for one that names the folder where the tests have all that."""
     wheels = site.folder / "wheels"
     wheels.mkdir()
     for line in bundle._requirements():
         name = re.split(r"[^A-Za-z0-9-]", line)[0]
-        files = {f"{name}.py".replace("-", "_"): b""}
-        if name == "kazoo":
-            files["stub_standin.py"] = Path(stub_standin.__file__).read_bytes()
+        files = {"tests.pth": f"{sysconfig.get_path('purelib')}\n".encode()} if name == "kazoo" else {}
         wheel = make_wheel(name, "99.0", (), files, {})
         (wheels / f"{name.replace('-', '_')}-99.0-py3-none-any.whl").write_bytes(wheel)
-    monkeypatch.setattr(bundle, "_commands", lambda: {"fabric": "stub_standin:main"})
+    monkeypatch.setattr(bundle, "_commands", lambda: {"fabric": "deploy.cli.main:main"})
     site.host("a")
-    site.write("a name=r1c01")
+    site.write("a name=r1c01 domain=/site/r1")
+    words = ["--wheels", str(wheels), "--directory", chroot, "--", "--log-level", "debug"]
 
-    assert site.install("--wheels", str(wheels)) == Exit.DONE
-    (env,), pid = (site.stub("a") / "envs").iterdir(), site.of("a")["pid"]
-    assert listens(pid)
-    assert str(env / "bin/fabric") in Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    assert site.install(*words) == Exit.DONE, site.of("a")
+    pid = site.of("a")["pid"]
+    record = asyncio.run(registered(chroot))
+    assert record
+    assert (record.pid, record.domain, record.by) == (pid, "/site/r1", "boot")
+    (env,) = (site.stub("a") / "envs").iterdir()
+    running_words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    assert str(env / "bin/fabric") in running_words
+    assert running_words[-3:-1] == ["--log-level", "debug"]
     (installed,) = env.glob("lib/python3*/site-packages/deploy/ssh/host/main.py")
     assert installed.read_bytes() == Path(host_main.__file__).read_bytes()
-    assert site.install("--wheels", str(wheels)) == Exit.DONE
+    assert site.install(*words) == Exit.DONE
     assert site.sets() == {"unchanged": ["a"]}
+    assert site.uninstall() == Exit.DONE
+    assert running(pid) is None
+
+
+async def registered(chroot: str) -> StubRecord | None:
+    async with kazoo_session(chroot) as session:
+        return await Directory(session.client).stubs.get("r1c01")
 
 
 def test_a_stub_that_runs_must_be_in_the_directory(site: Site, chroot: str) -> None:
@@ -347,7 +347,7 @@ def test_ctrl_c_ends_here_and_on_the_hosts(site: Site) -> None:
     site.write("a name=r1-silent", "b name=r1c02")
     words = site.words("--answer-wait", "1000", "--parallel", "2")
     command = subprocess.Popen(
-        [sys.executable, "-c", TYPED, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*FABRIC, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     wait_until(lambda: (site.stub("a") / "stub/starts").exists(), what="a's stub to start")
     assert command.stderr is not None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.cli import bootstub_install, installing
+from deploy.cli import bootstub, bootstub_install, installing
 from deploy.ssh.fleet import Outcome, Step
 from deploy.ssh.hosts import Host
 from fabric.cli.exits import Exit, Failure
@@ -39,6 +39,17 @@ def key(tmp_path: Path) -> str:
     file.write_text("ab" * 32)
     file.chmod(0o600)
     return str(file)
+
+
+def test_without_a_command_a_boot_stub_runs() -> None:
+    parser = Parser()
+    bootstub.register(parser.add_subparsers())
+    for words, run in (
+        (["--name", "r1c01"], "deploy.cli.bootstub:run"),
+        (["install", "--hosts", "f"], "deploy.cli.bootstub_install:install"),
+        (["uninstall", "--hosts", "f"], "deploy.cli.bootstub_install:uninstall"),
+    ):
+        assert parser.parse_args(["bootstub", *words]).run == run
 
 
 def test_it_is_found_by_name() -> None:
