@@ -19,7 +19,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -28,6 +30,7 @@ from bench.results import ROOT
 from zk.server import Server, find_zookeeper, free_ports
 
 WAIT_S = 120.0
+CACHE_BYTES = 1 << 30
 POLL_S = 0.02
 MARK = "BENCH_DEPLOY_SITE"
 """In the environment of everything that is started here, and of what that starts."""
@@ -167,7 +170,7 @@ def _pss_kib(pid: int) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    for module in ("deploy.composing", "zk.kazoo_tree"):
+    for module in ("deploy.stub.assembly", "deploy.directory", "zk.kazoo_tree"):
         importlib.import_module(module)
     folder, directory, how, names = Path(arguments[0]), arguments[1], arguments[2], arguments[3:]
     if how == "many":
@@ -183,19 +186,29 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _host(folder: Path, directory: str, names: Sequence[str]) -> int:
-    from deploy.composing import composed
-    from deploy.stub.process import run_stubs
+    from deploy.records import StubRecord
+    from deploy.stub.assembly import Surroundings, assembled
+    from deploy.stub.process import Parts, run_stubs
     from deploy.stub.settings import StubConfig
+    from deploy.stub.shared import Shared
     from fabric.logs import set_up_log
 
     set_up_log("warning")
 
-    def registered(name: str) -> None:
-        new = folder / f"{name}.new"
-        new.write_text(str(os.getpid()))
-        new.rename(folder / f"{name}.ready")
+    @asynccontextmanager
+    async def compose(shared: Shared) -> AsyncIterator[Parts]:
+        around = Surroundings(folder / f"{names[0]}.cache", CACHE_BYTES, directory=directory)
+        async with assembled(shared, around) as parts:
 
-    compose = composed(cache=folder / f"{names[0]}.cache", directory=directory, registered=registered)
+            async def register(record: StubRecord) -> None:
+                assert parts.register
+                await parts.register(record)
+                new = folder / f"{record.name}.new"
+                new.write_text(str(os.getpid()))
+                new.rename(folder / f"{record.name}.ready")
+
+            yield replace(parts, register=register)
+
     return run_stubs([StubConfig(name, folder / "stubs" / name) for name in names], compose)
 
 

@@ -10,10 +10,14 @@ import asyncio
 import os
 import sys
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from deploy.local import description
 from deploy.local.description import SITE
+from deploy.records import StubRecord
 from fabric.local.control import ControlClient
 from fabric.local.crew import Companion, Order, Place, RealCrew
 from fabric.local.folder import DEPLOY
@@ -40,9 +44,9 @@ class DeployedCrew(RealCrew):
 
     def warm(self) -> None:
         import deploy.agent
-        import deploy.composing
         import deploy.local.launcher
         import deploy.repository.process
+        import deploy.stub.assembly
         import deploy.top  # noqa: F401
 
         super().warm()
@@ -70,21 +74,17 @@ def run_repository(place: Place) -> int:
 
 
 def run_bootstubs(place: Place) -> int:
-    from deploy.composing import composed
     from deploy.local.launcher import KeeperLauncher
-    from deploy.stub.process import run_stubs
+    from deploy.stub.assembly import Surroundings, assembled
+    from deploy.stub.process import Parts, run_stubs
     from deploy.stub.processes import ExecLauncher
     from deploy.stub.settings import StubConfig
+    from deploy.stub.shared import Shared
     from fabric.logs import set_up_log
 
     set_up_log(place.spec.log_level)
     nodes = nodes_of(place.spec)
     left = {node.name for node in nodes}
-
-    def registered(name: str) -> None:
-        left.discard(name)
-        if not left:
-            _write(_folder(place) / READY, "")
 
     def config(node: Node) -> StubConfig:
         return StubConfig(
@@ -95,14 +95,21 @@ def run_bootstubs(place: Place) -> int:
             cluster_key=place.key,
         )
 
-    compose = composed(
-        cache=_folder(place) / "cache",
-        cache_bytes=CACHE_BYTES,
-        directory=place.zk,
-        key=place.key,
-        launcher=KeeperLauncher(ControlClient(place.folder), ExecLauncher()),
-        registered=registered,
-    )
+    @asynccontextmanager
+    async def compose(shared: Shared) -> AsyncIterator[Parts]:
+        around = Surroundings(_folder(place) / "cache", CACHE_BYTES, directory=place.zk, key=place.key)
+        async with assembled(shared, around) as parts:
+
+            async def register(record: StubRecord) -> None:
+                assert parts.register
+                await parts.register(record)
+                left.discard(record.name)
+                if not left:
+                    _write(_folder(place) / READY, "")
+
+            launcher = KeeperLauncher(ControlClient(place.folder), ExecLauncher())
+            yield replace(parts, register=register, launcher=launcher)
+
     return run_stubs([config(node) for node in nodes], compose)
 
 
