@@ -22,6 +22,7 @@ from fabric.local.control import ControlClient
 from fabric.local.crew import Companion, Order, Place, RealCrew
 from fabric.local.folder import DEPLOY
 from fabric.local.state import Node, nodes_of
+from fabric.local.takedown import MARK
 
 HOST = "127.0.0.1"
 CACHE_BYTES = 1 << 30
@@ -59,6 +60,7 @@ class DeployedCrew(RealCrew):
         os.environ.clear()
         os.environ.update(order.environment)
         os.environ["FABRIC_LIFELINE_FD"] = str(place.lifeline)
+        os.environ[MARK] = str(place.folder.path)
         return agent.main()
 
 
