@@ -54,11 +54,13 @@ class Sources:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What a description gives one managent. The same object for all that match the same entries."""
+    """What a description gives one managent. The same object for all that match the same entries. `code_known`: the
+    code could be looked at; else its print says nothing."""
 
     prints: Prints
     role: InitiatorRole | None
     sources: Sources = Sources()
+    code_known: bool = True
 
 
 class Description(Protocol):
@@ -87,6 +89,7 @@ class Want:
     initiator: bool = False
     sources: Sources = Sources()
     error: str = ""
+    code_known: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +165,7 @@ def _visit(walk: _Walk, level: _Level, child: Place) -> _Level | None:
         return None
     role = made.role
     if role is None:
-        walk.wants.append(Want(path, made.prints, sources=made.sources))
+        walk.wants.append(Want(path, made.prints, sources=made.sources, code_known=made.code_known))
         return None
     try:
         children = children_of(path, role, child.slice)
@@ -171,5 +174,5 @@ def _visit(walk: _Walk, level: _Level, child: Place) -> _Level | None:
             raise BadTree(str(error)) from error
         walk.wants.append(Want(path, made.prints, True, made.sources, f"its children: {error}"))
         return None
-    walk.wants.append(Want(path, made.prints, True, made.sources))
+    walk.wants.append(Want(path, made.prints, True, made.sources, code_known=made.code_known))
     return _Level(path, role, charge, iter(children))

@@ -175,8 +175,8 @@ class StubBeat(Message, frozen=True):
 
 
 class Counts(msgspec.Struct, frozen=True, array_like=True):
-    """`targeted` is the sum of all others; `pending` is 0 when a rollout is settled. Counted is what is described, up to
-    the rollout's `until`. `stopped`: shut down or uninstalled by an order, and as such as it should be."""
+    """`targeted` is the sum of all others; `pending` is 0 when a rollout is settled. Counted is what is described, up
+    to the rollout's `until`. `stopped`: shut down or uninstalled by an order, and so it is as it should be."""
 
     targeted: Number = 0
     active: Number = 0
@@ -196,11 +196,11 @@ class Problem(msgspec.Struct, frozen=True, array_like=True):
 
 class Rollout(msgspec.Struct, frozen=True):
     """What is to be brought about: every managent up to and including `until` in the order of the tree (depth first,
-    children by their index); "" for all. (`epoch`, `seq`) says which of two rollouts is the newer one: `epoch` is that of
-    the top's table, and `seq` grows with every change of `until`. An initiator tells a child for which nothing changed
-    no new `seq`. `retry`: try again what was refused or failed. `recheck`: inspect also what has this generation
-    already. `prune`: uninstall what is not described. `remove_all`: nothing is described; who is told so is about to be
-    removed itself."""
+    children by their index); "" for all. (`epoch`, `seq`) says which of two rollouts is the newer one: `epoch` is that
+    of the top's table, and `seq` grows with every change of `until`. An initiator tells a child for which nothing
+    changed no new `seq`. `retry`: try again what was refused or failed. `recheck`: inspect also what has this
+    generation already. `prune`: uninstall what is not described. `remove_all`: nothing is described; who is told so
+    is about to be removed itself."""
 
     id: Label
     seq: Number
@@ -214,8 +214,9 @@ class Rollout(msgspec.Struct, frozen=True):
 
 
 class RolloutCall(Message, frozen=True):
-    """Parent to child initiator. Repeated until a `SubtreeReport` with this rollout and seq comes. (`epoch`, `attempt`):
-    of the parent's table, and of the child's row in it. `charge`: the child's; None when it has it already."""
+    """Parent to child initiator. Repeated until a `SubtreeReport` with this rollout and seq comes. (`epoch`,
+    `attempt`): of the parent's table, and of the child's row in it. `charge`: the child's; None when it has it
+    already."""
 
     to: Path
     parent: Parent
@@ -242,6 +243,9 @@ class SubtreeReport(Message, frozen=True):
     problems: Annotated[tuple[Problem, ...], msgspec.Meta(max_length=MAX_PROBLEMS)] = ()
 
 
+What = Literal[Verb, "status"]
+
+
 class TreeCall(Message, frozen=True):
     """To an initiator: pass `what` to every managent of your subtree that matches `pattern` (deploy.patterns, path),
     and send me what came of it. "status" asks and changes nothing. Repeated with the same `call` until all pages came:
@@ -251,7 +255,7 @@ class TreeCall(Message, frozen=True):
     to: Path
     asker: Parent
     pattern: Pattern
-    what: Literal[Verb, "status"]
+    what: What
     wait_ms: Annotated[int, msgspec.Meta(ge=0, le=3_600_000)]
     have: Number = 0
 
@@ -271,9 +275,9 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
 
 
 class TreePage(Message, frozen=True):
-    """Part of the answer to a `TreeCall`, passed upward soon. `origin` is the initiator that was called; what comes from
-    below it is in its own pages, which `number` counts from 0. The last one says so: it is sent when all children have
-    answered or were given up. Each path is in one entry of all pages at most."""
+    """Part of the answer to a `TreeCall`, passed upward soon. `origin` is the initiator that was called; what comes
+    from below it is in its own pages, which `number` counts from 0. The last one says so: it is sent when all
+    children have answered or were given up. Each path is in one entry of all pages at most."""
 
     call: CallId
     to: Path

@@ -17,7 +17,7 @@ with `recheck` looks at it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,6 +27,7 @@ from deploy.records import Child, Prints, Table
 
 Kind = Literal["add", "reinstall", "reconfigure", "start", "retry", "remove", "invalid"]
 KINDS: tuple[Kind, ...] = ("add", "reinstall", "reconfigure", "start", "retry", "remove", "invalid")
+OWN = "managent configuration"
 PRINT_CHARS = 8
 """Of a fingerprint in a reason: enough to tell two apart."""
 
@@ -40,13 +41,17 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`target`: every path that the description expands to, in the order of the tree. `changes`: in the same order;
-    what is to be removed comes last, each initiator before its children. `generation`: of the description."""
+    """`repository`: where it is described. `roots`: the paths of the first level. `generation`: of the description.
+    `target`: every path that it expands to, in the order of the tree. `changes`: in the same order; what is to be
+    removed comes last, each initiator before its children. `warnings`: of the repositories."""
 
+    repository: str
+    roots: tuple[str, ...]
     generation: str
     target: tuple[str, ...]
     changes: tuple[Change, ...]
     unchanged: int
+    warnings: tuple[str, ...] = ()
 
     @property
     def counts(self) -> dict[Kind, int]:
@@ -69,22 +74,19 @@ class Plan:
         return tuple(change.path for change in self.changes if change.kind == "remove")
 
 
-def rows(tables: Mapping[str, Table], roots: Sequence[str]) -> dict[str, Child]:
-    """Every managent that the tables know, by path, in the order of the tree. `tables`: by the initiator's path, the
-    top's is TOP. `roots`: of the top's children only these and what is below them; none: all."""
-    return dict(_rows(tables, TOP, frozenset(roots)))
+def rows(tables: Mapping[str, Table]) -> dict[str, Child]:
+    """Every managent that the tables know, by path, in the order of the tree. `tables`: by the initiator's path."""
+    return dict(_rows(tables))
 
 
-def _rows(tables: Mapping[str, Table], top: str, roots: frozenset[str]) -> Iterator[tuple[str, Child]]:
-    open_paths = [iter(_children(tables, top))]
+def _rows(tables: Mapping[str, Table]) -> Iterator[tuple[str, Child]]:
+    open_paths = [iter(_children(tables, TOP))]
     while open_paths:
         found = next(open_paths[-1], None)
         if found is None:
             open_paths.pop()
             continue
         path, child = found
-        if len(open_paths) == 1 and roots and path not in roots:
-            continue
         yield path, child
         if path in tables:
             open_paths.append(iter(_children(tables, path)))
@@ -97,7 +99,14 @@ def _children(tables: Mapping[str, Table], path: str) -> list[tuple[str, Child]]
     return [(join(path, child.name), child) for child in sorted(table.children, key=lambda child: child.index)]
 
 
-def make_plan(generation: str, wants: Iterable[Want], there: Mapping[str, Child]) -> Plan:
+def make_plan(
+    repository: str,
+    roots: tuple[str, ...],
+    generation: str,
+    wants: Iterable[Want],
+    there: Mapping[str, Child],
+    warnings: tuple[str, ...] = (),
+) -> Plan:
     """`there`: from `rows`."""
     changes: list[Change] = []
     target: dict[str, None] = {}
@@ -111,7 +120,7 @@ def make_plan(generation: str, wants: Iterable[Want], there: Mapping[str, Child]
         for path, row in there.items()
         if path not in target and not _absent(row)
     ]
-    return Plan(generation, tuple(target), tuple(changes), unchanged)
+    return Plan(repository, roots, generation, tuple(target), tuple(changes), unchanged, warnings)
 
 
 def _absent(row: Child) -> bool:
@@ -127,7 +136,7 @@ def _change(want: Want, row: Child | None) -> Change | None:
     if _absent(row):
         return Change(want.path, "retry" if failed else "add", _trouble(row) if failed else _gone(row))
     if reasons := differences(row.prints, want):
-        other = row.prints.code != want.prints.code or row.prints.install != want.prints.install
+        other = any(not reason.startswith(OWN) for reason in reasons)
         return Change(want.path, "reinstall" if other else "reconfigure", "; ".join(reasons))
     if row.outcome == "done" and row.life in ("active", "passive"):
         return None
@@ -150,9 +159,9 @@ def _trouble(row: Child) -> str:
 def differences(have: Prints, want: Want) -> list[str]:
     """Which kinds of documents differ, and from where the new ones come."""
     kinds = (
-        ("code", have.code, want.prints.code, want.sources.code),
+        ("code", have.code if want.code_known else want.prints.code, want.prints.code, want.sources.code),
         ("installation configuration", have.install, want.prints.install, want.sources.install),
-        ("managent configuration", have.managent, want.prints.managent, want.sources.managent),
+        (OWN, have.managent, want.prints.managent, want.sources.managent),
     )
     return [
         f"{kind} {_short(was)} -> {_short(now)}" + (f" ({', '.join(sources)})" if sources else "")

@@ -22,6 +22,8 @@ StubName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_]([A-Za-z0-9._-]{0,
 Reason = Annotated[str, msgspec.Meta(max_length=500)]
 Print = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{16})?\Z")]
 MAX_STUBS_IN_DOMAIN = 20_000
+MAX_STEPS = 16
+MAX_LEFT = 8
 MAX_CHILDREN = 10_000
 """Of one initiator."""
 
@@ -80,6 +82,12 @@ class Child(msgspec.Struct, frozen=True, array_like=True):
     initiator: bool = False
     """It deploys children itself, so there is a table of its own."""
     want: LifeState = "active"
+    steps: Annotated[tuple[tuple[Number, Number], ...], msgspec.Meta(max_length=MAX_STEPS)] = ()
+    """How it was deployed last: (step of section 3, milliseconds) for what its boot stub did (2 to 6), and (7, from the
+    call to the report of its success)."""
+    left: Annotated[tuple[StubRef, ...], msgspec.Meta(max_length=MAX_LEFT)] = ()
+    """Boot stubs from which it was placed elsewhere when they did not answer: an older
+    deployment may still be there."""
 
 
 class Table(msgspec.Struct, frozen=True):
@@ -91,3 +99,15 @@ class Table(msgspec.Struct, frozen=True):
     address: Address
     rollout: Label
     children: Annotated[tuple[Child, ...], msgspec.Meta(max_length=MAX_CHILDREN)] = ()
+
+
+class TopRecord(msgspec.Struct, frozen=True):
+    """In the directory, while a top initiator works: one at a time. `address`: where questions to the tree go.
+    (`pid`, `started`): its process, by the ticks since boot at which it started. `doing`: for people."""
+
+    guid: Guid
+    address: Address
+    host: Line
+    pid: Number
+    started: Number
+    doing: Line

@@ -22,8 +22,8 @@ key that seals messages: --key-file, else $FABRIC_CLUSTER_KEY_FILE, else that of
 repository: --repository, else that of the fabric started here."""
 
 PATTERNS = """\
-PATTERN selects managents by their path: a path selects one; * stands for any run of characters, slashes too; a
-trailing /** or /* stands for the managent itself and all below it."""
+PATTERN selects managents by their path: /site/r1 is one; in a part, * stands for any run of characters
+(/site/rack*/node1); /site/r1/** is /site/r1 and everything below it; /** is all."""
 
 NOT_ALL = """\
 Exit code 2 says: not every managent is active; those that are not are listed by name, with their reasons."""
@@ -74,8 +74,9 @@ def _describing(parser: Parser) -> None:
         metavar="PATH",
         action="append",
         default=[],
-        help="a managent of the first level, such as /region1; may be repeated",
+        help="a managent of the first level, such as /region1; may be repeated (default: those that are there)",
     )
+    add("--only", action="store_true", help="remove those of the first level that are not named")
 
 
 def _plan(verbs: Any) -> None:

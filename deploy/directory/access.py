@@ -13,8 +13,9 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import TypeVar
 
+from zk import paths
 from zk.client import TreeClient
-from zk.tree import ConnectionLost, NoNode, Overloaded, SessionExpired, Stat, TreeError
+from zk.tree import ConnectionLost, Create, MultiFailed, NoNode, Overloaded, SessionExpired, Stat, TreeError
 
 TRIES = 8
 RETRY_FIRST_S = 0.05
@@ -33,16 +34,31 @@ class Access:
     def __init__(self, client: TreeClient, window: int = READS_AT_ONCE) -> None:
         self.client = client
         self._reads = asyncio.Semaphore(window)
+        self._making = asyncio.Lock()
 
     async def create(self, path: str, data: bytes) -> Stat:
-        """Create it, and what is missing above it. Raises NodeExists. One operation where the shard is there."""
+        """Create a znode in a shard, and what is missing above it. Raises NodeExists. One operation, once there are
+        shards."""
         try:
             made = await self.client.create(path, data)
         except NoNode:
-            await self.client.ensure(path.rpartition("/")[0])
+            await self._make_shards(path)
             made = await self.client.create(path, data)
         assert made.stat is not None, "a create by itself is answered with a stat"
         return made.stat
+
+    async def _make_shards(self, path: str) -> None:
+        """All of them and their root in one transaction, as they are all needed soon; where the root is there, and
+        somebody removed a shard, that one."""
+        shard = path.rpartition("/")[0]
+        root = shard.rpartition("/")[0]
+        async with self._making:  # many come at once, and the first of them does it for all
+            if await self.client.exists(shard) is not None:
+                return
+            try:
+                await self.client.multi(Create(root), *map(Create, paths.shards(root)))
+            except MultiFailed:
+                await self.client.ensure(shard)
 
     async def data(self, path: str) -> bytes | None:
         """None when there is no such znode."""

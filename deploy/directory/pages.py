@@ -14,11 +14,11 @@ never nowhere, and the later page is right.
 Sizes, as JSON and as they are written (packed over 4 KB, see fabric.records), of rows with an address, three prints
 and no reason; a test computes them:
 
-    an initiator of 10 children       one znode of  3.0 KB
-    of 128                            one znode of   40 KB, packed about 9
-    of 10,000                         79 znodes of   40 KB, packed about 9
-    100,000 managents, ten each       11,111 tables; a shard has about 43 of them
-    100,000 stubs                     a shard has about 390, their names together about 4 KB, each znode 0.2 KB
+    an initiator of 10 children       one znode of 2.3 KB
+    of 128                            one znode of 27 KB, packed 5.5
+    of 10,000                         79 such znodes, all in one transaction of 430 KB
+    100,000 managents, ten each       11,111 tables: 43 in a shard
+    100,000 stubs                     znodes of 0.2 KB: 390 in a shard, whose names together take 4 KB
 """
 
 from __future__ import annotations

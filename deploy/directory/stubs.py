@@ -12,7 +12,7 @@ unless the caller keeps what it is given.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 import msgspec
@@ -114,6 +114,17 @@ class StubDirectory:
         path = paths.stub(name)
         data = await self._access.data(path)
         return None if data is None else decode(data, StubRecord, path)
+
+    async def some(self, names: Iterable[str]) -> tuple[StubRecord, ...]:
+        """Those of `names` that are there and can be read."""
+
+        async def read(name: str) -> StubRecord | None:
+            try:
+                return await self.get(name)
+            except BadRecord:
+                return None
+
+        return tuple(one for one in await asyncio.gather(*map(read, names)) if one is not None)
 
     async def each(self, domain: str = "") -> AsyncIterator[StubRecord | Unreadable]:
         """All whose domain is `domain` or below it, in no order that means anything."""

@@ -15,17 +15,17 @@ and by name with short slices get a few stubs more, which are used when those of
 for enumeration: otherwise a dead stub would change who is described.
 
 **Where it runs.** On one stub of its slice, picked by a hash of its path: the first of the slice would be picked again
-by the next level, and the next, until one machine had an initiator of every level. What runs already stays where it is
-(`kept`), even when slices have moved since: adding a stub to a domain moves nobody.
+by the next level, and the next, until one machine had an initiator of every level. This is for who is deployed for the
+first time: what runs already stays where its initiator's table says, even when slices have moved since. Adding a stub
+to a domain moves nobody.
 """
 
 from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from deploy.configuration import Children, Enumeration, InitiatorRole
 from deploy.identity import MAX_DEPTH, BadIdentity, check_part, check_path, depth
@@ -33,8 +33,6 @@ from deploy.records import MAX_CHILDREN, StubRef
 
 MIN_CANDIDATES = 3
 """Stubs, of slice and spares together, that a child may run and deploy on, where there are as many."""
-
-_NONE: Mapping[str, StubRef] = MappingProxyType({})
 
 
 class BadEnumeration(ValueError):
@@ -60,10 +58,8 @@ def children_of(
     role: InitiatorRole,
     domain: Sequence[StubRef],
     spare: Sequence[StubRef] = (),
-    kept: Mapping[str, StubRef] = _NONE,
 ) -> tuple[Place, ...]:
-    """The children of the initiator at `path` ("" for the top), in order. `kept`: child's name -> the stub on which it
-    is. Raises BadEnumeration."""
+    """The children of the initiator at `path` ("" for the top), in order. Raises BadEnumeration."""
     who = f"initiator {path or '(top)'}"
     if role.children and depth(path) >= MAX_DEPTH:
         raise BadEnumeration(
@@ -88,8 +84,6 @@ def children_of(
         child = f"{path}/{name}"
         more = spares.of(part) if spares and own is None else ()
         stub = part[zlib.crc32(child.encode()) % len(part)]
-        if by != "stub" and name in kept:
-            stub = kept[name]
         places.append(Place(child, name, index, by, stub, part, more))
     if places:
         try:

@@ -1,4 +1,4 @@
-"""A repository's documents, expanded: the paper's Figure 12 to exactly its managents, and what a document gets wrong."""
+"""Documents of a repository, expanded: Figure 12 to exactly its managents, and what a document gets wrong."""
 
 from __future__ import annotations
 

@@ -74,14 +74,6 @@ def test_several_lists_follow_each_other_and_names_share_the_domain_evenly() -> 
     assert [stub.name for place in places if place.by != "stub" for stub in place.slice] == ["a", "b", "c"]
 
 
-def test_what_runs_stays_where_it_is_but_for_who_stands_for_a_stub() -> None:
-    elsewhere = stubs("s001")[0]
-    places = children_of("/a", role(TEN), many(50), kept={"zone9": elsewhere})
-    assert places[8].stub == elsewhere
-    assert elsewhere not in places[8].slice
-    assert children_of("/a", role(Children("stub")), many(2), kept={"s000": elsewhere})[0].stub.name == "s000"
-
-
 def test_spares_follow_short_slices_where_children_may_be_placed_elsewhere() -> None:
     failover = role(Children("count", count=2), failover="domain")
     places = children_of("/a", failover, stubs("a", "b", "c", "d"))

@@ -1,0 +1,102 @@
+"""`fabric managent apply`: the plan, a question, progress wave by wave, and by name what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from argparse import Namespace
+
+from deploy.cli import showing
+from deploy.cli.places import Places, places, repository, roots
+from deploy.cli.running import run
+from deploy.messages import Counts
+from deploy.plan import Plan
+from deploy.top import Progress, Result, Top
+from deploy.waves import Wave, parse_share
+from fabric.cli import output
+from fabric.cli.exits import Exit
+
+RESUME = "what was told already goes on by itself; the rest: the same command with --resume"
+
+
+def apply(args: Namespace) -> int:
+    where, url, named = places(args), repository(args), roots(args)
+    try:
+        return run(_apply(args, where, url, named))
+    except KeyboardInterrupt:
+        output.remark(f"stopped watching; {RESUME}")
+        raise
+
+
+async def _apply(args: Namespace, where: Places, url: str, named: tuple[str, ...]) -> int:
+    began = time.monotonic()
+    async with Top.open(where.directory, where.key) as top:
+        plan = await top.plan(url, named, only=args.only)
+        if not output.wants_json(args):
+            showing.show_plan(plan)
+        if plan.empty and not args.recheck:
+            return _ended(args, plan, None, began)
+        if not args.yes and not plan.empty and not await _agreed("apply this? [y/N] "):
+            output.remark("nothing was changed")
+            return Exit.DONE
+        with output.Progress() as shown:
+            result = await top.apply(
+                plan,
+                wave=parse_share(args.wave) if args.wave else None,
+                max_failed=parse_share(args.max_failed) if args.max_failed else None,
+                resume=args.resume,
+                recheck=args.recheck,
+                prune=not args.keep,
+                take_over=args.take_over,
+                on_progress=lambda progress: shown.show(sentence(progress), *_bar(progress)),
+                go_on=_pause if args.pause else None,
+            )
+    return _ended(args, plan, result, began)
+
+
+def _ended(args: Namespace, plan: Plan, result: Result | None, began: float) -> int:
+    took_s = round(time.monotonic() - began, 3)
+    if output.wants_json(args):
+        showing.emit(showing.applied_view(plan, result, took_s))
+    elif result is not None:
+        showing.show_sets(result.sets, result.halted)
+        output.line(f"wave {result.wave} of {result.of}, {took_s:.1f} s")
+    return Exit.DONE if result is None or (result.sets.complete and not result.halted) else Exit.NOT_ALL
+
+
+def sentence(progress: Progress) -> str:
+    """wave 2 of 10: 40 of 400 active, 3 not."""
+    counts = progress.counts
+    well = counts.active + counts.passive + counts.stopped
+    bad = counts.refused + counts.failed + counts.unreachable
+    wave = f"wave {progress.wave.number} of {progress.wave.of}: " if progress.wave.of > 1 else ""
+    return f"{wave}{well} of {progress.targeted} active" + (f", {bad} not" if bad else "")
+
+
+def _bar(progress: Progress) -> tuple[int, int]:
+    return progress.counts.targeted - progress.counts.pending, progress.targeted
+
+
+async def _pause(wave: Wave, counts: Counts) -> bool:
+    output.remark(f"wave {wave.number} of {wave.of} is settled: {showing.sum_of(counts)}")
+    return await _agreed("go on? [y/N] ")
+
+
+async def _agreed(question: str) -> bool:
+    """What a person at a terminal says; who is none has agreed by running the command."""
+    if not sys.stdin.isatty():
+        return True
+    print(question, end="", file=sys.stderr, flush=True)
+    loop = asyncio.get_running_loop()
+    said: asyncio.Future[str] = loop.create_future()
+
+    def hear() -> None:
+        if not said.done():
+            said.set_result(sys.stdin.readline())
+
+    loop.add_reader(sys.stdin.fileno(), hear)
+    try:
+        return (await said).strip().lower() in ("y", "yes")
+    finally:
+        loop.remove_reader(sys.stdin.fileno())

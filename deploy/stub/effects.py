@@ -1,0 +1,254 @@
+"""What a boot stub's state machine asks the world to do, and what the world tells it.
+
+Theory of operation. Carrying out a command is a row of *steps*, one at a time for each managent: the machine asks for
+one (`Step`), the world does it in its own time, within bounds of its own, and says what came of it (`Stepped`). `job`
+numbers the command, so that what comes too late is known as such. Effects are performed in order, and none before what
+was persisted before it is on the disk (fabric.gate).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from deploy.configuration import Configuration
+from deploy.hosting import InitiatorCharge
+from deploy.messages import AdoptCall, AnyDeployMessage, BipCall, Charge, InspectCall, StubPing
+from fabric.effects import Persist
+
+if TYPE_CHECKING:
+    from deploy.resolved import Resolved
+
+
+class Run(msgspec.Struct, frozen=True):
+    """What runs for a managent, for the journal. `kind` process: pid, start time in ticks since boot, and the boot's id
+    make it unique; class: a Python object in the boot stub; none: an initiator alone. `what`: its start command, or its
+    class, for people."""
+
+    kind: Literal["process", "class", "none"]
+    what: str = ""
+    pid: int = 0
+    ticks: int = 0
+    boot: str = ""
+
+
+# --- steps -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Resolve:
+    """Steps 2 to 4: ask the repository, fetch. Ends in a `Resolved`."""
+
+    path: str
+    charge: Charge
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Put the code into the managent's folder. `fresh`: which is emptied first."""
+
+    path: str
+    resolved: Resolved
+    fresh: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Install:
+    """Step 5: run the installation code. `told`: the start command that somebody told, "" for none: a code file that it
+    names is the managent's program, and is not run now. Ends in `Installed`."""
+
+    path: str
+    parent: str
+    resolved: Resolved
+    told: str
+
+
+class Code(msgspec.Struct, frozen=True, array_like=True):
+    """A file in the managent's folder, to be executed; with `class_name`, a Python class in it, run in the boot
+    stub."""
+
+    file: str
+    class_name: str = ""
+
+
+class Installed(msgspec.Struct, frozen=True):
+    """`start`: the start command that the installation code returned, "" for none. `undo`: code that wants to be run
+    again to uninstall, in order of installation. `programs`: code that is the managent's own program."""
+
+    start: str = ""
+    undo: tuple[Code, ...] = ()
+    programs: tuple[Code, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Uninstall:
+    """Reverse all that the installation did; nothing of the managent is left. Ends in `Undone`."""
+
+    path: str
+    parent: str
+    install: Configuration
+    installed: Installed
+
+
+class Undone(msgspec.Struct, frozen=True):
+    """`note`: what the installation code's own uninstalling had to complain of, "" for nothing; everything of the
+    managent's folder is gone all the same."""
+
+    note: str = ""
+    tail: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Step 6. Ends in a `Run`; the program is active then."""
+
+    path: str
+    parent: str
+    managent: Configuration
+    told: str
+    installed: Installed
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """After a restart of the boot stub: find `run` again (a class is made anew). Ends in a `Run`."""
+
+    path: str
+    parent: str
+    managent: Configuration
+    installed: Installed
+    run: Run
+    active: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End its program, whatever it does; there is nothing left of it then."""
+
+    path: str
+    stop_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """BMP: activate, or deactivate; the program has acknowledged when this ends."""
+
+    path: str
+    active: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HostInitiator:
+    """Make the initiator of this path, and activate it if so said."""
+
+    path: str
+    charge: InitiatorCharge
+    active: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchInitiator:
+    path: str
+    active: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CloseInitiator:
+    path: str
+
+
+Work = (
+    Resolve
+    | Load
+    | Install
+    | Uninstall
+    | Start
+    | Adopt
+    | Stop
+    | Switch
+    | HostInitiator
+    | SwitchInitiator
+    | CloseInitiator
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Do this, and say what came of it with the same `job`."""
+
+    job: int
+    work: Work
+
+
+# --- other effects ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    to: str
+    message: AnyDeployMessage
+
+
+@dataclass(frozen=True, slots=True)
+class Charged:
+    """The parent of a hosted initiator is another one now, or was told a newer epoch."""
+
+    path: str
+    charge: InitiatorCharge
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A line for the log."""
+
+    level: Literal["debug", "info", "warning", "error"]
+    text: str
+
+
+Effect = Step | Send | Charged | Note | Persist
+
+
+# --- inputs ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """`sender`: answer there."""
+
+    sender: str
+    message: BipCall | InspectCall | AdoptCall | StubPing
+
+
+@dataclass(frozen=True, slots=True)
+class StepFailed:
+    """`silent`: the program did not answer. `tail`: the last lines of its output. `undo`: of an installation that
+    failed, the code that wants to be run to reverse it."""
+
+    reason: str
+    tail: tuple[str, ...] = ()
+    silent: bool = False
+    undo: tuple[Code, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """`ms`: how long it took."""
+
+    job: int
+    result: Resolved | Installed | Undone | Run | StepFailed | None
+    ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What ran for this managent (`run`), or its initiator (None), ended by itself."""
+
+    path: str
+    run: Run | None
+    reason: str
+    tail: tuple[str, ...] = ()
+
+
+Input = Received | Stepped | Ended

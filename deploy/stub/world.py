@@ -1,0 +1,118 @@
+"""What carries out the steps of a boot stub's state machine: resolver, installer, programs, initiators.
+
+Each step is a task of its own. It ends in one `Stepped`, whatever happens: what a step's own code raises on purpose
+becomes `StepFailed`; anything else is a bug, which is logged and costs the command, not the boot stub.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from deploy.resolved import Resolver, Unresolved
+from deploy.stub.effects import (
+    Adopt,
+    CloseInitiator,
+    HostInitiator,
+    Install,
+    Installed,
+    Load,
+    Resolve,
+    Run,
+    Start,
+    Step,
+    StepFailed,
+    Stepped,
+    Stop,
+    Switch,
+    SwitchInitiator,
+    Undone,
+    Uninstall,
+    Work,
+)
+from deploy.stub.initiators import Initiators
+from deploy.stub.installer import Installer, Trouble
+from deploy.stub.programs import Programs
+
+if TYPE_CHECKING:
+    from deploy.resolved import Resolved
+
+CLOSE_WAIT_S = 5.0
+
+
+class World:
+    """`emit` takes the results, on the loop."""
+
+    def __init__(
+        self,
+        resolver: Resolver,
+        resolve_s: float,
+        installer: Installer,
+        programs: Programs,
+        initiators: Initiators,
+        emit: Callable[[Stepped], None],
+        log: logging.Logger,
+    ) -> None:
+        self._resolver, self._resolve_s = resolver, resolve_s
+        self._installer, self._programs, self._initiators = installer, programs, initiators
+        self._emit, self._log = emit, log
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def perform(self, step: Step) -> None:
+        task = self._loop.create_task(self._run(step))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """Give up what is under way; installations that run are killed."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=CLOSE_WAIT_S)
+
+    async def _run(self, step: Step) -> None:
+        began = self._loop.time()
+        result: Resolved | Installed | Undone | Run | StepFailed | None
+        try:
+            result = await self._do(step.work)
+        except Trouble as trouble:
+            result = trouble.failed
+        except Unresolved as error:
+            result = StepFailed(str(error))
+        except Exception as error:
+            self._log.error("a bug in %s of %s", type(step.work).__name__, step.work.path, exc_info=error)
+            result = StepFailed(f"a bug of the boot stub: {type(error).__name__}: {error}")
+        self._emit(Stepped(step.job, result, round((self._loop.time() - began) * 1000)))
+
+    async def _do(self, work: Work) -> Resolved | Installed | Undone | Run | None:
+        match work:
+            case Resolve(path, charge):
+                try:
+                    return await asyncio.wait_for(self._resolver.resolve(path, charge), self._resolve_s)
+                except TimeoutError:
+                    reason = f"repository {charge.repository}: expected an answer within {self._resolve_s:g} s"
+                    raise Unresolved(reason, again=True) from None
+            case Load():
+                await self._installer.load(work)
+            case Install():
+                return await self._installer.install(work)
+            case Uninstall():
+                return await self._installer.uninstall(work)
+            case Start():
+                return await self._programs.start(work)
+            case Adopt():
+                return await self._programs.adopt(work)
+            case Stop(path, stop_s):
+                await self._programs.stop(path, stop_s)
+            case Switch(path, active):
+                await self._programs.switch(path, active)
+            case HostInitiator(path, charge, active):
+                await self._initiators.host(path, charge, active)
+            case SwitchInitiator(path, active):
+                await self._initiators.switch(path, active)
+            case CloseInitiator(path):
+                self._initiators.close(path)
+        return None

@@ -1,0 +1,89 @@
+"""One top initiator at a time: an ephemeral znode that says who.
+
+It keeps two people from bringing about two descriptions at once, and tells everybody where the top of the tree is, so
+that questions go there. It is no fence: that is the epoch of the top's table, which whoever claims it next raises. So
+a lock that is lost with its session does no harm, and one whose owner is known to be dead is taken over at once.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from deploy.records import TopRecord
+from fabric.drivers.procfs import start_time
+from fabric.records import BadRecord, decode, encode
+from zk import paths
+from zk.client import TreeClient
+from zk.tree import NodeExists, NoNode
+
+TAKE_TRIES = 5
+
+
+class Held(Exception):
+    """Somebody else is the top: `record` says who."""
+
+    def __init__(self, record: TopRecord) -> None:
+        super().__init__(
+            f"expected to be the only one, found process {record.pid} on {record.host}, which does: {record.doing}"
+        )
+        self.record = record
+
+
+def this_process(guid: str, address: str, doing: str) -> TopRecord:
+    pid = os.getpid()
+    return TopRecord(guid, address, socket.gethostname(), pid, start_time(pid), doing)
+
+
+async def holder(client: TreeClient) -> TopRecord | None:
+    """Who is the top now. One that was killed on this machine is none, though its session is not over yet."""
+    try:
+        got = await client.get(paths.TOP)
+    except NoNode:
+        return None
+    record = _read(got.data)
+    return None if record is None or _dead(record) else record
+
+
+async def take(client: TreeClient, record: TopRecord, over: bool) -> None:
+    """Become the top, for as long as the session lives; `over`: even if somebody else is. Raises Held."""
+    for _ in range(TAKE_TRIES):
+        try:
+            await client.create(paths.TOP, encode(record), ephemeral=True)
+            return
+        except NodeExists:
+            pass
+        try:
+            got = await client.get(paths.TOP)
+            found = _read(got.data)
+            if found is not None and found.guid == record.guid:
+                return  # made by a call whose reply was lost
+            if found is not None and not over and not _dead(found):
+                raise Held(found)
+            await client.delete(paths.TOP, got.stat.version)
+        except NoNode:
+            continue
+    raise Held(TopRecord(record.guid, record.address, "another machine", 0, 0, "taking it again and again"))
+
+
+async def release(client: TreeClient, record: TopRecord) -> None:
+    """Be the top no more; nothing happens when somebody else is."""
+    try:
+        got = await client.get(paths.TOP)
+        found = _read(got.data)
+        if found is not None and found.guid == record.guid:
+            await client.delete(paths.TOP, got.stat.version)
+    except NoNode:
+        return
+
+
+def _read(data: bytes) -> TopRecord | None:
+    """None: whatever is written there, nobody can be it."""
+    try:
+        return decode(data, TopRecord, paths.TOP)
+    except BadRecord:
+        return None
+
+
+def _dead(record: TopRecord) -> bool:
+    return record.host == socket.gethostname() and start_time(record.pid) != record.started

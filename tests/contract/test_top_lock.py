@@ -1,0 +1,80 @@
+"""One top initiator at a time, on every Tree: who comes second hears who is there, and may take over."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from deploy.records import TopRecord
+from deploy.top_lock import Held, holder, release, take, this_process
+from fabric.records import encode
+from tests.contract.conftest import MakeTree
+from zk import paths
+from zk.client import TreeClient
+
+ADDRESS = "tcp://127.0.0.1:1/" + "a" * 32
+MINE = this_process("a" * 32, ADDRESS, "apply http://r/")
+THEIRS = TopRecord("b" * 32, ADDRESS, "elsewhere", 17, 4, "apply http://q/")
+
+
+def with_two(make_tree: MakeTree, body: Callable[[TreeClient, TreeClient], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with make_tree() as one, make_tree() as other:
+            await body(one.client, other.client)
+
+    asyncio.run(main())
+
+
+def dead() -> TopRecord:
+    """Of a process of this machine that has ended."""
+    process = subprocess.run((sys.executable, "-c", "import os; print(os.getpid())"), capture_output=True, check=True)
+    return TopRecord("c" * 32, ADDRESS, socket.gethostname(), int(process.stdout), 12345, "apply http://r/")
+
+
+def test_the_second_one_is_refused_and_hears_who_is_there(make_tree: MakeTree) -> None:
+    async def body(mine: TreeClient, theirs: TreeClient) -> None:
+        assert await holder(mine) is None
+        await take(theirs, THEIRS, over=False)
+        assert await holder(mine) == THEIRS
+        with pytest.raises(Held, match=r"process 17 on elsewhere, which does: apply http://q/") as held:
+            await take(mine, MINE, over=False)
+        assert held.value.record == THEIRS
+        await release(mine, MINE)  # is not mine: nothing happens
+        assert await holder(mine) == THEIRS
+        await release(theirs, THEIRS)
+        await take(mine, MINE, over=False)
+        assert await holder(theirs) == MINE
+        await take(mine, MINE, over=False)  # after a lost reply
+
+    with_two(make_tree, body)
+
+
+def test_taking_over_is_for_who_says_so_and_from_the_dead(make_tree: MakeTree) -> None:
+    async def body(mine: TreeClient, theirs: TreeClient) -> None:
+        await take(theirs, THEIRS, over=False)
+        await take(mine, MINE, over=True)
+        assert await holder(theirs) == MINE
+        await release(mine, MINE)
+        await take(theirs, dead(), over=False)
+        assert await holder(mine) is None
+        await take(mine, MINE, over=False)
+        assert MINE.pid == os.getpid()
+        assert await holder(theirs) == MINE
+
+    with_two(make_tree, body)
+
+
+def test_what_nobody_can_be_is_no_top(make_tree: MakeTree) -> None:
+    async def body(mine: TreeClient, theirs: TreeClient) -> None:
+        await theirs.create(paths.TOP, b"who?", ephemeral=True)
+        assert await holder(mine) is None
+        await take(mine, MINE, over=False)
+        assert (await theirs.get(paths.TOP)).data == encode(MINE)
+
+    with_two(make_tree, body)
