@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from deploy.configuration import Children, Configuration, InitiatorRole, ProgramRole
@@ -40,10 +42,8 @@ def test_a_managent_comes_back_as_it_was() -> None:
 
 
 def test_a_record_that_shrinks_leaves_no_piece_behind() -> None:
-    managent = Managent(
-        "/site/a", 1, 1, PARENT, env="installed", reason="".join(chr(32 + n * 7919 % 90) for n in range(99))
-    )
-    managent.installed = Installed("".join(chr(0x4E00 + n * n * 7919 % 20000) for n in range(600_000)))
+    managent = Managent("/site/a", 1, 1, PARENT, env="installed")
+    managent.installed = Installed(random.Random(1).randbytes(600_000).hex())
     disk = dict(puts_of(managent)[0])
     assert len(disk) > 1
     assert restore(disk.items())[0][0].installed == managent.installed
