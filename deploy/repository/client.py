@@ -179,10 +179,11 @@ class HttpClient:
     async def close(self) -> None:
         if self._sweeper is not None:
             self._sweeper.cancel()
-        for line in self._lines.values():
-            for one in line.kept:
-                one.writer.close()
+        kept = [one.writer for line in self._lines.values() for one in line.kept]
         self._lines.clear()
+        for writer in kept:
+            writer.close()
+        await asyncio.gather(*(writer.wait_closed() for writer in kept), return_exceptions=True)
 
     def _sweep(self) -> None:
         """Close what was not used for long; forget places to which nothing is open."""
