@@ -23,6 +23,7 @@ Reason = Annotated[str, msgspec.Meta(max_length=500)]
 Print = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{16})?\Z")]
 MAX_STUBS_IN_DOMAIN = 20_000
 MAX_STEPS = 16
+MAX_LEFT = 8
 MAX_CHILDREN = 10_000
 """Of one initiator."""
 
@@ -84,6 +85,9 @@ class Child(msgspec.Struct, frozen=True, array_like=True):
     steps: Annotated[tuple[tuple[Number, Number], ...], msgspec.Meta(max_length=MAX_STEPS)] = ()
     """How it was deployed last: (step of section 3, milliseconds) for what its boot stub did (2 to 6), and (7, from the
     call to the report of its success)."""
+    left: Annotated[tuple[StubRef, ...], msgspec.Meta(max_length=MAX_LEFT)] = ()
+    """Boot stubs from which it was placed elsewhere when they did not answer: an older
+    deployment may still be there."""
 
 
 class Table(msgspec.Struct, frozen=True):

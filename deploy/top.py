@@ -32,9 +32,7 @@ from deploy.asking import Asker
 from deploy.configuration import Children, InitiatorRole
 from deploy.described import Described
 from deploy.directory import Directory, Fenced, Unreadable
-from deploy.hosting import InitiatorCharge
 from deploy.identity import TOP, name_of, parent_of
-from deploy.initiator.initiator import Initiator
 from deploy.initiator_host import InitiatorFailed, TopHost
 from deploy.messages import Charge, Counts, Entry, Problem, Rollout, What
 from deploy.patterns import CommandPattern
@@ -42,7 +40,6 @@ from deploy.plan import Plan, make_plan, rows
 from deploy.reach import address_towards, bind_at, is_loopback
 from deploy.records import Child, StubRef, Table
 from deploy.sets import Sets, partition
-from deploy.settings import Settings
 from deploy.waves import ALL, Share, Wave, cut, size_of, too_many
 from fabric.runtime.bus import SocketContext, new_context
 from zk import paths
@@ -262,7 +259,7 @@ class Top:
         self, role: InitiatorRole, charge: Charge, doing: str, take_over: bool
     ) -> AsyncIterator[TopHost]:
         """The top initiator at work. Raises top_lock.Held."""
-        host = TopHost(self._context, self._key, self._bind, self._tree, _make)
+        host = TopHost(self._context, self._key, self._bind, self._tree)
         record = top_lock.this_process(host.guid, host.address, doing)
         try:
             await top_lock.take(self._client, record, take_over)
@@ -287,10 +284,6 @@ async def _alone(work: AbstractAsyncContextManager[TopHost]) -> AsyncIterator[To
             yield host
     except top_lock.Held as held:
         raise TopError(f"one rollout at a time: {held}; wait, or take over from it (--take-over)") from held
-
-
-def _make(charge: InitiatorCharge, address: str, guid: str) -> Initiator:
-    return Initiator(charge, address, guid, Settings(), CommandPattern)
 
 
 # --- parts -----------------------------------------------------------------------------------------------------------

@@ -98,8 +98,8 @@ class Bringing:
         step = None if goal is None else next_step(kid.env, kid.life, goal)
         if goal is None or (step is None and kid.given_up):
             self._release(kid)
-        elif step is None and self.removing(kid):
-            self.forget(now, kid)
+        elif self.removing(kid) and (step is None or self._stubs.is_gone(kid.stub)):
+            self._removed(now, kid)
         elif self._stubs.is_lost(kid.stub):
             self._release(kid)
             self._strand(now, kid)
@@ -274,6 +274,14 @@ class Bringing:
         self.conclude(now, kid, "done", "")
         if kid.initiator and kid.covered:
             self._subtrees.tell(now, kid)
+
+    def _removed(self, now: float, kid: Kid) -> None:
+        self._release(kid)
+        if kid.left:
+            names = ", ".join(ref.name for ref in kid.left)
+            self.conclude(now, kid, "unreachable", f"an older deployment may still be on boot stub {names}")
+        else:
+            self.forget(now, kid)
 
     def forget(self, now: float, kid: Kid) -> None:
         """It is gone, and so is its row."""

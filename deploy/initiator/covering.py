@@ -38,7 +38,9 @@ class Covering:
             house.kids[row.name] = kid
             house.attempts = max(house.attempts, row.attempt)
             self._stubs.house_kid(kid, row.stub)
-        return list(dict.fromkeys(row.stub.name for row in table.children))
+            for ref in row.left:
+                self._stubs.leave_kid(kid, ref)
+        return list(dict.fromkeys(ref.name for row in table.children for ref in (row.stub, *row.left)))
 
     def cover(self, now: float, last: Rollout | None) -> list[Kid]:
         """The rollout is another one than `last`: returns the children for whom that means something."""
@@ -150,6 +152,7 @@ def _from_row(path: str, row: Child) -> Kid:
         row.generation,
         row.initiator,
         row.steps,
+        row.left,
         sent=True,
         given_up=row.outcome in ("refused", "failed") and row.reason != PASSIVE,
         unsure=True,

@@ -147,9 +147,11 @@ class TreeFailed:
 
 @dataclass(frozen=True, slots=True)
 class StubsKnown:
-    """Where boot stubs are, from the directory. What is not in here stays as it was."""
+    """Where boot stubs are, from the directory. `gone`: it has none of these names any more, as an operator took them
+    out; what was there is given up. What is in neither stays as it was."""
 
     stubs: tuple[StubRef, ...]
+    gone: tuple[StubName, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,7 @@ class Initiator:
         self._bringing = Bringing(house, stubs, calls, self._keeper, self._subtrees, upkeep.strand)
         self._subtrees.parenting = self._bringing
         self._covering = Covering(house, stubs, self._keeper)
-        upkeep.wire(stubs, calls, self._keeper, self._bringing, Strays(house, stubs, calls))
+        upkeep.wire(stubs, calls, self._keeper, self._bringing, Strays(house, calls, upkeep.clean))
         self._gathers = Gathers(house, stubs, self._bringing, matcher)
         self._reporting = Reporting(house)
         self._hosted = charge.charge
@@ -128,8 +128,10 @@ class Initiator:
                 self._on_claimed(now, news)
             case TreeFailed(reason):
                 self._on_tree_failed(now, reason)
-            case StubsKnown(refs):
+            case StubsKnown(refs, gone):
                 self._stubs.learn(now, refs)
+                for name in gone:
+                    self._upkeep.on_gone(now, name)
             case Charged(charge):
                 self._on_hosted(now, charge)
             case Roll(rollout):

@@ -70,6 +70,7 @@ class Kid:
     generation: str = ""
     initiator: bool = False
     steps: tuple[tuple[int, int], ...] = ()
+    left: tuple[StubRef, ...] = ()
 
     covered: bool = False
     """The rollout reaches it."""
@@ -118,6 +119,7 @@ class Kid:
                 self.initiator,
                 self.want,
                 self.steps,
+                self.left,
             )
         return self.row
 

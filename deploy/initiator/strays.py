@@ -7,12 +7,13 @@ If a stray is an initiator, its subtree is not its own any more, and stays.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from deploy.initiator.calls import Answer, Call, Calls
 from deploy.initiator.house import House
+from deploy.initiator.kid import Kid
 from deploy.initiator.steps import Goal, next_step
-from deploy.initiator.stubs import Stubs
 from deploy.messages import BipAnswer, BipCall, ManagentBeat
 from deploy.states import EnvState, LifeState
 
@@ -21,10 +22,12 @@ MAX_STRAYS = 20_000
 
 
 class Strays:
-    def __init__(self, house: House, stubs: Stubs, calls: Calls) -> None:
+    """`clean(now, kid, stub)`: nothing of it is left there."""
+
+    def __init__(self, house: House, calls: Calls, clean: Callable[[float, Kid, str], None]) -> None:
         self._house = house
-        self._stubs = stubs
         self._calls = calls
+        self._clean = clean
         self._open: dict[tuple[str, str], float] = {}
         """(boot stub, path) -> not before."""
 
@@ -47,6 +50,8 @@ class Strays:
         step = next_step(env, life, GONE)
         if step is None:
             self._open.pop(key, None)
+            if kid is not None:
+                self._clean(now, kid, stub)
             return
         assert step in ("shutdown", "uninstall")
         self._open[key] = float("inf")

@@ -23,8 +23,10 @@ from deploy.initiator.effects import FindStubs
 from deploy.initiator.house import House
 from deploy.initiator.kid import Kid
 from deploy.messages import AdoptCall, StubBeat, StubPing
-from deploy.records import StubRef
+from deploy.records import MAX_LEFT, StubRef
 
+UNHEARD = ("new", "lost", "adopting")
+"""States in which a boot stub has not said itself where it is."""
 LEASE_PARTS = 3
 """A lease is renewed this often while it lasts."""
 
@@ -36,6 +38,10 @@ class Stub:
     heard_at: float = 0.0
     guid: str = ""
     kids: dict[str, Kid] = field(default_factory=dict)
+    left: dict[str, Kid] = field(default_factory=dict)
+    """Children that were placed elsewhere since, of whom an older deployment may still be there."""
+    gone: bool = False
+    """Somebody took it out of the directory."""
     quiet: bool = False
     asked: int = 0
     leased: bool = False
@@ -67,10 +73,10 @@ class Stubs:
             known = self._stubs.get(ref.name)
             if known is None:
                 self._stubs[ref.name] = Stub(ref)
-            elif known.ref != ref and (known.state in ("new", "lost") or known.ref.address == ref.address):
-                known.ref = ref  # one that answers knows best itself where it is
+            elif known.ref != ref and (known.state in UNHEARD or known.ref.address == ref.address):
+                known.ref, known.gone = ref, False  # one that answers knows best itself where it is
                 self._rows_changed(known)
-                if known.state == "lost":
+                if known.state in ("lost", "adopting"):
                     known.asked = 0
                     self._ask(now, known)
 
@@ -80,13 +86,30 @@ class Stubs:
         if old is not None:
             old.kids.pop(kid.name, None)
         stub = self._stubs.setdefault(ref.name, Stub(ref))
-        if not stub.kids and stub.state != "adopting":
+        if not stub.kids and not stub.left and stub.state != "adopting":
             stub.state = "new"  # nobody has listened to it since the last one left: try
+        self.is_clean(kid, ref.name)
         kid.stub = ref.name
         stub.kids[kid.name] = kid
 
     def drop_kid(self, kid: Kid) -> None:
         self._stubs[kid.stub].kids.pop(kid.name, None)
+        for ref in kid.left:
+            self._stubs[ref.name].left.pop(kid.name, None)
+
+    def leave_kid(self, kid: Kid, ref: StubRef) -> None:
+        """An older deployment of it may still be on this boot stub."""
+        self._stubs.setdefault(ref.name, Stub(ref)).left[kid.name] = kid
+        others = tuple(one for one in kid.left if one.name != ref.name)
+        if len(others) == MAX_LEFT:
+            self._stubs[others[0].name].left.pop(kid.name, None)
+        kid.left, kid.row = (*others, ref)[-MAX_LEFT:], None
+
+    def is_clean(self, kid: Kid, stub: str) -> None:
+        """Nothing of it is there any more."""
+        known = self._stubs.get(stub)
+        if known is not None and known.left.pop(kid.name, None) is not None:
+            kid.left, kid.row = tuple(one for one in kid.left if one.name != stub), None
 
     def load(self, stub: str) -> int:
         """How many children are there."""
@@ -127,6 +150,11 @@ class Stubs:
         known = self._stubs.get(stub)
         return known is not None and known.state == "lost"
 
+    def is_gone(self, stub: str) -> bool:
+        """It is lost, and the directory does not know it any more."""
+        known = self._stubs.get(stub)
+        return known is not None and known.gone and known.state == "lost"
+
     def on_beat(self, now: float, beat: StubBeat) -> Literal["doubtful", "news", "adopted"]:
         """Whether what it says of our children is to be believed; adopted: from now on, so go on with them."""
         known = self._stubs.setdefault(beat.stub.name, Stub(beat.stub))
@@ -160,13 +188,13 @@ class Stubs:
             self.adopt(now, stub)
         elif known.state == "suspect":
             known.state = "ok"
-        if known.kids:
+        if known.kids or known.left:
             self._house.agenda.by(("stub", stub), now + self._house.settings.suspect_s)
 
     def on_time(self, now: float, stub: str) -> None:
         known, settings = self._stubs[stub], self._house.settings
         silent_s = now - known.heard_at
-        if not known.kids or known.quiet or known.state == "new":
+        if not (known.kids or known.left) or known.quiet or known.state == "new":
             return
         if known.state == "lost" or (known.state == "adopting" and silent_s < settings.lost_s):
             self._ask(now, known)
@@ -196,7 +224,7 @@ class Stubs:
         known = self._stubs[stub]
         if known.quiet:
             known.quiet = False
-            if known.state == "lost" and known.kids:
+            if known.state == "lost" and (known.kids or known.left):
                 self._ask(now, known)
 
     def _ask(self, now: float, known: Stub) -> None:
@@ -207,16 +235,18 @@ class Stubs:
         wait_s = min(settings.call_repeat_s * 2**known.asked, settings.call_repeat_max_s)
         if known.state == "lost":
             wait_s = settings.lost_ping_s
+        if known.state == "lost" or (known.state == "adopting" and known.asked == 1):
+            # Of one that is adopted the table may be out of date: it may have been started anew together with us.
             self._house.do(FindStubs((known.ref.name,)))
         known.asked = min(known.asked + 1, 10)
-        paths = tuple(kid.path for kid in known.kids.values())
+        paths = tuple(kid.path for kid in (*known.kids.values(), *known.left.values()))
         call = AdoptCall(self._house.call_id(), self._house.me, self._house.epoch, paths)
         self._house.send(known.ref.address, call)
         self._house.agenda.set(("stub", known.ref.name), now + wait_s)
 
     def _is_mine(self, known: Stub, beat: StubBeat) -> bool:
         """A whole beat that was under way before it was adopted says nothing of our epoch."""
-        at = {kid.path for kid in known.kids.values()}
+        at = {kid.path for kid in (*known.kids.values(), *known.left.values())}
         return all(one.epoch >= self._house.epoch for one in beat.managents if one.path in at)
 
     @staticmethod

@@ -50,10 +50,10 @@ class Upkeep:
             kid = self._house.kid_at(one.path) or self._remember(now, beat.stub, one)
             if kid is None:
                 continue
+            told.add(kid.name)
             if kid.stub != beat.stub.name:
                 self._strays.found(now, beat.stub.name, one)
                 continue
-            told.add(kid.name)
             if one.epoch > self._house.epoch:
                 self._keeper.verify()
             elif kid.call is None:
@@ -62,6 +62,8 @@ class Upkeep:
         if beat.whole and stub is not None:
             for kid in [kid for kid in stub.kids.values() if kid.name not in told and kid.call is None]:
                 self._on_absence(now, kid, news == "adopted")
+            for kid in [kid for kid in stub.left.values() if kid.name not in told]:
+                self.clean(now, kid, beat.stub.name)
         if news == "adopted" and stub is not None:
             for kid in list(stub.kids.values()):
                 self._bringing.consider(now, kid)
@@ -116,6 +118,13 @@ class Upkeep:
             return
         self._house.recount(kid)
         self._bringing.consider(now, kid)
+
+    def clean(self, now: float, kid: Kid, stub: str) -> None:
+        """Nothing of it is left on a boot stub from which it was placed elsewhere."""
+        if self._house.kids.get(kid.name) is kid:
+            self._stubs.is_clean(kid, stub)
+            self._keeper.touch(now, kid)
+            self._bringing.consider(now, kid)
 
     # --- what ends by itself -----------------------------------------------------------------------------------------
 
@@ -173,6 +182,17 @@ class Upkeep:
                 self._move(now, kid)
         self._stubs.speak(now, name)
 
+    def on_gone(self, now: float, name: str) -> None:
+        """The directory does not have this boot stub any more."""
+        stub = self._stubs.get(name)
+        if stub is None or stub.state != "lost":
+            return
+        stub.gone = True
+        for kid in list(stub.left.values()):
+            self.clean(now, kid, name)
+        for kid in list(stub.kids.values()):
+            self._bringing.consider(now, kid)
+
     def back(self, now: float, name: str) -> None:
         """A lost boot stub is heard again: nothing is moved from there."""
         stub = self._stubs.get(name)
@@ -215,6 +235,8 @@ class Upkeep:
             self._bringing.conclude(now, kid, "unreachable", f"boot stub {kid.stub} does not answer, nor any other")
             return
         self._house.warn(f"{kid.path} is placed on boot stub {target.name}, as {kid.stub} does not answer")
+        if kid.sent:
+            self._stubs.leave_kid(kid, self._stubs.where(kid.stub))
         self._stubs.house_kid(kid, target)
         kid.attempt = self._house.next_attempt()
         kid.env = kid.life = "non-existent"

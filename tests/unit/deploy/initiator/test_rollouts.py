@@ -1,0 +1,57 @@
+"""Rollouts through a tree of initiators, in a calm world: who is deployed, in which order, at what cost."""
+
+from __future__ import annotations
+
+from deploy.messages import Counts
+from deploy.settings import Settings
+from tests.unit.deploy.initiator.world import World, count
+
+
+def tree(**more) -> World:
+    """/z1 … /z2, each three initiators below, each of these two leaves: 2 + 6 + 12."""
+    world = World(count(2, "z"), [count(3, "m", **more), count(2, "l", **more), None])
+    world.start_top()
+    return world
+
+
+def test_a_whole_tree_is_deployed_once_each_and_settles() -> None:
+    world = tree()
+    rollout = world.roll()
+    world.run(lambda: world.is_settled(rollout), 30)
+    world.run_for(5)
+    world.check_complete()
+    assert world.settled[-1].counts == Counts(20, 20)
+    assert len(world.deployments) == 20
+    assert [one.rollout for one in world.settled] == [rollout]
+    initiators = 1 + 2 + 6
+    assert world.operations["ClaimTable"] == initiators
+    assert world.operations["SaveTable"] <= 2 * initiators
+
+
+def test_a_second_rollout_of_the_same_has_nothing_to_do() -> None:
+    world = tree()
+    world.run(lambda: world.is_settled(world.roll()) if not world.seq else world.is_settled("r1"), 30)
+    world.run_for(5)
+    saved = world.operations["SaveTable"]
+    rollout = world.roll()
+    world.run(lambda: world.is_settled(rollout), 30)
+    world.check_complete()
+    assert len(world.deployments) == 20
+    assert world.operations["SaveTable"] <= saved + 9
+
+
+def test_boot_stubs_that_were_all_started_anew_elsewhere_are_found_before_they_are_given_up() -> None:
+    """A power failure: the tables name addresses at which nobody listens any more."""
+    world = tree()
+    first = world.roll()
+    world.run(lambda: world.is_settled(first), 30)
+    world.run_for(5)
+    for stub in world.stubs.values():
+        stub.crash()
+    for stub in world.stubs.values():
+        stub.start()
+    world.start_top()
+    second = world.roll()
+    world.run(lambda: world.is_settled(second), Settings().suspect_s)
+    world.check_complete()
+    assert len(world.deployments) == 20
