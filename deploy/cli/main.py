@@ -5,6 +5,7 @@ and knows nothing of them. Which there are stands in one place: `GROUPS`, in the
 them.
 
     parser.py    `fabric managent …` with its arguments, help and examples; imports nothing heavy
+    stubs.py     `fabric stub …`, likewise
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from deploy.cli import parser, repository
+from deploy.cli import parser, repository, stubs
 from fabric.cli.main import main as fabric_main
 from fabric.cli.parser import Register
 
-GROUPS: tuple[Register, ...] = (parser.register, repository.register)
+GROUPS: tuple[Register, ...] = (parser.register, stubs.register, repository.register)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

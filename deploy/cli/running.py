@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ V = TypeVar("V")
 
 def run(work: Coroutine[Any, Any, V]) -> V:
     """Raises Failure. Ctrl-C goes through as KeyboardInterrupt, when what was open is closed."""
+    logging.getLogger("fabric.zk").setLevel(logging.CRITICAL)  # of each attempt to connect; what comes of them is said
     try:
         return asyncio.run(work)
     except BadPattern as error:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import msgspec
 
@@ -36,6 +37,7 @@ class Registered:
     """`record`: as it is in the directory now. `replaced`: an address of another incarnation was there."""
 
     record: StubRecord
+    change: Literal["new", "changed", "same"]
     replaced: StubRecord | None = None
 
 
@@ -73,7 +75,7 @@ class StubDirectory:
         async def once() -> Registered:
             try:
                 await self._access.create(path, encode(record))
-                return Registered(record)
+                return Registered(record, "new")
             except NodeExists:
                 pass
             got = await self._client.get(path)
@@ -87,7 +89,7 @@ class StubDirectory:
             wanted = merged(found, record)
             if wanted != found:
                 await self._client.set(path, encode(wanted), got.stat.version)
-            return Registered(wanted, displaced)
+            return Registered(wanted, "changed" if wanted != found else "same", displaced)
 
         return await self._access.settled(once, NoNode, BadVersion)
 

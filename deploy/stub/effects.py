@@ -223,12 +223,14 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class StepFailed:
-    """`silent`: the program did not answer. `tail`: the last lines of its output. `undo`: of an installation that
-    failed, the code that wants to be run to reverse it."""
+    """`silent`: the program did not answer. `final`: to try again is of no use, the description is wrong. `tail`: the
+    last lines of the program's output. `undo`: of an installation that failed, the code that wants to be run to reverse
+    it."""
 
     reason: str
     tail: tuple[str, ...] = ()
     silent: bool = False
+    final: bool = False
     undo: tuple[Code, ...] = ()
 
 

@@ -29,7 +29,7 @@ from deploy.resolved import Resolver
 from deploy.stub.bmp_server import BmpServer
 from deploy.stub.effects import Charged, Effect, Ended, Input, Note, Received, Send, Step
 from deploy.stub.homes import Homes
-from deploy.stub.initiators import Home, Initiators
+from deploy.stub.initiators import Initiators
 from deploy.stub.installer import Installer
 from deploy.stub.launcher import Launcher
 from deploy.stub.machine import BootStub
@@ -147,8 +147,9 @@ class StubHost:
             advertise_host=config.advertise,
         )
         stack.callback(bus.close)
-        home = Home(bus.address, bus.send, self._shared.tree, self._log)
-        self._initiators = initiators = Initiators(home, self._new_initiator, self._take, self._log)
+        self._initiators = initiators = Initiators(
+            bus.address, bus.send, self._shared.tree, self._new_initiator, self._take, self._log
+        )
         stack.callback(initiators.close_all)
         settings = config.settings
         installer = Installer(homes, self._shared, settings, config.name)

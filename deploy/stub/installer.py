@@ -25,6 +25,7 @@ import os
 import shutil
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from deploy.configuration import Configuration
@@ -50,13 +51,11 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class Trouble(Exception):
-    """A step failed; `failed` says how."""
+    """A step failed; `failed` says how (see StepFailed for the fields)."""
 
-    def __init__(
-        self, reason: str, tail: tuple[str, ...] = (), *, silent: bool = False, undo: tuple[Code, ...] = ()
-    ) -> None:
+    def __init__(self, reason: str, tail: tuple[str, ...] = (), *, silent: bool = False, final: bool = False) -> None:
         super().__init__(reason)
-        self.failed = StepFailed(reason, tail, silent, undo)
+        self.failed = StepFailed(reason, tail, silent, final)
 
 
 class Installer:
@@ -74,7 +73,7 @@ class Installer:
             if work.fresh:
                 with contextlib.suppress(OSError):
                     await asyncio.to_thread(self._homes.remove, work.path)
-            raise Trouble(f"installation code: {error}") from None
+            raise Trouble(f"installation code: {error}", final=isinstance(error, BadCode)) from None
 
     async def _load(self, work: Load) -> None:
         code = work.resolved.code
@@ -109,9 +108,16 @@ class Installer:
     # --- installing ----------------------------------------------------------------------------------------------
 
     async def install(self, work: Install) -> Installed:
-        """Raises Trouble."""
-        starts: dict[str, str] = {}
+        """Raises Trouble, which names what wants to be undone."""
         undo: list[Code] = []
+        try:
+            return await self._install(work, undo)
+        except Trouble as trouble:
+            trouble.failed = replace(trouble.failed, undo=tuple(undo))
+            raise
+
+    async def _install(self, work: Install, undo: list[Code]) -> Installed:
+        starts: dict[str, str] = {}
         programs: list[Code] = []
         resolved = work.resolved
         for file in resolved.code:
@@ -125,16 +131,15 @@ class Installer:
                     continue
                 else:
                     start = await self._install_program(work, file, kind, undo)
-            except Trouble as trouble:
-                raise Trouble(str(trouble), trouble.failed.tail, undo=tuple(undo)) from None
-            except (BadCode, BadImage, ClassError, OSError, ValueError) as error:
-                raise Trouble(f"installation code {file.name}: {error}", undo=tuple(undo)) from None
+            except (BadCode, BadImage) as error:
+                raise Trouble(f"installation code {file.name}: {error}", final=True) from None
+            except (ClassError, OSError, ValueError) as error:
+                raise Trouble(f"installation code {file.name}: {error}") from None
             if start:
                 starts[start] = file.name
         if len(starts) > 1:
             told = "; ".join(f"{name} returned {start[:200]!r}" for start, name in starts.items())
-            reason = f"conflicting start commands: {told}; only one of them can start the managent"
-            raise Trouble(reason, undo=tuple(undo))
+            raise Trouble(f"conflicting start commands: {told}; only one of them can start the managent", final=True)
         return Installed(next(iter(starts), ""), tuple(undo), tuple(programs))
 
     async def _install_class(self, work: Install, code: Code, undo: list[Code], programs: list[Code]) -> str:

@@ -286,7 +286,10 @@ class BootStub:
             self.counters[outcome] += 1
             reason, tail = (job.note, job.tail) if failure is None else (str(failure), failure.tail)
             answer = msgspec.structs.replace(
-                self._made(job.call, outcome, reason, managent), tail=_clipped(tail), spans=tuple(job.spans)
+                self._made(job.call, outcome, reason, managent),
+                final=failure is not None and failure.final,
+                tail=_clipped(tail),
+                spans=tuple(job.spans),
             )
             self._keep(managent, answer)
             self._log(managent, job, answer)
@@ -398,8 +401,8 @@ class BootStub:
     def _inspected(self, inspection: _Inspection, result: object) -> None:
         call = inspection.call
         managent = self.managents.get(call.managent)
-        error = result.reason[:MAX_ERROR_CHARS] if isinstance(result, StepFailed) else ""
-        resolved = None if isinstance(result, StepFailed) else cast("Resolved", result)
+        failed = result if isinstance(result, StepFailed) else None
+        resolved = None if failed else cast("Resolved", result)
         answer = InspectAnswer(
             call=call.call,
             to=call.parent.path,
@@ -410,7 +413,8 @@ class BootStub:
             have=managent.prints if managent else Prints(),
             want=resolved.prints if resolved else Prints(),
             initiator=resolved.managent.initiator is not None if resolved else False,
-            error=error,
+            error=failed.reason[:MAX_ERROR_CHARS] if failed else "",
+            final=failed.final if failed else False,
         )
         self._effects.append(Send(inspection.sender, answer))
 

@@ -128,7 +128,7 @@ def raise_file_limit(stubs: int) -> str:
     need = FILES_FOR_PROCESS + FILES_PER_STUB * stubs
     if hard != resource.RLIM_INFINITY and hard < need:
         return (
-            f"expected a limit of at least {need} file descriptors for {stubs} boot stubs in this process, found {hard}: "
-            "raise it (ulimit -Hn, systemd: LimitNOFILE=), or host fewer in one process"
+            f"expected a limit of at least {need} file descriptors for {stubs} boot stubs in this process, found "
+            f"{hard}: raise it (ulimit -Hn, systemd: LimitNOFILE=), or host fewer in one process"
         )
     return ""

@@ -78,7 +78,7 @@ class Programs:
         try:
             way = way_to_start(folder, work.told, work.installed, work.managent)
         except (BadCode, OSError) as error:
-            raise Trouble(str(error)) from None
+            raise Trouble(str(error), final=isinstance(error, BadCode)) from None
         if isinstance(way, Execute):
             return await self._start_process(work, way)
         if isinstance(way, RunClass):
@@ -103,6 +103,7 @@ class Programs:
         self._processes[work.path] = process
         if bmp:
             self._bmp.expect(work.path, run.pid, work.active)
+            await self._bmp_socket()
         return run
 
     async def stop(self, path: str, stop_s: float) -> None:
@@ -164,10 +165,7 @@ class Programs:
         control = work.managent.program.control
         env = self._installer.environment(work.path, work.parent, work.managent)
         if control == "bmp":
-            try:
-                env["MANAGENT_SOCKET"] = await self._bmp.listening()
-            except OSError as error:
-                raise Trouble(f"BMP's socket: {error}") from None
+            env["MANAGENT_SOCKET"] = await self._bmp_socket()
         folder = self._homes.work(work.path)
         program = Program(work.path, way.argv, env, folder, self._homes.log(work.path))
         pid = await self._launch(program)
@@ -189,6 +187,12 @@ class Programs:
                 await self._give_up(work.path, process)
                 raise
         return process.run
+
+    async def _bmp_socket(self) -> str:
+        try:
+            return await self._bmp.listening()
+        except OSError as error:
+            raise Trouble(f"BMP's socket: {error}") from None
 
     async def _launch(self, program: Program) -> int:
         for tries_left in reversed(range(BUSY_TRIES)):
@@ -215,7 +219,7 @@ class Programs:
         gone = self._loop.create_task(process.gone.wait())
         try:
             await asyncio.wait((told, gone), return_when=asyncio.FIRST_COMPLETED)
-            if not told.done():
+            if process.gone.is_set():
                 raise Trouble(f"{verb}: its program ended: {process.how}", self._tail(path))
             try:
                 told.result()

@@ -51,11 +51,7 @@ class Failed(Exception):
 
     def __init__(self, failed: StepFailed) -> None:
         super().__init__(failed.reason)
-        self.tail, self.silent, self.undo = failed.tail, failed.silent, failed.undo
-
-
-def failure(reason: str) -> Failed:
-    return Failed(StepFailed(reason))
+        self.tail, self.silent, self.final, self.undo = failed.tail, failed.silent, failed.final, failed.undo
 
 
 @dataclass(slots=True)
@@ -99,10 +95,11 @@ def _deploy(managent: Managent, charge: Charge) -> Steps:
     resolved: Resolved = yield Resolve(managent.path, charge)
     told = told_start(charge, resolved.managent)
     if not resolved.code and not told and resolved.managent.initiator is None:
-        raise failure(
+        reason = (
             f"no match at all: {charge.repository} has no code for managent {managent.path}, and neither a start "
             "command nor the role of an initiator"
         )
+        raise Failed(StepFailed(reason, final=True))
     if managent.installed.undo and not managent.complete:  # of an earlier try
         yield Uninstall(managent.path, managent.parent.path, managent.install, managent.installed)
     yield Load(managent.path, resolved, fresh=not managent.complete)
@@ -228,7 +225,7 @@ def _switched(managent: Managent, active: bool) -> Steps:
 
 def _still_runs(managent: Managent) -> None:
     if managent.run is None:
-        raise failure(f"it ended meanwhile: {managent.reason}")
+        raise Failed(StepFailed(f"it ended meanwhile: {managent.reason}"))
 
 
 _PLAIN: dict[str, Callable[[Managent, Job], Steps]] = {
@@ -300,8 +297,9 @@ def told_start(charge: Charge, managent: Configuration) -> str:
     other."""
     told, configured = charge.start, managent.program.start
     if told and configured and told != configured:
-        raise failure(
+        reason = (
             f"conflicting start commands: the initiator tells {told[:200]!r}, the configuration says "
             f"{configured[:200]!r}; take one of them away"
         )
+        raise Failed(StepFailed(reason, final=True))
     return told or configured

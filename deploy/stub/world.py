@@ -81,7 +81,7 @@ class World:
         except Trouble as trouble:
             result = trouble.failed
         except Unresolved as error:
-            result = StepFailed(str(error))
+            result = StepFailed(str(error), final=not error.again)
         except Exception as error:
             self._log.error("a bug in %s of %s", type(step.work).__name__, step.work.path, exc_info=error)
             result = StepFailed(f"a bug of the boot stub: {type(error).__name__}: {error}")

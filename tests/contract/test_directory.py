@@ -127,9 +127,11 @@ def test_a_newer_incarnation_replaces_the_address_and_says_whom(make_tree: MakeT
     async def body(s: Session, directory: Directory) -> None:
         old = stub_record("r1c01")
         new = replace(old, guid=guid_of("new"), address="tcp://10.20.30.40:5/" + guid_of("new"))
-        await directory.stubs.register(old)
-        assert (await directory.stubs.register(old)).replaced is None, "its own reply may have been lost"
-        assert (await directory.stubs.register(new)).replaced == old
+        assert (await directory.stubs.register(old)).change == "new"
+        again = await directory.stubs.register(old)
+        assert (again.replaced, again.change) == (None, "same"), "its own reply may have been lost"
+        later = await directory.stubs.register(new)
+        assert (later.replaced, later.change) == (old, "changed")
         assert await directory.stubs.get("r1c01") == new
 
     with_directory(make_tree, body)

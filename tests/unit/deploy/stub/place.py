@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import itertools
+import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +28,7 @@ from fabric.runtime.bus import Bus
 from tests.unit.runtime.until import until
 
 KEY = b"k" * 32
+REPEAT_S = 0.1
 SETTINGS = StubSettings(beat_s=0.2, change_s=0.01, install_s=20.0, log_look_s=0.05, register_min_s=0.01)
 
 
@@ -107,13 +110,27 @@ class Place:
         assert self.host is not None
         assert self._run is not None
         self.host.leave()
-        return await asyncio.wait_for(self._run, 30)
+        code = await asyncio.wait_for(self._run, 30)
+        await until(self._unlocked)
+        return code
 
     async def crash(self) -> None:
         """As kill -9 would have it, as far as one process can tell: nothing is said and nothing is tidied up."""
         assert self._run is not None
         self._run.cancel()
         await asyncio.gather(self._run, return_exceptions=True)
+        await until(self._unlocked)
+
+    def _unlocked(self) -> bool:
+        """The journal's writer has let go of it."""
+        lock = os.open(self.folder / "journal", os.O_RDONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(lock)
 
     async def command(self, verb: Verb, path: str = "/site/a", wait_s: float = 30.0, **fields: Any) -> BipAnswer:
         call = f"c{next(self._numbers)}"
@@ -125,8 +142,18 @@ class Place:
             "charge": Charge("http://repository/"),
         }
         message = BipCall(verb=verb, managent=path, **(defaults | fields))
-        self.bus.send(self.ref.address, message)
-        return await until(lambda: self._answer(message.call), wait_s, f"the answer to {verb} of {path}")
+        loop = asyncio.get_running_loop()
+        again_at = 0.0
+
+        def answered() -> BipAnswer | None:
+            """As initiators do: the same call is repeated until it is answered."""
+            nonlocal again_at
+            if loop.time() >= again_at:
+                again_at = loop.time() + REPEAT_S
+                self.bus.send(self.ref.address, message)
+            return self._answer(message.call)
+
+        return await until(answered, wait_s, f"the answer to {verb} of {path}")
 
     def _answer(self, call: str) -> BipAnswer | None:
         return next(

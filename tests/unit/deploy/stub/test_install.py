@@ -18,6 +18,10 @@ from tests.unit.runtime.until import until
 SLEEPER = "exec sleep 1000"
 
 
+def read(path: str) -> bytes:
+    return Path(path).read_bytes()
+
+
 def archive(*members: tuple[str, str, int], mode: str = "w:gz") -> bytes:
     """A tar archive of (name, text, mode)."""
     data = io.BytesIO()
@@ -60,10 +64,10 @@ def test_any_interpreter_by_the_first_line_and_an_executable(tmp_path: Path) -> 
             )
             here.repository.put(python)
             assert (await here.command("deploy")).outcome == "done"
-            true = here.repository.file("true", Path("/bin/true").read_bytes())
+            true = here.repository.file("true", read("/bin/true"))
             here.repository.put(true, path="/site/b", start="sleep 1000")
             assert (await here.command("deploy", "/site/b")).outcome == "done"
-            assert Path(f"/proc/{here.pid('/site/b')}/comm").read_text().strip() == "sleep"
+            assert read(f"/proc/{here.pid('/site/b')}/comm") == b"sleep\n"
 
     asyncio.run(scenario())
 
@@ -180,7 +184,9 @@ def test_uninstalling_gives_the_installation_a_chance_and_leaves_nothing(tmp_pat
             outside = tmp_path / "outside"
             script = here.repository.script(
                 "i.sh",
-                f'if [ "$1" = uninstall ]; then echo "$MANAGENT_UNINSTALL $2" > {tmp_path}/undone; rm {outside}; exit; fi\n'
+                f'if [ "$1" = uninstall ]; then\n'
+                f'echo "$MANAGENT_UNINSTALL $2" > {tmp_path}/undone; rm {outside}; exit\n'
+                "fi\n"
                 f"mkdir -p deep/er; touch {outside} deep/er/file; chmod 0 deep/er/file; chmod 500 deep/er\n"
                 "setsid sleep 1000 > /dev/null 2>&1 &\necho $! > stray\n"
                 "echo MANAGENT_UNINSTALL=yes",

@@ -144,6 +144,7 @@ def test_a_repository_that_does_not_answer_leaves_nothing() -> None:
     scene = Scene(failing(Resolve, StepFailed("no answer")))
     answer = scene.command("deploy")
     assert (answer.outcome, answer.reason, answer.env) == ("failed", "no answer", "non-existent")
+    assert not answer.final
     assert scene.stub.managents == {}
 
 
@@ -160,6 +161,7 @@ def test_no_match_at_all() -> None:
     answer = scene.command("deploy")
     assert answer.outcome == "failed"
     assert "no match at all: http://repository/ has no code for managent /site/a" in answer.reason
+    assert answer.final
 
 
 def test_start_commands_that_contradict_each_other() -> None:
@@ -509,11 +511,12 @@ def test_inspecting_compares_and_changes_nothing() -> None:
 
 
 def test_inspecting_a_managent_that_is_not_here_and_a_repository_that_is_silent() -> None:
-    scene = Scene(failing(Resolve, StepFailed("x" * 900)))
+    scene = Scene(failing(Resolve, StepFailed("x" * 900, final=True)))
     scene.send(InspectCall("i", "/site/a", PARENT, CHARGE))
     answer = scene.sent[-1].message
     assert isinstance(answer, InspectAnswer)
     assert (answer.env, answer.have, answer.want, answer.error) == ("non-existent", Prints(), Prints(), "x" * 500)
+    assert answer.final
 
 
 def test_an_inspection_that_is_repeated_asks_once() -> None:
