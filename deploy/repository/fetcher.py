@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import re
 import stat
 import time
 from collections import OrderedDict
@@ -37,6 +38,7 @@ from deploy.xml import BadXml
 R = TypeVar("R")
 K = TypeVar("K")
 V = TypeVar("V")
+_IMAGE = re.compile(r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +110,12 @@ class Fetcher:
         self._client = client
         self._roots = tuple(os.path.realpath(root) for root in roots)
         self._images = None if images is None else ImageSource(images)
-        self._limits = limits or Limits()
-        self._documents: Lru[str, ConfigurationDocument] = Lru(self._limits.documents)
-        self._last: Lru[tuple[str, str], _Last] = Lru(self._limits.known)
-        self._by_sha256: Lru[str, str] = Lru(self._limits.known)
+        self.limits = limits or Limits()
+        self._documents: Lru[str, ConfigurationDocument] = Lru(self.limits.documents)
+        self._last: Lru[tuple[str, str], _Last] = Lru(self.limits.known)
+        self._by_sha256: Lru[str, str] = Lru(self.limits.known)
         self._flights: dict[tuple[str, Reference], asyncio.Task[Any]] = {}
-        self._slots = asyncio.Semaphore(self._limits.at_once)
+        self._slots = asyncio.Semaphore(self.limits.at_once)
         self._random = random.Random()
 
     async def close(self) -> None:
@@ -164,7 +166,7 @@ class Fetcher:
         key = (what, ref)
         flight: asyncio.Task[R] | None = self._flights.get(key)
         if flight is None:
-            flight = asyncio.get_running_loop().create_task(self._tries(bring, ref))
+            flight = asyncio.get_running_loop().create_task(self.tries(lambda: self._bring(bring, ref)))
             self._flights[key] = flight
             flight.add_done_callback(lambda done: self._landed(key, done))
         return await asyncio.shield(flight)
@@ -174,18 +176,21 @@ class Fetcher:
         if not flight.cancelled():
             flight.exception()  # whoever asked may be gone; asyncio would complain that nobody looked
 
-    async def _tries(self, bring: Callable[[Reference], Awaitable[R]], ref: Reference) -> R:
-        for number in range(1, self._limits.tries):
+    async def _bring(self, bring: Callable[[Reference], Awaitable[R]], ref: Reference) -> R:
+        async with self._slots:
+            return await bring(ref)
+
+    async def tries(self, ask: Callable[[], Awaitable[R]]) -> R:
+        """What `ask` gives, asked again a few times where that may help. Raises Unresolved."""
+        for number in range(1, self.limits.tries):
             try:
-                async with self._slots:
-                    return await bring(ref)
+                return await ask()
             except Unresolved as error:
                 if not error.again:
                     raise
-            pause_s = self._limits.pause_s * 2 ** (number - 1)
+            pause_s = self.limits.pause_s * 2 ** (number - 1)
             await asyncio.sleep(pause_s * (0.5 + self._random.random() / 2))
-        async with self._slots:
-            return await bring(ref)
+        return await ask()
 
     # --- documents ---------------------------------------------------------------------------------------------------
 
@@ -248,9 +253,9 @@ class Fetcher:
         incoming = self.cache.incoming(ref.digest)
         try:
             if _scheme(ref.url) == "file":
-                mark = await self._read_file(ref, self._limits.code_bytes, last, incoming.write)
+                mark = await self._read_file(ref, self.limits.code_bytes, last, incoming.write)
             else:
-                mark = await self._read_http(ref, self._limits.code_bytes, last, incoming.write)
+                mark = await self._read_http(ref, self.limits.code_bytes, last, incoming.write)
             if mark is None:
                 assert last is not None
                 return Code(last.digest, last.digest, ref.type)
@@ -267,9 +272,9 @@ class Fetcher:
         last = self._last.find((ref.url, ref.digest))
         if last is not None and last.mark == record.digest and await self._verified(last.digest):
             return Code(record.digest, last.digest, type)
-        if record.size > self._limits.code_bytes:
+        if record.size > self.limits.code_bytes:
             raise Unresolved(
-                f"{ref.url}: expected at most {self._limits.code_bytes:,} bytes, found {record.size:,}", again=False
+                f"{ref.url}: expected at most {self.limits.code_bytes:,} bytes, found {record.size:,}", again=False
             )
         incoming = self.cache.incoming(ref.digest)
         brought = incoming.path.with_name(f"image-{incoming.path.name}")
@@ -374,11 +379,11 @@ def _copy(source: Path, into: Incoming) -> None:
 
 
 def _scheme(url: str) -> str:
-    return url.partition(":")[0].lower()
+    return url.partition(":")[0]
 
 
 def _image_name(ref: Reference) -> str:
     name = ref.url.partition("://")[2]
-    if not name or not all(char.isalnum() or char in "._-" for char in name):
+    if not _IMAGE.fullmatch(name):
         raise Unresolved(f"{ref.url}: expected image://name, found another form", again=False)
     return name

@@ -32,8 +32,6 @@ from deploy.xml import BadXml
 R = TypeVar("R")
 
 MAX_MERGED = 2_000
-ASK_TRIES = 4
-ASK_PAUSE_S = 0.2
 _XML = (("content-type", "application/xml"),)
 
 Document = tuple[str, ConfigurationDocument]
@@ -103,14 +101,7 @@ class HttpResolver:
     async def ask(self, repository: str, identifier: str) -> Reply:
         """BRP's request for all. Raises Unresolved."""
         url = repository_url(repository)
-        for number in range(1, ASK_TRIES):
-            try:
-                return await self._ask(url, identifier)
-            except Unresolved as error:
-                if not error.again:
-                    raise
-            await asyncio.sleep(ASK_PAUSE_S * 2 ** (number - 1))
-        return await self._ask(url, identifier)
+        return await self._fetcher.tries(lambda: self._ask(url, identifier))
 
     async def close(self) -> None:
         self._merged.clear()

@@ -5,7 +5,7 @@ answer goes out in one write when it is small; the next request of the same conn
 answers at once, or with an awaitable when it must wait for something. A file is sent in pieces, as fast as the other
 side takes them.
 
-Bounds: `Limits`. One sweep a second closes connections that were idle, or that have not finished their request or taken
+Bounds: `Limits`. A sweep each second closes connections that were idle, or that did not finish their request or take
 their answer, for too long; when there are as many connections as may be, the one that is idle for longest makes room.
 Closing a server lets answers under way be finished for `stop_s`.
 """
@@ -117,7 +117,9 @@ class HttpServer:
         now = self._loop.time()
         for connection in list(self.connections):
             connection.check(now)
-        self._sweeper = self._loop.call_later(1.0, self._sweep)
+        limits = self.limits
+        every_s = min(1.0, limits.idle_s, limits.request_s, limits.stalled_s)
+        self._sweeper = self._loop.call_later(every_s, self._sweep)
 
 
 class Connection(asyncio.Protocol):
@@ -188,6 +190,11 @@ class Connection(asyncio.Protocol):
             if event is h11.NEED_DATA or event is h11.PAUSED:
                 return
             if isinstance(event, h11.Request):
+                # h11 bounds what is incomplete, not what came whole in one piece
+                size = len(event.target) + sum(len(name) + len(value) for name, value in event.headers)
+                if size > self._limits.header_bytes:
+                    self._refuse(431, f"expected at most {self._limits.header_bytes:,} bytes of headers, found more")
+                    return
                 self._request = event
                 if self._http.they_are_waiting_for_100_continue:
                     self._send(h11.InformationalResponse(status_code=100, headers=[]))
