@@ -13,11 +13,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from deploy.cli import parser, repository, stubs
+from deploy.cli import bootstub, parser, repository, stubs
 from fabric.cli.main import main as fabric_main
 from fabric.cli.parser import Register
 
-GROUPS: tuple[Register, ...] = (parser.register, stubs.register, repository.register)
+GROUPS: tuple[Register, ...] = (parser.register, stubs.register, repository.register, bootstub.register)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -72,6 +72,8 @@ class Homes:
         folder = self.managents / name
         for tries_left in reversed(range(REMOVE_TRIES)):
             try:
+                if folder.is_symlink():  # the managent put it there; where it leads to is nothing of ours
+                    folder.unlink()
                 remove_tree(folder)
                 return
             except OSError as error:

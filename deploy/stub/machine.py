@@ -18,12 +18,11 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, cast
 
 import msgspec
 
-from deploy.messages import AdoptCall, BipAnswer, BipCall, InspectAnswer, InspectCall, Span, StubPing
+from deploy.messages import AdoptCall, BipAnswer, BipCall, InspectCall, Span, StubPing
 from deploy.records import Prints, StubRef
 from deploy.states import ALIVE, refusal
 from deploy.stub import managent as records
@@ -45,6 +44,7 @@ from deploy.stub.effects import (
     StepFailed,
     Stepped,
 )
+from deploy.stub.inspections import Inspections
 from deploy.stub.limits import StubSettings
 from deploy.stub.managent import Forgotten, Managent
 from deploy.stub.parents import Parents
@@ -55,19 +55,12 @@ if TYPE_CHECKING:
     from deploy.resolved import Resolved
 
 MAX_REASON_CHARS = 2000
-MAX_ERROR_CHARS = 500
 MAX_PERSIST_BYTES = 4 * 1024 * 1024
 MAX_TAIL_LINES, MAX_LINE_CHARS = 20, 256
 WITH_CHARGE = frozenset({"deploy", "configure-env", "configure-managent"})
 _STEP_NUMBERS = {Load: 3, Install: 5, Start: 6, HostInitiator: 6}
 
 Outcome = Literal["done", "running", "refused", "failed", "stale", "unknown"]
-
-
-@dataclass(slots=True)
-class _Inspection:
-    call: InspectCall
-    sender: str
 
 
 class BootStub:
@@ -90,7 +83,7 @@ class BootStub:
         self._parents = Parents(ref, guid, settings.beat_s, settings.change_s, now)
         self._jobs: dict[int, Job] = {}
         self._of_job: dict[int, Managent] = {}
-        self._inspections: dict[int, _Inspection] = {}
+        self._inspections = Inspections(ref.name, settings.max_inspections)
         self._number = 0
         self._effects: list[Effect] = []
 
@@ -115,8 +108,10 @@ class BootStub:
                 self.counters[f"call {call.verb}"] += 1
                 self._command(now, sender, call)
             case Received(sender, InspectCall() as call):
+                self.counters["inspect"] += 1
                 self._parents.heard(call.parent, now)
-                self._inspect(sender, call)
+                self._number += 1
+                self._effects += self._inspections.begin(self._number, sender, call)
             case Received(sender, AdoptCall() as call):
                 self._adopted(now, sender, call)
             case Received(sender, StubPing() as ping):
@@ -239,9 +234,8 @@ class BootStub:
         self._advance(now, managent, job, None)
 
     def _stepped(self, now: float, number: int, result: object, ms: int) -> None:
-        inspection = self._inspections.pop(number, None)
-        if inspection is not None:
-            self._inspected(inspection, result)
+        if number in self._inspections:
+            self._effects.append(self._inspections.end(number, result, self.managents))
             return
         job = self._jobs.get(number)
         if job is None:
@@ -384,39 +378,6 @@ class BootStub:
                 self._effects.append(Charged(managent.path, managent.initiator_charge()))
         self._parents.heard(call.parent, now)
         self._effects += self._parents.whole(call.parent, sender)
-
-    def _inspect(self, sender: str, call: InspectCall) -> None:
-        self.counters["inspect"] += 1
-        for inspection in self._inspections.values():
-            if inspection.call.call == call.call:
-                inspection.sender = sender
-                return
-        if len(self._inspections) >= self._settings.max_inspections:
-            self.counters["inspect dropped"] += 1
-            return
-        self._number += 1
-        self._inspections[self._number] = _Inspection(call, sender)
-        self._effects.append(Step(self._number, Resolve(call.managent, call.charge)))
-
-    def _inspected(self, inspection: _Inspection, result: object) -> None:
-        call = inspection.call
-        managent = self.managents.get(call.managent)
-        failed = result if isinstance(result, StepFailed) else None
-        resolved = None if failed else cast("Resolved", result)
-        answer = InspectAnswer(
-            call=call.call,
-            to=call.parent.path,
-            managent=call.managent,
-            stub=self.ref.name,
-            env=managent.env if managent else "non-existent",
-            life=managent.life if managent else "non-existent",
-            have=managent.prints if managent else Prints(),
-            want=resolved.prints if resolved else Prints(),
-            initiator=resolved.managent.initiator is not None if resolved else False,
-            error=failed.reason[:MAX_ERROR_CHARS] if failed else "",
-            final=failed.final if failed else False,
-        )
-        self._effects.append(Send(inspection.sender, answer))
 
     def _note(self, level: Literal["debug", "info", "warning", "error"], text: str) -> None:
         self._effects.append(Note(level, text))

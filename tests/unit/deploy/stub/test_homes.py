@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from deploy.stub.homes import bound_log, folder_name, old_of, tail_of
+from deploy.stub.homes import Homes, bound_log, folder_name, old_of, tail_of
 
 LONG = "/" + "/".join(["x" * 30] * 15)
 
@@ -38,3 +38,23 @@ def test_the_last_lines_of_a_log(tmp_path: Path) -> None:
     assert tail_of(log, 3) == ()
     log.write_bytes(b"x" * 50_000 + b"\n\none\n\xff\n")
     assert tail_of(log, 2) == ("one", "\ufffd")
+
+
+def test_removing_takes_everything_and_follows_no_link(tmp_path: Path) -> None:
+    homes, outside = Homes(tmp_path / "stub"), tmp_path / "outside"
+    outside.mkdir(mode=0o500)
+    (tmp_path / "stub").mkdir()
+    homes.make()
+    deep = homes.work("/site/a") / "deep" / "er"
+    deep.mkdir(parents=True)
+    (deep / "file").touch()
+    (deep / "link").symlink_to(outside)
+    deep.chmod(0)
+    deep.parent.chmod(0o500)
+    homes.work("/site/b").symlink_to(outside)
+    for path in ("/site/a", "/site/b", "/site/nobody"):
+        homes.remove(path)
+    assert list(homes.managents.iterdir()) == []
+    assert outside.stat().st_mode & 0o777 == 0o500
+    (homes.managents / "site+old").mkdir()
+    assert homes.strangers(["/site/a"]) == ["site+old"]
