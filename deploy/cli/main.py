@@ -22,8 +22,8 @@ GROUPS: tuple[Register, ...] = (
     local.register,
     parser.register,
     repository.register,
-    bootstub.register,
     stubs.register,
+    bootstub.register,
 )
 
 
