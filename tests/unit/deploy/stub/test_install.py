@@ -308,7 +308,7 @@ def test_at_most_so_many_installations_run_at_once(tmp_path: Path) -> None:
             script = here.repository.script(
                 "i.sh",
                 f"cd {tmp_path}/in; touch $$; n=0\n"
-                "while [ $(ls | wc -l) -lt 2 ] && [ $n -lt 100 ]; do sleep 0.02; n=$((n + 1)); done\n"
+                "while [ $(ls | wc -l) -lt 2 ] && [ $n -lt 20 ]; do sleep 0.02; n=$((n + 1)); done\n"
                 "ls | wc -l; rm $$",
             )
             here.repository.put(script, start="sleep 1000")
