@@ -66,7 +66,7 @@ class HostedInitiator(Protocol):
         """Begin, or go on (BMP)."""
 
     def deactivate(self) -> None:
-        """Begin nothing new; children run on."""
+        """Begin nothing new; children run on. One of these two is called first."""
 
     def charged(self, charge: InitiatorCharge) -> None:
         """Its parent, charge or role is another now."""

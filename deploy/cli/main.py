@@ -17,7 +17,7 @@ from deploy.cli import bootstub, parser, repository, stubs
 from fabric.cli.main import main as fabric_main
 from fabric.cli.parser import Register
 
-GROUPS: tuple[Register, ...] = (parser.register, stubs.register, repository.register, bootstub.register)
+GROUPS: tuple[Register, ...] = (parser.register, repository.register, stubs.register, bootstub.register)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -115,7 +115,8 @@ class Activate:
 
 @dataclass(frozen=True, slots=True)
 class Deactivate:
-    """Begin nothing new. What is under way is finished; reports and commands to the subtree go on."""
+    """Begin nothing new. What is under way is finished; reports and commands to the subtree go on. It may be the first
+    input, instead of `Activate`."""
 
 
 @dataclass(frozen=True, slots=True)

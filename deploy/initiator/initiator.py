@@ -122,8 +122,7 @@ class Initiator:
             case Activate():
                 self._activate(now)
             case Deactivate():
-                self._house.active, self._house.changed = False, True
-                self._consider_all(now)
+                self._deactivate(now)
             case Claimed():
                 self._on_claimed(now, news)
             case TreeFailed(reason):
@@ -179,11 +178,23 @@ class Initiator:
         house = self._house
         house.active = house.changed = True
         if not house.epoch:
-            self._keeper.claim()
-            house.agenda.by(("report", ""), now + house.settings.beat_s)
+            self._begin(now)
             return
         self._consider_all(now)
         self._upkeep.retry_stranded(now)
+
+    def _deactivate(self, now: float) -> None:
+        """Also what a passive incarnation begins with: it has children to answer for."""
+        house = self._house
+        house.active, house.changed = False, True
+        if not house.epoch:
+            self._begin(now)
+            return
+        self._consider_all(now)
+
+    def _begin(self, now: float) -> None:
+        self._keeper.claim()
+        self._house.agenda.by(("report", ""), now + self._house.settings.beat_s)
 
     def _on_claimed(self, now: float, news: Claimed) -> None:
         house = self._house
@@ -204,7 +215,7 @@ class Initiator:
         self.fenced = True
 
     def _again(self) -> None:
-        if self._house.active and not self._house.epoch:
+        if not self._house.epoch:
             self._keeper.claim()
 
     def _on_hosted(self, now: float, charge: InitiatorCharge) -> None:

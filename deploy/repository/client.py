@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import SupportsIndex
 from urllib.parse import urljoin, urlsplit
 
 import h11
@@ -83,9 +84,20 @@ class _Request:
     limit_bytes: int
 
 
+class _Reader(asyncio.StreamReader):
+    """Notes what comes while nothing was asked: it would be taken for the answer to the next request."""
+
+    resting = False
+    spoilt = False
+
+    def feed_data(self, data: Iterable[SupportsIndex]) -> None:
+        self.spoilt = self.spoilt or self.resting
+        super().feed_data(data)
+
+
 @dataclass(slots=True)
 class _Kept:
-    reader: asyncio.StreamReader
+    reader: _Reader
     writer: asyncio.StreamWriter
     http: h11.Connection
     until: float = 0.0
@@ -182,7 +194,7 @@ class HttpClient:
         kept = [one.writer for line in self._lines.values() for one in line.kept]
         self._lines.clear()
         for writer in kept:
-            writer.close()
+            writer.transport.abort()
         await asyncio.gather(*(writer.wait_closed() for writer in kept), return_exceptions=True)
 
     def _sweep(self) -> None:
@@ -192,7 +204,7 @@ class HttpClient:
         for place, line in list(self._lines.items()):
             for one in [one for one in line.kept if one.until <= now]:
                 line.kept.remove(one)
-                one.writer.close()
+                one.writer.transport.abort()
             if not line.kept and not line.users:
                 del self._lines[place]
         if self._lines:
@@ -203,10 +215,11 @@ class HttpClient:
     async def _ask(self, line: _Line, request: _Request) -> Answer:
         while line.kept:
             kept = line.kept.pop()
-            if kept.until > self._loop.time() and not kept.reader.at_eof():
+            kept.reader.resting = False
+            if kept.until > self._loop.time() and not kept.reader.at_eof() and not kept.reader.spoilt:
                 with suppress(_Closed):
                     return await self._exchange(line, kept, request)
-            kept.writer.close()
+            kept.writer.transport.abort()
         fresh = await self._connect(request)
         try:
             return await self._exchange(line, fresh, request)
@@ -219,9 +232,14 @@ class HttpClient:
             self._tls = ssl.create_default_context()
         try:
             async with asyncio.timeout(self.limits.connect_s):
-                reader, writer = await asyncio.open_connection(
-                    place.host, place.port, ssl=self._tls if place.secure else None, limit=_READ_BYTES
+                reader = _Reader(_READ_BYTES, self._loop)
+                transport, protocol = await self._loop.create_connection(
+                    lambda: asyncio.StreamReaderProtocol(reader, loop=self._loop),
+                    place.host,
+                    place.port,
+                    ssl=self._tls if place.secure else None,
                 )
+                writer = asyncio.StreamWriter(transport, protocol, reader, self._loop)
         except TimeoutError:
             why = f"no answer within {self.limits.connect_s:g} s"
         except (OSError, UnicodeError) as error:
@@ -249,9 +267,10 @@ class HttpClient:
             if whole:
                 http.start_next_cycle()
                 kept.until = self._loop.time() + self.limits.idle_s
+                kept.reader.resting = True
                 line.kept.append(kept)
             else:
-                kept.writer.close()
+                kept.writer.transport.abort()  # what TLS says on leaving is not worth waiting for
 
     async def _head(self, kept: _Kept, request: _Request) -> h11.Response:
         while True:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import re
 import stat
 import time
 from collections import OrderedDict
@@ -37,6 +38,7 @@ from deploy.xml import BadXml
 R = TypeVar("R")
 K = TypeVar("K")
 V = TypeVar("V")
+_IMAGE = re.compile(r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -377,11 +379,11 @@ def _copy(source: Path, into: Incoming) -> None:
 
 
 def _scheme(url: str) -> str:
-    return url.partition(":")[0].lower()
+    return url.partition(":")[0]
 
 
 def _image_name(ref: Reference) -> str:
     name = ref.url.partition("://")[2]
-    if not name or not all(char.isalnum() or char in "._-" for char in name):
+    if not _IMAGE.fullmatch(name):
         raise Unresolved(f"{ref.url}: expected image://name, found another form", again=False)
     return name

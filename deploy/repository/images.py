@@ -39,6 +39,8 @@ FIND_TRIES = 6
 ANSWER_WAIT_S = 2.0
 FETCH_S = 600.0
 WANTED_HOLDERS = 2
+AT_ONCE = 2
+"""Each takes one of the loop's threads for as long as it lasts."""
 MAX_KNOWN = 1_000
 
 
@@ -62,6 +64,7 @@ class ImageSource:
         self._asked: dict[str, asyncio.Future[Holders]] = {}
         self._records: dict[str, tuple[float, Image]] = {}
         self._cancelled = threading.Event()
+        self._slots = asyncio.Semaphore(AT_ONCE)
 
     async def record(self, name: str) -> Image:
         """What the fabric knows of the image. Raises Unresolved."""
@@ -103,7 +106,8 @@ class ImageSource:
             )
 
         try:
-            await asyncio.to_thread(run)
+            async with self._slots:
+                await asyncio.to_thread(run)
         except ImageError as error:
             raise Unresolved(f"image://{image.name}: {error}", again=True) from None
 

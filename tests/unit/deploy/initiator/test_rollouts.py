@@ -55,3 +55,18 @@ def test_boot_stubs_that_were_all_started_anew_elsewhere_are_found_before_they_a
     world.run(lambda: world.is_settled(second), Settings().suspect_s)
     world.check_complete()
     assert len(world.deployments) == 20
+
+
+def test_a_passive_initiator_answers_for_its_children_after_its_boot_stub_was_started_anew() -> None:
+    world = tree()
+    first = world.roll()
+    world.run(lambda: world.is_settled(first), 30)
+    assert world.order("deactivate", "/z1/m2")["/z1/m2"].outcome == "done"
+    world.run_for(5)
+    for stub in world.stubs.values():
+        stub.crash()
+        stub.start()
+    world.start_top()
+    second = world.roll(recheck=True)
+    world.run(lambda: world.is_settled(second), 30)
+    assert world.settled[-1].counts == Counts(20, active=17, passive=1, refused=2)

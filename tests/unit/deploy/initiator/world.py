@@ -240,8 +240,7 @@ class World:
             return
         incarnation = stub.incarnation
         self._new(key, charge, stub.address, lambda: stub.alive and stub.incarnation == incarnation)
-        if managent.life == "active":
-            self.tell(self.hosted[key], fx.Activate())
+        self.tell(self.hosted[key], fx.Activate() if managent.life == "active" else fx.Deactivate())
 
     def _new(self, key: tuple[str, str], charge: InitiatorCharge, address: str, alive: Callable[[], bool]) -> None:
         guid = f"{next(self.guids):012x}" if key[0] != "top" else address.rpartition("/")[2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -102,7 +103,7 @@ class Scripted:
 
 
 @asynccontextmanager
-async def scripted(behave: Behave) -> AsyncIterator[Scripted]:
+async def scripted(behave: Behave, tls: ssl.SSLContext | None = None) -> AsyncIterator[Scripted]:
     found = Scripted("")
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -120,8 +121,8 @@ async def scripted(behave: Behave) -> AsyncIterator[Scripted]:
         finally:
             writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    found.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
+    found.url = f"http{'s' if tls else ''}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
         yield found
     finally:
