@@ -253,4 +253,4 @@ def test_help_has_examples_and_answers_at_once() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert "fabric bootstub --name r1c01 --domain /site/r1" in ended.stdout
-    assert not {"zmq", "kazoo", "asyncio"} & set(json.loads(ended.stderr))
+    assert not {"zmq", "kazoo", "msgspec"} & set(json.loads(ended.stderr))
