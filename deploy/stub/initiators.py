@@ -88,7 +88,7 @@ class Initiators:
         """Raises Trouble."""
         if self._new is None:
             raise Trouble("its configuration makes it an initiator, and this boot stub hosts none")
-        hosted = self._hosted[path] = self._new(self._home, charge)
+        self._hosted[path] = self._new(self._home, charge)
         await self.switch(path, active)  # a passive one has children to answer for, too
         if path not in self._hosted:
             raise Trouble("its initiator failed at once: see the boot stub's log")
