@@ -13,6 +13,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deploy.cli import bootstub_install
 from fabric.cli.exits import Exit, Failure
 from fabric.cli.parser import Parser, bare, whole
 
@@ -40,12 +41,13 @@ def register(subparsers: Any) -> None:
         subparsers,
         "bootstub",
         "deploy.cli.bootstub:run",
-        "run a boot stub, which hosts managents on this machine, in the foreground",
+        "run a boot stub, which hosts managents on this machine, in the foreground; or install some over ssh",
         [
             "fabric bootstub",
             "fabric bootstub --name r1c01 --domain /site/r1 --directory 192.0.2.1:2181/site --key-file cluster.key",
             "fabric bootstub --listen 192.0.2.7:7600 --key-file cluster.key --allow-root /srv/code",
             "fabric bootstub --name load --count 100 --dir /tmp/load    # load-1 to load-100 in one process",
+            "fabric bootstub install --hosts hosts.txt --directory 192.0.2.1:2181/site --key-file cluster.key",
         ],
         MORE,
     )
@@ -75,6 +77,7 @@ def register(subparsers: Any) -> None:
     add("--cache-mib", metavar="N", type=whole(1, 1 << 20), default=CACHE_MIB, help=f"of code kept ({CACHE_MIB})")
     add("--count", metavar="N", type=whole(1, MAX_COUNT), default=1, help="host so many, as NAME-1 to NAME-N (1)")
     add("--log-level", choices=("debug", "info", "warning", "error"), default="info", help="(info)")
+    bootstub_install.register(parser.add_subparsers(title="commands", metavar="[COMMAND]"))
 
 
 def run(args: Namespace) -> int:

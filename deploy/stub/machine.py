@@ -290,7 +290,7 @@ class BootStub:
         if managent.env == "non-existent":
             self._forget(managent)
         else:
-            managent.removing = managent.removing and failure is None
+            managent.removing = False
             self._persist(managent)
             self._parents.join(managent, now)
             if job.call is None:

@@ -129,7 +129,14 @@ def _uninstall(managent: Managent, job: Job) -> Steps:
     if managent.env != "non-existent":
         managent.removing = True
         yield COMMIT
-        undone: Undone = yield Uninstall(managent.path, managent.parent.path, managent.install, managent.installed)
+        try:
+            undone: Undone = yield Uninstall(managent.path, managent.parent.path, managent.install, managent.installed)
+        except Failed:  # what is left is no installation any more; a deployment or another try clears it away
+            if managent.env == "installed":
+                _life(managent, "remove")
+                _env(managent, "configure")
+            managent.installed, managent.complete = Installed(), False
+            raise
         job.note, job.tail = undone.note, undone.tail
     _life(managent, "remove")
     _env(managent, "uninstall")

@@ -169,7 +169,7 @@ def test_a_flood_of_output_is_bounded(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with place(tmp_path) as here:
             here.repository.put(
-                here.repository.script("i.sh", "head -c 30000000 /dev/zero\nyes | head -c 3000000"), start="sleep 1000"
+                here.repository.script("i.sh", "head -c 5000000 /dev/zero\nyes | head -c 1000000"), start="sleep 1000"
             )
             assert (await here.command("deploy")).outcome == "done"
             assert here.host is not None
@@ -304,12 +304,14 @@ def test_a_python_class_installs_returns_a_start_command_and_uninstalls(tmp_path
 def test_at_most_so_many_installations_run_at_once(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with place(tmp_path, settings=StubSettings(installs=2)) as here:
-            here.repository.put(
-                here.repository.script(
-                    "i.sh", f"mkdir {tmp_path}/in-$$; ls -d {tmp_path}/in-* | wc -l; sleep 0.1; rmdir {tmp_path}/in-$$"
-                ),
-                start="sleep 1000",
+            (tmp_path / "in").mkdir()
+            script = here.repository.script(
+                "i.sh",
+                f"cd {tmp_path}/in; touch $$; n=0\n"
+                "while [ $(ls | wc -l) -lt 2 ] && [ $n -lt 20 ]; do sleep 0.02; n=$((n + 1)); done\n"
+                "ls | wc -l; rm $$",
             )
+            here.repository.put(script, start="sleep 1000")
             answers = await asyncio.gather(*(here.command("deploy", f"/site/n{n}") for n in range(6)))
             assert {one.outcome for one in answers} == {"done"}
             counts = [int(log.read_text()) for log in (here.folder / "logs").glob("*.install")]

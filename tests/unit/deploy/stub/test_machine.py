@@ -237,6 +237,19 @@ def test_what_the_uninstallation_complained_of_is_told() -> None:
     )
 
 
+def test_a_folder_that_can_not_be_removed_is_no_installation_any_more() -> None:
+    scene = Scene(failing(Uninstall, StepFailed("can't be removed")))
+    scene.command("deploy")
+    scene.command("shutdown")
+    answer = scene.command("uninstall")
+    assert (answer.outcome, answer.env, answer.life) == ("failed", "configured", "non-existent")
+    scene.restart()
+    assert scene.stub.managents["/site/a"].env == "configured", "what failed is not tried again by itself"
+    scene.world = obliging
+    assert scene.command("deploy").outcome == "done"
+    assert scene.done(Load)[-1].fresh
+
+
 # --- whose word counts, and repeated calls -------------------------------------------------------------------------
 
 
