@@ -33,13 +33,14 @@ from deploy.configuration import Children, InitiatorRole
 from deploy.described import Described
 from deploy.directory import Directory, Fenced, Unreadable
 from deploy.identity import TOP, name_of, parent_of
-from deploy.initiator_host import InitiatorFailed, TopHost
+from deploy.initiator_host import InitiatorFailed, TopHost, built_in
 from deploy.messages import Charge, Counts, Entry, Problem, Rollout, What
 from deploy.patterns import CommandPattern
 from deploy.plan import Plan, make_plan, rows
 from deploy.reach import address_towards, bind_at, is_loopback
 from deploy.records import Child, StubRef, Table
 from deploy.sets import Sets, partition
+from deploy.settings import Settings
 from deploy.waves import ALL, Share, Wave, cut, size_of, too_many
 from fabric.runtime.bus import SocketContext, new_context
 from zk import paths
@@ -102,7 +103,16 @@ GoOn = Callable[[Wave, Counts], Awaitable[bool]]
 class Top:
     """Made by `open`. Everything may raise TopError, BadTree, BadRecord, and zk.tree.TreeError."""
 
-    def __init__(self, directory: str, key: bytes | None, tree: KazooTree, context: SocketContext, bind: str) -> None:
+    def __init__(
+        self,
+        directory: str,
+        key: bytes | None,
+        tree: KazooTree,
+        context: SocketContext,
+        bind: str,
+        settings: Settings | None,
+    ) -> None:
+        self._settings = settings
         self._hosts = directory
         self._key = key
         self._tree = tree
@@ -112,15 +122,19 @@ class Top:
         self._bind = bind
 
     @classmethod
-    def open(cls, directory: str, key: bytes | None = None, bind: str = "") -> AbstractAsyncContextManager[Self]:
+    def open(
+        cls, directory: str, key: bytes | None = None, bind: str = "", settings: Settings | None = None
+    ) -> AbstractAsyncContextManager[Self]:
         """`directory`: a connect string. `bind`: "tcp://host:port" where boot stubs can reach this process; by default
         any port of the address from which the directory is reached. Raises zk.connect.Unreachable, and TopError when
         others than this machine can reach it and there is no key."""
-        return cls._opened(directory, key, bind)
+        return cls._opened(directory, key, bind, settings)
 
     @classmethod
     @asynccontextmanager
-    async def _opened(cls, directory: str, key: bytes | None, bind: str) -> AsyncIterator[Self]:
+    async def _opened(
+        cls, directory: str, key: bytes | None, bind: str, settings: Settings | None
+    ) -> AsyncIterator[Self]:
         if not bind:
             try:
                 address = address_towards(directory)
@@ -136,7 +150,7 @@ class Top:
         context = new_context(max_sockets=64)
         try:
             await tree.open(CONNECT_S)
-            yield cls(directory, key, tree, context, bind)
+            yield cls(directory, key, tree, context, bind, settings)
         finally:
             await tree.close()
             context.term()
@@ -201,7 +215,9 @@ class Top:
             done, halted = waves[0], ""
             for done in waves:
                 rollout = Rollout(charge.rollout, done.number, done.until, plan.generation, resume, recheck, prune)
-                settled = await host.roll(rollout, _telling(on_progress, done, plan))
+                tell = _telling(on_progress, done, plan)
+                settled = await host.roll(rollout, tell)
+                tell(settled.counts, settled.problems)
                 if done.until != ALL and (halted := too_many(settled.counts, max_failed, len(plan.target))):
                     break
                 if done.until != ALL and go_on is not None and not await go_on(done, settled.counts):
@@ -259,7 +275,7 @@ class Top:
         self, role: InitiatorRole, charge: Charge, doing: str, take_over: bool
     ) -> AsyncIterator[TopHost]:
         """The top initiator at work. Raises top_lock.Held."""
-        host = TopHost(self._context, self._key, self._bind, self._tree)
+        host = TopHost(self._context, self._key, self._bind, self._tree, built_in(self._settings))
         record = top_lock.this_process(host.guid, host.address, doing)
         try:
             await top_lock.take(self._client, record, take_over)

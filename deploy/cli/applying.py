@@ -17,6 +17,8 @@ from deploy.waves import Wave, parse_share
 from fabric.cli import output
 from fabric.cli.exits import Exit
 
+LINE_EVERY_S = 5.0
+"""Where no terminal shows progress as one live line; the first of each wave comes at once."""
 RESUME = "what was told already goes on by itself; the rest: the same command with --resume"
 
 
@@ -41,6 +43,7 @@ async def _apply(args: Namespace, where: Places, url: str, named: tuple[str, ...
             output.remark("nothing was changed")
             return Exit.DONE
         with output.Progress() as shown:
+            watching = Watching(shown)
             result = await top.apply(
                 plan,
                 wave=parse_share(args.wave) if args.wave else None,
@@ -49,7 +52,7 @@ async def _apply(args: Namespace, where: Places, url: str, named: tuple[str, ...
                 recheck=args.recheck,
                 prune=not args.keep,
                 take_over=args.take_over,
-                on_progress=lambda progress: shown.show(sentence(progress), *_bar(progress)),
+                on_progress=watching.show,
                 go_on=_pause if args.pause else None,
             )
     return _ended(args, plan, result, began)
@@ -65,6 +68,23 @@ def _ended(args: Namespace, plan: Plan, result: Result | None, began: float) -> 
     return Exit.DONE if result is None or (result.sets.complete and not result.halted) else Exit.NOT_ALL
 
 
+class Watching:
+    """Progress, as often as people want to read it."""
+
+    def __init__(self, shown: output.Progress) -> None:
+        self._shown = shown
+        self._wave = 0
+        self._again_at = 0.0
+
+    def show(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if not self._shown.live and progress.wave.number == self._wave and now < self._again_at:
+            return
+        self._wave, self._again_at = progress.wave.number, now + LINE_EVERY_S
+        counts = progress.counts
+        self._shown.show(sentence(progress), counts.targeted - counts.pending, progress.targeted)
+
+
 def sentence(progress: Progress) -> str:
     """wave 2 of 10: 40 of 400 active, 3 not."""
     counts = progress.counts
@@ -72,10 +92,6 @@ def sentence(progress: Progress) -> str:
     bad = counts.refused + counts.failed + counts.unreachable
     wave = f"wave {progress.wave.number} of {progress.wave.of}: " if progress.wave.of > 1 else ""
     return f"{wave}{well} of {progress.targeted} active" + (f", {bad} not" if bad else "")
-
-
-def _bar(progress: Progress) -> tuple[int, int]:
-    return progress.counts.targeted - progress.counts.pending, progress.targeted
 
 
 async def _pause(wave: Wave, counts: Counts) -> bool:

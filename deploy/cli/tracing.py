@@ -80,7 +80,9 @@ def trace(args: Namespace) -> int:
 
 
 def view(path: str, found: Traced) -> TraceView:
-    ms = dict(found.row.steps)
+    ms: dict[int, int] = {}
+    for step, took_ms in found.row.steps:  # a step may have been made in two parts
+        ms[step] = ms.get(step, 0) + took_ms
     written = datetime.fromtimestamp(found.written_ms / 1000, UTC).isoformat(timespec="milliseconds")
     return TraceView(
         path,

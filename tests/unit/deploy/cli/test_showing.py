@@ -7,12 +7,13 @@ import json
 import pytest
 
 from deploy.cli import showing
-from deploy.cli.applying import sentence
+from deploy.cli.applying import Watching, sentence
 from deploy.messages import Counts, Entry
 from deploy.plan import Change, Plan
 from deploy.sets import Sets, Unfit
 from deploy.top import Answer, Progress, Result
 from deploy.waves import Wave
+from fabric.cli import output
 
 MANY = tuple(Change(f"/r/{number}", "add", "not there") for number in range(50))
 PLAN = Plan("http://r/", ("/r",), "g1", tuple(one.path for one in MANY), MANY, 0)
@@ -93,3 +94,11 @@ def test_progress_is_one_sentence() -> None:
     counts = Counts(targeted=10, active=6, passive=1, failed=1, pending=2)
     assert sentence(Progress(Wave(2, 5, "/r/9", ()), counts, 50, ())) == "wave 2 of 5: 7 of 50 active, 1 not"
     assert sentence(Progress(Wave(1, 1, "", ()), Counts(active=50), 50, ())) == "50 of 50 active"
+
+
+def test_progress_without_a_terminal_is_a_line_a_wave_and_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
+    with output.Progress() as shown:
+        watching = Watching(shown)
+        for wave, active in ((1, 0), (1, 1), (1, 2), (2, 3), (2, 4)):
+            watching.show(Progress(Wave(wave, 2, "/r/9", ()), Counts(targeted=5, active=active), 5, ()))
+    assert capsys.readouterr().err.splitlines() == ["wave 1 of 2: 0 of 5 active", "wave 2 of 2: 3 of 5 active"]
