@@ -19,7 +19,7 @@ demo: ## a fabric of 30 agents on this machine deploys 50 Large instances, shows
 	@$(WITH_ZOOKEEPER) $(RUN)/fabric demo
 
 # A file is one worker's, with its fabric and its servers. In order: the long files come first, and many short ones last.
-test: ## all tests, also those against real processes, by two WORKERS
+test: ## all tests, on two cores (WORKERS=2), also those against real processes
 	@.ci/setup
 	@$(WITH_ZOOKEEPER) $(RUN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
