@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy.bip_xml import ControlMessage, write_control
 from tests.system.managents import LEAVES, TOTAL, World, interrupted, paths, world
 
 pytestmark = pytest.mark.system
@@ -63,6 +64,14 @@ def test_a_tree_is_deployed_left_alone_changed_commanded_and_pruned(tmp_path: Pa
         done = await here.fabric("apply")
         assert done["sets"]["counts"]["active"] == done["sets"]["counts"]["targeted"] == TOTAL - 3
         assert here.running() == dict.fromkeys(paths(leaves=LEAVES - 1), 1)
+
+        file = tmp_path / "figure9.xml"
+        file.write_bytes(write_control(ControlMessage("deploy", "s1", "me", repository=f"{here.repository}repository")))
+        sent = await here.fabric("send", str(file), "--id", "/lab/shelf/one")
+        assert (sent["outcome"], sent["life"]) == ("done", "active")
+        assert here.running()["/lab/shelf/one"] == 1
+        refused = await here.fabric("send", str(file), "--id", "/region1/zone1/n1", exits=1)
+        assert "expected a managent of no tree" in refused
 
     in_a_world(tmp_path, chroot, body)
 
