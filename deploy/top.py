@@ -164,7 +164,7 @@ class Top:
         """What `apply` would change. `roots`: paths of the first level; none: those that are there. Where there are
         others they must be named too, or `only` has them removed."""
         tables = await self._tables()
-        named = _roots(tables.get(TOP), roots, only)
+        named = roots_of(tables.get(TOP), roots, only)
         stubs = await self._stubs()
         async with loading.opened() as loader:
             expansion, described = await loader.expanded(_role(named), repository, stubs)
@@ -347,7 +347,7 @@ async def _alone(work: AbstractAsyncContextManager[TopHost]) -> AsyncIterator[To
 # --- parts -----------------------------------------------------------------------------------------------------------
 
 
-def _roots(table: Table | None, roots: Sequence[str], only: bool) -> tuple[str, ...]:
+def roots_of(table: Table | None, roots: Sequence[str], only: bool) -> tuple[str, ...]:
     """The paths of the first level that are to be there. Raises TopError."""
     there = tuple(f"/{child.name}" for child in (table.children if table else ()))
     if not roots:
@@ -359,8 +359,8 @@ def _roots(table: Table | None, roots: Sequence[str], only: bool) -> tuple[str, 
     others = [root for root in there if root not in roots]
     if others and not only:
         raise TopError(
-            f"expected all managents of the first level to be named, found {', '.join(others)} there as well; name it, "
-            "too, or have what is not named removed (only)"
+            f"expected all managents of the first level to be named, found {', '.join(others)} there, too: name it as "
+            "well (--root), or have what is not named removed (--only)"
         )
     return tuple(roots)
 

@@ -87,7 +87,10 @@ def test_the_sets_add_up_when_a_stub_dies_and_resume_completes(tmp_path: Path, c
         victim, name = next((zone, stub) for zone, stub in zones.items() if stub != top)
         here.kill(name)
         here.describe("blue")
-        done = await here.fabric("apply", exits=2)
+        done = await here.fabric("apply", "--wave", "25%", "--max-failed", "1%", exits=2)
+        assert done["wave"] < done["of"] == 4
+        assert done["halted"].endswith("unreachable), expected at most 0 (1% of 40)")
+        assert here.colors()["red"] > 0, "what comes after the watermark is as it was"
         sets = done["sets"]
         lost = {one["path"] for one in sets["unreachable"]}
         named = [*sets["active"], *(one["path"] for kind in ("refused", "failed") for one in sets[kind]), *lost]
