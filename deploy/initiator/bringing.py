@@ -158,8 +158,6 @@ class Bringing:
             kid.deployed = True
         elif step == "uninstall":
             kid.deployed = True  # the next deployment is another
-        if step in NEW_INCARNATION:
-            self._subtrees.new_incarnation(kid)
         kid.sent = True
         charge = house.charge_of(kid, self._stubs.where(kid.stub)) if step in WITH_CHARGE or step == "inspect" else None
         message: BipCall | InspectCall
@@ -169,14 +167,14 @@ class Bringing:
         else:
             assert step != "clear"
             message = BipCall(house.call_id(), step, kid.path, house.epoch, kid.attempt, house.me, charge)
-        kid.call = self._calls.send(now, kid.stub, message, done)
+        kid.call = self._calls.send(now, kid.stub, message, done, kid.subtree.epoch)
 
     # --- what came of it ---------------------------------------------------------------------------------------------
 
     def _answered(self, kid: Kid, now: float, call: Call, answer: Answer | None) -> None:
         if kid.call != call.id:
             return
-        kid.call = None
+        kid.call, kid.answered_at = None, now
         if answer is None:
             kid.unsure = True
             self._failed(now, kid, "unreachable", call.why, False)
@@ -208,6 +206,8 @@ class Bringing:
         self._took(kid, verb, answer)
         if answer.outcome == "done":
             kid.tries = 0
+            if verb in NEW_INCARNATION:
+                self._subtrees.new_incarnation(kid, call.epoch)
             if verb in ("restart", "start"):
                 kid.restart = False
             if verb in ("deploy", "configure-managent"):
@@ -344,7 +344,7 @@ class Bringing:
         self, kid: Kid, verb: Verb, done: Ordered, now: float, call: Call, answer: Answer | None
     ) -> None:
         if kid.call == call.id:
-            kid.call = None
+            kid.call, kid.answered_at = None, now
         if answer is None:
             done(now, "unreachable", call.why)
         else:
@@ -354,6 +354,8 @@ class Bringing:
                 outcome = "done" if answer.outcome == "done" else "refused"
             self._took(kid, verb, answer)
             if outcome == "done":
+                if verb in NEW_INCARNATION:
+                    self._subtrees.new_incarnation(kid, call.epoch)
                 kid.want, kid.given_up, kid.tries, kid.restart = LEAVES[verb], False, 0, False
                 if verb in ("deploy", "configure-managent"):
                     kid.rework, kid.generation = "", self._house.charge.charge.generation

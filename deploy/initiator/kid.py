@@ -38,12 +38,13 @@ _OF_OUTCOME: dict[Outcome, Line] = {
 @dataclass(slots=True, eq=False)
 class Subtree:
     """What is known of a child that is an initiator. `told`: the rollout for it. `report`: its last word on exactly
-    that one. `epoch`: of its own table, as far as heard; reports of an older one are an old incarnation's. `below`: how
-    many it had below it when it last said so."""
+    that one. `epoch`: of its own table, as far as heard; what an older one reports than that, or than `least`, is an
+    old incarnation's. `below`: how many it had below it when it last said so."""
 
     told: Rollout | None = None
     report: SubtreeReport | None = None
     epoch: int = 0
+    least: int = 0
     heard_at: float = 0.0
     repeats: int = 0
     has_charge: bool = False
@@ -94,6 +95,7 @@ class Kid:
     slot: bool = False
     queued: bool = False
     call: str | None = None
+    answered_at: float = float("-inf")
     not_before: float = 0.0
     moving: bool = False
     """Its stub is lost, and it will be placed on another one when the lease is over."""

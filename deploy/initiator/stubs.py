@@ -193,21 +193,22 @@ class Stubs:
 
     def on_time(self, now: float, stub: str) -> None:
         known, settings = self._stubs[stub], self._house.settings
-        silent_s = now - known.heard_at
+        lost_at, suspect_at = known.heard_at + settings.lost_s, known.heard_at + settings.suspect_s
         if not (known.kids or known.left) or known.quiet or known.state == "new":
             return
-        if known.state == "lost" or (known.state == "adopting" and silent_s < settings.lost_s):
+        if known.state == "lost" or (known.state == "adopting" and now < lost_at):
             self._ask(now, known)
-        elif silent_s >= settings.lost_s:
+        elif now >= lost_at:
             known.state = "lost"
+            silent_s = now - known.heard_at
             self._house.warn(f"boot stub {stub} at {known.ref.address} has not answered for {silent_s:.0f} s")
             self._on_lost(now, stub)
             self._ask(now, known)
-        elif silent_s >= settings.suspect_s:
+        elif now >= suspect_at:
             known.state = "suspect"
             self._ask(now, known)
         else:
-            self._house.agenda.set(("stub", stub), known.heard_at + settings.suspect_s)
+            self._house.agenda.set(("stub", stub), suspect_at)
 
     def on_lease(self, now: float, stub: str) -> None:
         known = self._stubs[stub]

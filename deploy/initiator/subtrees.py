@@ -93,7 +93,7 @@ class Subtrees:
         subtree, told = kid.subtree, kid.subtree.told
         if not report.epoch:
             subtree.heard_at = now
-        if report.epoch < subtree.epoch or not report.epoch:
+        if report.epoch < max(subtree.epoch, subtree.least, 1):
             return
         subtree.heard_at, kid.initiator = now, True
         another, subtree.epoch = report.epoch > subtree.epoch > 0, report.epoch
@@ -131,12 +131,13 @@ class Subtrees:
 
     # --- whether they live -------------------------------------------------------------------------------------------
 
-    def new_incarnation(self, kid: Kid) -> None:
-        """It is about to be started: what the old one says does not count."""
+    def new_incarnation(self, kid: Kid, after: int) -> None:
+        """It was started; before that its epoch was `after`. What the old incarnation says does not count."""
         subtree = kid.subtree
-        if subtree.epoch:
-            subtree.epoch += 1
-        subtree.report, subtree.repeats, subtree.has_charge, subtree.cleared = None, 0, False, False
+        subtree.least = max(subtree.least, after + 1)
+        if subtree.epoch < subtree.least:
+            subtree.report = None
+        subtree.repeats, subtree.has_charge, subtree.cleared = 0, False, False
         self._house.agenda.drop(("watch", kid.name))
         self._house.agenda.drop(("tell", kid.name))
         self._house.recount(kid)
@@ -153,8 +154,8 @@ class Subtrees:
             return
         if not self._stubs.is_ready(kid.stub):
             kid.subtree.heard_at = now  # that its boot stub is silent is another matter
-        silent_s = now - kid.subtree.heard_at
-        if silent_s < settings.lost_s:
-            self._house.agenda.set(("watch", name), kid.subtree.heard_at + settings.lost_s)
+        silent_at = kid.subtree.heard_at + settings.lost_s
+        if now < silent_at:
+            self._house.agenda.set(("watch", name), silent_at)
         else:
-            self._on_silent(now, kid, f"its initiator has not reported for {silent_s:.0f} s")
+            self._on_silent(now, kid, f"its initiator has not reported for {now - kid.subtree.heard_at:.0f} s")

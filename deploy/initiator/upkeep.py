@@ -56,11 +56,11 @@ class Upkeep:
                 continue
             if one.epoch > self._house.epoch:
                 self._keeper.verify()
-            elif kid.call is None:
+            elif kid.call is None and (news == "adopted" or now - kid.answered_at >= self._house.settings.doubt_s):
                 self._on_news(now, kid, one, news == "adopted")
         stub = self._stubs.get(beat.stub.name)
         if beat.whole and stub is not None:
-            for kid in [kid for kid in stub.kids.values() if kid.name not in told and kid.call is None]:
+            for kid in [kid for kid in stub.kids.values() if kid.name not in told]:
                 self._on_absence(now, kid, news == "adopted")
             for kid in [kid for kid in stub.left.values() if kid.name not in told]:
                 self.clean(now, kid, beat.stub.name)
@@ -107,6 +107,8 @@ class Upkeep:
 
     def _on_absence(self, now: float, kid: Kid, adopted: bool) -> None:
         """It is not in a whole beat."""
+        if kid.call is not None or (not adopted and now - kid.answered_at < self._house.settings.doubt_s):
+            return
         if adopted:
             kid.unsure = kid.sent
         elif kid.env == "non-existent" and kid.life == "non-existent":
@@ -243,7 +245,7 @@ class Upkeep:
         kid.prints, kid.rework, kid.restart = NO_PRINTS, "", False
         kid.sent = kid.deployed = kid.unsure = kid.moving = False
         kid.not_before, kid.tries = 0.0, 0
-        kid.subtree = Subtree(epoch=kid.subtree.epoch + 1 if kid.subtree.epoch else 0, below=kid.subtree.below)
+        kid.subtree = Subtree(least=max(kid.subtree.epoch + 1, kid.subtree.least), below=kid.subtree.below)
         kid.intent = self._keeper.touch(now, kid, urgent=True)
         self._house.recount(kid)
         self._bringing.consider(now, kid)

@@ -98,8 +98,7 @@ class BootStub:
                 self._run(now, managent, job, verbs.finish_removing(managent, job))
             elif managent.life in ALIVE:
                 self._run(now, managent, self._new_job("adopt"), verbs.adopt(managent))
-            else:
-                self._parents.changed(managent, now)
+        self._parents.soon(now)
         return self._taken()
 
     def handle(self, now: float, news: Input) -> list[Effect]:

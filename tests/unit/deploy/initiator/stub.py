@@ -70,6 +70,8 @@ class Around(Protocol):
     def host(self, stub: Stub, managent: Managent) -> None:
         """Its life, role, charge or parent is another: host the initiator as it should be."""
 
+    def close(self, stub: Stub, managent: Managent) -> None: ...
+
     def deployed(self, stub: str, managent: Managent) -> None: ...
 
 
@@ -183,6 +185,8 @@ class Stub:
             self._obey(managent, call, wanted)
             answer = self._answer(call, managent, "done", "", False)
         managent.answers = {**dict(list(managent.answers.items())[-3:]), call.call: answer}
+        if call.verb == "restart":
+            self.world.close(self, managent)
         self.world.host(self, managent)
         if managent.env == "non-existent":
             del self.managents[managent.path]

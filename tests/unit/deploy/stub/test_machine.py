@@ -397,6 +397,7 @@ def test_after_a_restart_programs_are_found_again_and_parents_get_everything() -
         ("/site/a", "active"),
         ("/site/b", "passive"),
     }
+    assert scene.beats[-1].whole
 
 
 def test_what_is_not_found_again_has_crashed() -> None:
