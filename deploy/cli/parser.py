@@ -51,6 +51,7 @@ def register(subparsers: Any) -> None:
     _explain(verbs)
     _trace(verbs)
     _commands(verbs)
+    _send(verbs)
 
 
 def output_format(parser: Parser) -> None:
@@ -198,6 +199,25 @@ def _trace(verbs: Any) -> None:
     )
     trace.add_argument("path", metavar="PATH", help="of the managent")
     deploying(trace)
+
+
+def _send(verbs: Any) -> None:
+    send = bare(
+        verbs,
+        "send",
+        "deploy.cli.sending:send",
+        "send one command of BIP, written as XML, to a boot stub: the way to a managent of no tree",
+        [
+            "fabric managent send deploy.xml --stub r1c01 --id /lab/agent1",
+            "fabric managent send shutdown.xml    # which names the boot stub and the managent itself",
+        ],
+        "The XML is that of HPL-2001-321, Figure 9. Exit code 2: it was refused, or failed; the reason is printed.",
+    )
+    send.add_argument("file", metavar="FILE", help="the message; - reads standard input")
+    send.add_argument("--stub", metavar="NAME", default="", help="the boot stub's name or address (else the message's)")
+    send.add_argument("--id", metavar="PATH", default="", help="the managent (else the message's)")
+    send.add_argument("--timeout", type=seconds, default=DEFAULT_WAIT_S, metavar="S", help="in seconds (30)")
+    deploying(send)
 
 
 def share(text: str) -> str:

@@ -25,6 +25,7 @@ STYLES: dict[Kind, str] = {
     "reinstall": "yellow",
     "reconfigure": "yellow",
     "start": "green",
+    "mend": "yellow",
     "retry": "yellow",
     "remove": "red",
     "invalid": "red",
@@ -34,7 +35,8 @@ WORDS: dict[Kind, str] = {
     "reinstall": "to reinstall",
     "reconfigure": "to reconfigure",
     "start": "to start",
-    "retry": "not well (apply --resume tries again)",
+    "mend": "to mend",
+    "retry": "failed before (apply --resume tries again)",
     "remove": "to remove",
     "invalid": "described wrongly",
 }

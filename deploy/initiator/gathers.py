@@ -147,7 +147,7 @@ class Gathers:
         gather.pages.add(now, (self._made(kid, outcome, reason),))
         stream = gather.streams.get(kid.name)
         if stream is not None and not stream.begun:
-            if outcome == "done" and kid.life in RUNS:
+            if self._answers(kid):  # it came up, or was up before and refused
                 self._pass_on(now, gather, kid)
             else:
                 del gather.streams[kid.name]  # who did not come up passes nothing on

@@ -75,7 +75,7 @@ class Keeper:
         if self._dropping and not self.dropped:
             self._under_way = self._mark
             self._house.do(DropTable())
-        elif self._urgent:
+        elif self._urgent and not self.dropped:
             self._urgent = False
             self._under_way = self._mark
             self._house.agenda.drop(("save", ""))

@@ -92,17 +92,19 @@ class Upkeep:
             self._bringing.consider(now, kid)
 
     def _remember(self, now: float, ref: StubRef, one: ManagentBeat) -> Kid | None:
-        """A child of ours of which there is no row (somebody lost the directory's content): it gets one again. Who is
-        not described is removed by the next rollout, like others; nothing is, before somebody says so."""
+        """A child of ours of which there is no row (somebody lost the directory's content, or the beat is an old one):
+        it gets one again, and is removed like others that are not described: when a rollout says so."""
         house = self._house
         parent, _, name = one.path.rpartition("/")
         if parent != house.path or one.env == "non-existent" or len(house.kids) >= MAX_CHILDREN:
             return None
-        house.warn(f"{one.path} on boot stub {ref.name} has no row in the table: it gets one")
+        house.info(f"{one.path} on boot stub {ref.name} has no row in the table: it gets one")
         kid = Kid(name, one.path, len(house.kids), None, ref.name, one.attempt, one.env, one.life, sent=True)
+        kid.covered = house.prunes
         house.kids[name] = kid
         self._stubs.house_kid(kid, ref)
         self._keeper.touch(now, kid)
+        house.recount(kid)
         return kid
 
     def _on_absence(self, now: float, kid: Kid, adopted: bool) -> None:

@@ -238,7 +238,7 @@ class Stub:
 
     def _beat(self) -> None:
         self._lapse()
-        for parent in {one.parent for one in self.managents.values()}:
+        for parent in list(dict.fromkeys(one.parent for one in self.managents.values())):
             self._whole(parent, parent.address)
         self._later(self.BEAT_S, self._beat)
 

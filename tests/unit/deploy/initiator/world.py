@@ -114,6 +114,8 @@ class World:
         self.ended: set[str] = set()
         self.top_alive = 0
         self.seq = 0
+        self.unfinished = ""
+        """What was still missing when it was looked at last."""
         self.stubs: dict[str, Stub] = {}
         for number in range(stubs):
             name = f"s{number:02d}"
@@ -185,7 +187,7 @@ class World:
     def state(self) -> str:
         last = self.settled[-1] if self.settled else None
         progress = self.progress[-1] if self.progress else None
-        return f"settled {last}; progress {progress}; notes {self.notes[-8:]}"
+        return f"{self.unfinished}; settled {last}; progress {progress}; notes {self.notes[-8:]}"
 
     # --- the network -------------------------------------------------------------------------------------------------
 
