@@ -9,7 +9,7 @@ everything, and prunes. An initiator whose children cannot be is left as it is, 
 from __future__ import annotations
 
 from deploy.configuration import InitiatorRole
-from deploy.initiator.bringing import PASSIVE
+from deploy.initiator.bringing import ORPHANS, PASSIVE
 from deploy.initiator.house import House
 from deploy.initiator.keeping import Keeper
 from deploy.initiator.kid import Kid
@@ -158,4 +158,5 @@ def _from_row(path: str, row: Child) -> Kid:
         sent=True,
         given_up=row.outcome in ("refused", "failed") and row.reason != PASSIVE,
         unsure=True,
+        orphans=row.reason == ORPHANS,
     )
