@@ -58,9 +58,10 @@ class Keeper:
         """`on_saved` will come for this child."""
         self._waiting[kid] = None
 
-    def hurry(self) -> None:
-        """Save what there is to save."""
+    def hurry(self) -> int:
+        """Save what there is to save; returns the number of a save that will do."""
         self._urgent = self._urgent or self._mark > max(self.saved, self._under_way or 0)
+        return self._mark
 
     def verify(self) -> None:
         """Save in any case: somebody says that the table may be another's."""
