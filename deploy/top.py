@@ -353,7 +353,7 @@ def roots_of(table: Table | None, roots: Sequence[str], only: bool) -> tuple[str
     if not roots:
         if not there:
             raise TopError(
-                "which managents of the first level? Nothing is deployed yet; expected a root, such as /region1"
+                "which managents of the first level? Nothing is deployed yet; expected a root, such as --root /region1"
             )
         return there
     others = [root for root in there if root not in roots]

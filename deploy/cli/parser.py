@@ -112,7 +112,7 @@ def _apply(verbs: Any) -> None:
     )
     _describing(apply)
     add = apply.add_argument
-    add("--wave", type=share, metavar="N", help=f"so many changes at once: {SHARES} (default: all)")
+    add("--wave", type=some, metavar="N", help=f"so many changes at once: {SHARES} (default: all)")
     add("--max-failed", type=share, metavar="N", help=f"begin no further wave above so many failures: {SHARES}")
     add("--pause", action="store_true", help="ask before each further wave")
     add("--resume", action="store_true", help="try again what was refused or failed")
@@ -220,8 +220,15 @@ def _send(verbs: Any) -> None:
     deploying(send)
 
 
+def some(text: str) -> str:
+    """A share that is more than nothing."""
+    if not float(share(text).removesuffix("%")):
+        raise argparse.ArgumentTypeError(f"expected more than 0, found {text!r}")
+    return text
+
+
 def share(text: str) -> str:
-    """A number above 0, or a part from 0% to 100%; what it means is deploy.waves'."""
+    """A number, or a part from 0% to 100%; what it means is deploy.waves'."""
     number = text.removesuffix("%")
     good = number.isascii() and number.isdecimal() and len(number) <= 7
     if text.endswith("%"):

@@ -12,6 +12,7 @@ from deploy.bip_xml import LIMITS, read_control
 from deploy.cli import showing
 from deploy.cli.places import places
 from deploy.cli.running import run
+from deploy.cli.waiting import Waiting
 from deploy.messages import BipAnswer
 from deploy.top import Top
 from deploy.xml import BadXml
@@ -43,7 +44,8 @@ def send(args: Namespace) -> int:
     where = places(args)
 
     async def ask() -> BipAnswer | None:
-        async with Top.open(where.directory, where.key) as top:
+        async with Waiting(where.told) as waiting, Top.open(where.directory, where.key) as top:
+            waiting.now(f"boot stub {stub}, {args.timeout:g} s at most")
             return await top.send(message, stub, args.id, args.timeout)
 
     answer = run(ask())
