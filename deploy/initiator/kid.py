@@ -39,7 +39,8 @@ _OF_OUTCOME: dict[Outcome, Line] = {
 class Subtree:
     """What is known of a child that is an initiator. `told`: the rollout for it. `report`: its last word on exactly
     that one. `epoch`: of its own table, as far as heard; what an older one reports than that, or than `least`, is an
-    old incarnation's. `below`: how many it had below it when it last said so."""
+    old incarnation's. `below`: how many it had below it when it last said so. `cleared`: it was told to remove all of
+    them, and did."""
 
     told: Rollout | None = None
     report: SubtreeReport | None = None
@@ -72,6 +73,7 @@ class Kid:
     initiator: bool = False
     steps: tuple[tuple[int, int], ...] = ()
     left: tuple[StubRef, ...] = ()
+    tried: str = ""
 
     covered: bool = False
     """The rollout reaches it."""
@@ -86,6 +88,8 @@ class Kid:
     checked: bool = False
     """Inspected in this rollout."""
     unsure: bool = False
+    orphans: bool = False
+    """It runs as no initiator, but there is a subtree of an earlier deployment of it, which was one."""
     leaf_next: bool = False
     """By an inspection, it will not be an initiator any more."""
     restart: bool = False
@@ -118,10 +122,11 @@ class Kid:
                 self.reason,
                 self.prints,
                 self.generation,
-                self.initiator,
+                self.initiator and not self.subtree.cleared,
                 self.want,
                 self.steps,
                 self.left,
+                self.tried,
             )
         return self.row
 

@@ -61,6 +61,7 @@ class Subtrees:
         if told is None or msgspec.structs.replace(told, seq=rollout.seq) != rollout:
             subtree.has_charge = subtree.has_charge and told is None
             subtree.told, subtree.report, subtree.repeats = rollout, None, 0
+            subtree.cleared = False
             self._house.recount(kid)
         self._watch(now, kid)
         if subtree.report is None and ("tell", kid.name) not in self._house.agenda:
@@ -95,7 +96,9 @@ class Subtrees:
             subtree.heard_at = now
         if report.epoch < max(subtree.epoch, subtree.least, 1):
             return
-        subtree.heard_at, kid.initiator = now, True
+        subtree.heard_at = now
+        if not kid.initiator:
+            kid.initiator, kid.row = True, None
         another, subtree.epoch = report.epoch > subtree.epoch > 0, report.epoch
         if told is None or (report.rollout, report.seq) != (told.id, told.seq):
             if another:  # a new incarnation, that was not told yet
@@ -120,7 +123,7 @@ class Subtrees:
 
     def _cleared(self, now: float, kid: Kid, report: SubtreeReport) -> None:
         if report.counts.targeted == 0 and not report.problems:
-            kid.subtree.cleared = True
+            kid.subtree.cleared, kid.given_up, kid.row = True, False, None
             self.parenting.consider(now, kid)
             return
         first = report.problems[0] if report.problems else None
@@ -137,7 +140,7 @@ class Subtrees:
         subtree.least = max(subtree.least, after + 1)
         if subtree.epoch < subtree.least:
             subtree.report = None
-        subtree.repeats, subtree.has_charge, subtree.cleared = 0, False, False
+        subtree.repeats, subtree.has_charge = 0, False
         self._house.agenda.drop(("watch", kid.name))
         self._house.agenda.drop(("tell", kid.name))
         self._house.recount(kid)

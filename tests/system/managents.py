@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
 import json
 import os
 import signal
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy import top_lock
+from deploy.cli.main import main
 from deploy.hosted import directory_of
 from deploy.repository.process import bind, own_url
 from deploy.repository.process import start as serve
@@ -117,13 +120,13 @@ class World:
         return (*FABRIC, "managent", *arguments, *described, "--directory", self.directory)
 
     async def fabric(self, *arguments: str, exits: int = 0) -> Any:
-        """`fabric managent ARGUMENTS`; what it says in JSON, or on standard error when that is nothing."""
-        process = await asyncio.create_subprocess_exec(
-            *self.words(*arguments), "--format", "json", stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-        out, err = await asyncio.wait_for(process.communicate(), 60)
-        assert process.returncode == exits, (out[-3000:] + err[-3000:]).decode()
-        return json.loads(out) if out else err.decode()
+        """`fabric managent ARGUMENTS`, on a thread of this process; what it says in JSON, else on standard error."""
+        words = self.words(*arguments, "--format", "json")[len(FABRIC) :]
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = await asyncio.wait_for(asyncio.to_thread(main, words), 60)
+        assert code == exits, out.getvalue()[-3000:] + err.getvalue()[-3000:]
+        return json.loads(out.getvalue()) if out.getvalue() else err.getvalue()
 
     # --- what there is --------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy.bip_xml import ControlMessage, write_control
 from tests.system.managents import LEAVES, TOTAL, World, interrupted, paths, world
 
 pytestmark = pytest.mark.system
@@ -64,6 +65,14 @@ def test_a_tree_is_deployed_left_alone_changed_commanded_and_pruned(tmp_path: Pa
         assert done["sets"]["counts"]["active"] == done["sets"]["counts"]["targeted"] == TOTAL - 3
         assert here.running() == dict.fromkeys(paths(leaves=LEAVES - 1), 1)
 
+        file = tmp_path / "figure9.xml"
+        file.write_bytes(write_control(ControlMessage("deploy", "s1", "me", repository=f"{here.repository}repository")))
+        sent = await here.fabric("send", str(file), "--id", "/lab/shelf/one")
+        assert (sent["outcome"], sent["life"]) == ("done", "active")
+        assert here.running()["/lab/shelf/one"] == 1
+        refused = await here.fabric("send", str(file), "--id", "/region1/zone1/n1", exits=1)
+        assert "expected a managent of no tree" in refused
+
     in_a_world(tmp_path, chroot, body)
 
 
@@ -78,7 +87,10 @@ def test_the_sets_add_up_when_a_stub_dies_and_resume_completes(tmp_path: Path, c
         victim, name = next((zone, stub) for zone, stub in zones.items() if stub != top)
         here.kill(name)
         here.describe("blue")
-        done = await here.fabric("apply", exits=2)
+        done = await here.fabric("apply", "--wave", "25%", "--max-failed", "1%", exits=2)
+        assert done["wave"] < done["of"] == 4
+        assert done["halted"].endswith("unreachable), expected at most 0 (1% of 40)")
+        assert here.colors()["red"] > 0, "what comes after the watermark is as it was"
         sets = done["sets"]
         lost = {one["path"] for one in sets["unreachable"]}
         named = [*sets["active"], *(one["path"] for kind in ("refused", "failed") for one in sets[kind]), *lost]

@@ -14,6 +14,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -114,6 +115,8 @@ class World:
         self.ended: set[str] = set()
         self.top_alive = 0
         self.seq = 0
+        self.unfinished = ""
+        """What was still missing when it was looked at last."""
         self.stubs: dict[str, Stub] = {}
         for number in range(stubs):
             name = f"s{number:02d}"
@@ -133,7 +136,7 @@ class World:
 
     @property
     def generation(self) -> str:
-        return f"g{sum(self.version.values())}.{len(self.special)}"
+        return f"{zlib.crc32(repr((self.version, self.special, self.levels)).encode()):08x}"
 
     def refs(self) -> tuple[StubRef, ...]:
         """As the directory has them: a boot stub's address is that of its last start."""
@@ -185,7 +188,7 @@ class World:
     def state(self) -> str:
         last = self.settled[-1] if self.settled else None
         progress = self.progress[-1] if self.progress else None
-        return f"settled {last}; progress {progress}; notes {self.notes[-8:]}"
+        return f"{self.unfinished}; settled {last}; progress {progress}; notes {self.notes[-8:]}"
 
     # --- the network -------------------------------------------------------------------------------------------------
 
