@@ -7,7 +7,7 @@ cache until they are unpacked). Installing goes through them in order:
   `<env-params>` and MANAGENT_ID, MANAGENT_DIR, MANAGENT_PARENT and MANAGENT_STUB in its environment; exit status 0 is
   success. Its last line on standard output may be `MANAGENT_START=<command>`: the managent's start command (4.3, second
   way). A line `MANAGENT_UNINSTALL=yes` asks to be run once more, as `<file> uninstall NAME=VALUE …` with
-  MANAGENT_UNINSTALL=1, before the folder is removed;
+  MANAGENT_UNINSTALL=1, before the folder is removed (once more, if the boot stub is killed meanwhile);
 - an archive is unpacked into the folder, and its program `install` run like that, if it has one;
 - of a Python file, the class's `install` is called, if it has one (deploy.stub.classes).
 
