@@ -36,6 +36,7 @@ from deploy.stub.code import BadCode, Kind, check_names, is_own_program, kind_of
 from deploy.stub.effects import Code, Install, Installed, Load, StepFailed, Undone, Uninstall
 from deploy.stub.homes import Homes
 from deploy.stub.limits import StubSettings
+from deploy.stub.processes import STRAYS_KILL_S
 from deploy.stub.shared import Shared
 from deploy.stub.unpacking import unpack_code
 from fabric.images.errors import BadImage
@@ -80,7 +81,7 @@ class Installer:
         check_names([file.name for file in code])
         folder = self._homes.work(work.path)
         if work.fresh and folder.exists():
-            await asyncio.to_thread(self._homes.remove, work.path)
+            await self.clear(work.path)
         folder.mkdir(mode=0o700, exist_ok=True)
         room = self._settings.code_bytes
         for file in code:
@@ -179,6 +180,8 @@ class Installer:
         folder = self._homes.work(path)
         argv = [str(folder / command[0]), *command[1:], *arguments(install)]
         env = {**self.environment(path, parent, install), **(extra or {})}
+        with contextlib.suppress(OSError):
+            self._homes.install_log(path).touch(mode=0o600)  # by which `clear` knows that something was run
         for tries_left in reversed(range(BUSY_TRIES)):
             try:
                 ran = await run_bounded(argv, env, folder, self._settings.install_s)
@@ -219,7 +222,8 @@ class Installer:
         """Nothing of it is left: no process, no file. Raises Trouble."""
         folder = self._homes.work(path)
         if self._homes.install_log(path).exists() or self._homes.log(path).exists():  # some process was started here
-            await self._shared.strays.kill(lambda directory: directory == str(folder))
+            if not await self._shared.strays.kill(lambda directory: directory == str(folder)):
+                raise Trouble(f"a process of {folder} did not end within {STRAYS_KILL_S:g} s after KILL")
         try:
             await asyncio.to_thread(self._homes.remove, path)
         except OSError as error:

@@ -12,6 +12,7 @@ import pytest
 
 from deploy.configuration import Configuration, ProgramRole
 from deploy.stub.limits import StubSettings
+from deploy.stub.processes import Strays
 from tests.unit.deploy.stub.place import place
 from tests.unit.runtime.until import until
 
@@ -221,6 +222,59 @@ def test_an_uninstallation_that_fails_is_told_and_leaves_nothing_all_the_same(tm
             answer = await here.command("uninstall")
             assert (answer.outcome, answer.reason, answer.tail) == ("done", "i.sh uninstall: exit status 4", ("oh",))
             assert list((here.folder / "managents").iterdir()) == []
+
+    asyncio.run(scenario())
+
+
+def test_what_an_earlier_try_left_running_is_ended_before_the_next(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with place(tmp_path) as here:
+            child = tmp_path / "child"
+            stays = f"setsid sh -c 'echo $$ > {child}; exec sleep 1000' &"
+            waits = f"while [ ! -s {child} ]; do sleep 0.01; done"
+            here.repository.put(here.repository.script("i.sh", f"{stays}\n{waits}\nexit 1"))
+            assert (await here.command("deploy")).outcome == "failed"
+            stray = int(child.read_text())
+            assert not gone(stray)
+            here.repository.put(here.repository.script("managent", "exec sleep 1000"))
+            assert (await here.command("deploy")).outcome == "done"
+            assert gone(stray)
+
+    asyncio.run(scenario())
+
+
+def test_a_process_that_can_not_be_ended_is_told_and_its_folder_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with place(tmp_path) as here:
+            here.repository.put(here.repository.script("managent", "exec sleep 1000"))
+            await here.command("deploy")
+            await here.command("shutdown")
+            with monkeypatch.context() as stuck:
+                stuck.setattr("deploy.stub.processes.kill_others", lambda wanted, timeout_s: False)
+                answer = await here.command("uninstall")
+            assert answer.outcome == "failed"
+            assert f"a process of {here.work()} did not end within 5 s after KILL" in answer.reason
+            assert here.work().exists()
+            assert (await here.command("uninstall")).outcome == "done"
+
+    asyncio.run(scenario())
+
+
+def test_a_look_over_all_processes_that_fails_is_told_to_all_who_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(wanted: object, timeout_s: float) -> bool:
+        raise PermissionError("no /proc here")
+
+    async def scenario() -> None:
+        strays = Strays()
+        monkeypatch.setattr("deploy.stub.processes.kill_others", fails)
+        told = await asyncio.wait_for(
+            asyncio.gather(*(strays.kill(bool) for _ in range(3)), return_exceptions=True), 10
+        )
+        assert list(map(str, told)) == 3 * ["no /proc here"]
+        monkeypatch.undo()
+        assert await asyncio.wait_for(strays.kill(lambda directory: False), 10), "the next look is another one"
 
     asyncio.run(scenario())
 
