@@ -8,11 +8,13 @@ share which speak with boot stubs or their directory.
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from fabric.cli.parser import Parser, bare, seconds
 
 DEFAULT_WAIT_S = 30.0
+SEND_S = 300.0
 
 SHARES = "a number, or a part such as 10%%"
 
@@ -27,6 +29,11 @@ PATTERN selects managents by their path: /site/r1 is one; in a part, * stands fo
 
 NOT_ALL = """\
 Exit code 2 says: not every managent is active; those that are not are listed by name, with their reasons."""
+
+SENT = """\
+For managents that no initiator has: what initiators deployed is commanded through them. A managent that is an initiator
+gets its children by 'apply', not by this.
+Exit code 2 says that the boot stub did not do it, and why."""
 
 APPLIED = f"""\
 Ctrl-C leaves at once: what was told already goes on by itself; 'apply --resume' completes the rest.
@@ -51,6 +58,7 @@ def register(subparsers: Any) -> None:
     _explain(verbs)
     _trace(verbs)
     _commands(verbs)
+    _send(verbs)
 
 
 def output_format(parser: Parser) -> None:
@@ -198,6 +206,26 @@ def _trace(verbs: Any) -> None:
     )
     trace.add_argument("path", metavar="PATH", help="of the managent")
     deploying(trace)
+
+
+def _send(verbs: Any) -> None:
+    send = bare(
+        verbs,
+        "send",
+        "deploy.cli.sending:send",
+        "send one boot stub one command, written in XML as in Figure 9 of HPL-2001-321",
+        [
+            "fabric managent send deploy.xml --id /region1",
+            "fabric managent send deploy.xml --id /region1 --stub r1c01",
+        ],
+        SENT,
+    )
+    add = send.add_argument
+    add("file", metavar="FILE", type=Path, help="a <header> and a <body>; - reads standard input")
+    add("--id", metavar="PATH", default="", help="of the managent, where the document has no <managent id=…>")
+    add("--stub", metavar="NAME", default="", help="the boot stub (default: the host of <to addr=…>)")
+    add("--timeout", type=seconds, default=SEND_S, metavar="S", help=f"for the command to be carried out ({SEND_S:g})")
+    deploying(send)
 
 
 def share(text: str) -> str:

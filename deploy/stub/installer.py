@@ -32,7 +32,7 @@ from deploy.configuration import Configuration
 from deploy.resolved import CodeFile
 from deploy.stub.bounded import Ran, run_bounded
 from deploy.stub.classes import DEFAULT_CLASS, ClassError, Context, has, is_runnable
-from deploy.stub.code import BadCode, Kind, check_names, is_own_program, kind_of, read_head
+from deploy.stub.code import BadCode, Kind, check_names, is_managent_name, is_named, kind_of, read_head
 from deploy.stub.effects import Code, Install, Installed, Load, StepFailed, Undone, Uninstall
 from deploy.stub.homes import Homes
 from deploy.stub.limits import StubSettings
@@ -89,7 +89,7 @@ class Installer:
             room -= size
             if room < 0:
                 raise BadCode(f"expected at most {self._settings.code_bytes} bytes of code, found more in {file.name}")
-            kind = self._kind(file)
+            kind: Kind = "program" if is_named(file.name, work.told) else self._kind(file)
             if kind == "archive":
                 continue
             if size <= SMALL_BYTES:
@@ -123,11 +123,14 @@ class Installer:
         resolved = work.resolved
         for file in resolved.code:
             try:
+                if is_named(file.name, work.told):
+                    programs.append(Code(file.name))
+                    continue
                 kind = self._kind(file)
                 if kind == "python":
                     code = Code(file.name, resolved.install.program.class_name or class_of(resolved.managent))
                     start = await self._install_class(work, code, undo, programs)
-                elif kind == "program" and is_own_program(file.name, file.type, work.told):
+                elif kind == "java" or (kind == "program" and is_managent_name(file.name)):
                     programs.append(Code(file.name))
                     continue
                 else:

@@ -102,7 +102,7 @@ def _deploy(managent: Managent, charge: Charge) -> Steps:
         raise Failed(StepFailed(reason, final=True))
     if managent.installed.undo and not managent.complete:  # of an earlier try
         yield Uninstall(managent.path, managent.parent.path, managent.install, managent.installed)
-    yield Load(managent.path, resolved, fresh=not managent.complete)
+    yield Load(managent.path, resolved, not managent.complete, told)
     _env(managent, "load install code")
     managent.prints = Prints(code=resolved.prints.code)
     _configured_env(managent, resolved)

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from deploy.configuration import Configuration, ProgramRole
+from deploy.messages import Charge
+from deploy.stub.code import is_named
 from deploy.stub.limits import StubSettings
 from deploy.stub.processes import Strays
 from tests.unit.deploy.stub.place import place
@@ -222,6 +224,41 @@ def test_an_uninstallation_that_fails_is_told_and_leaves_nothing_all_the_same(tm
             answer = await here.command("uninstall")
             assert (answer.outcome, answer.reason, answer.tail) == ("done", "i.sh uninstall: exit status 4", ("oh",))
             assert list((here.folder / "managents").iterdir()) == []
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("name", "told", "named"),
+    [
+        ("a.py", "python3 -u a.py --fast", True),
+        ("a.sh", "./a.sh b.sh", True),
+        ("b.sh", "./a.sh b.sh", False),
+        ("SimpleAgent.class", "java SimpleAgent", True),
+        ("a.jar", "java -jar a.jar", True),
+        ("a.sh", "/bin/sh a.sh", True),
+        ("a.sh", "bin/run a.sh", False),
+        ("a.sh", "", False),
+    ],
+)
+def test_which_code_the_told_start_command_names(name: str, told: str, named: bool) -> None:
+    assert is_named(name, told) is named
+
+
+def test_code_that_the_told_start_command_names_is_the_program_whatever_its_format(tmp_path: Path) -> None:
+    """Else a plain file of Python would be taken for a class of the boot stub's, and a jar for nothing at all."""
+
+    async def scenario() -> None:
+        async with place(tmp_path) as here:
+            said = here.repository.file("agent.py", "import time\nprint('up', flush=True)\ntime.sleep(1000)\n")
+            here.repository.put(said, here.repository.file("data.jar", b"PK\3\4"))
+            told = Charge("http://repository/", start=f"{sys.executable} agent.py")
+            answer = await here.command("deploy", charge=told)
+            assert (answer.outcome, answer.final) == ("failed", True)
+            assert "code data.jar: expected a script" in answer.reason
+            here.repository.put(said)
+            assert (await here.command("deploy", charge=told)).outcome == "done"
+            await until(lambda: here.output() == "up\n")
 
     asyncio.run(scenario())
 
