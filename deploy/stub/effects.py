@@ -47,11 +47,12 @@ class Resolve:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Put the code into the managent's folder. `fresh`: which is emptied first."""
+    """Put the code into the managent's folder. `fresh`: which is emptied first. `told`: as for `Install`."""
 
     path: str
     resolved: Resolved
     fresh: bool
+    told: str
 
 
 @dataclass(frozen=True, slots=True)

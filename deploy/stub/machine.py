@@ -94,8 +94,8 @@ class BootStub:
         for managent in list(self.managents.values()):
             self._parents.join(managent, now)
             if managent.removing:
-                job = self._new_job("finish uninstalling")
-                self._run(now, managent, job, verbs.finish_removing(managent, job))
+                job = self._new_job("finish uninstalling")  # from its beginning: nobody knows how far it came
+                self._run(now, managent, job, verbs.begin("uninstall", managent, None, job))
             elif managent.life in ALIVE:
                 self._run(now, managent, self._new_job("adopt"), verbs.adopt(managent))
         self._parents.soon(now)
