@@ -216,7 +216,7 @@ def test_programs_outlive_their_boot_stub_and_are_adopted(tmp_path: Path) -> Non
             await here.command("deactivate", "/site/c")
             await here.crash()
             os.kill(pids["b"], signal.SIGKILL)
-            await asyncio.to_thread(os.waitpid, pids["b"], 0)
+            await until(lambda: process_stat(pids["b"])[0] in ("", "Z"))
             here.heard.clear()
             await here.start()
             await until(lambda: health(here, "/site/b") == ("configured", "crashed"))
