@@ -1,7 +1,7 @@
 """What the keeper's processes do when agents are deployed as managents: a repository, boot stubs, an initiator.
 
-They find each other by files in the fabric's folder: `repository.url` when the repository serves, `stubs.ready` when
-every boot stub is in the directory. The initiator waits for both.
+They are forked while ZooKeeper starts. They find each other by files in the fabric's folder: `repository.url` when the
+repository serves, `stubs.ready` when every boot stub is in the directory. The initiator waits for both.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -34,8 +34,8 @@ class DeployedCrew(RealCrew):
     @property
     def companions(self) -> tuple[Companion, ...]:
         return (
+            Companion("bootstubs", self.run_bootstubs),
             Companion("repository", run_repository),
-            Companion("bootstubs", run_bootstubs),
             Companion("initiator", run_initiator, once=True),
         )
 
@@ -43,15 +43,21 @@ class DeployedCrew(RealCrew):
     def agents_wait(self) -> bool:
         return True
 
-    def warm(self) -> None:
-        import deploy.agent
-        import deploy.local.launcher
+    def warm_companions(self) -> None:
         import deploy.repository.process
         import deploy.stub.assembly
-        import deploy.top  # noqa: F401
+        import deploy.top
+        import zk.kazoo_tree  # noqa: F401
+
+        (self.folder.path / DEPLOY).mkdir(mode=0o700)
+
+    def warm(self) -> None:
+        import deploy.agent  # noqa: F401
 
         super().warm()
-        (self.folder.path / DEPLOY).mkdir(mode=0o700)
+
+    def run_bootstubs(self, place: Place) -> int:
+        return run_bootstubs(place, self.zookeeper_serves)
 
     def run_ordered(self, place: Place, order: Order) -> int:
         from deploy import agent
@@ -75,7 +81,8 @@ def run_repository(place: Place) -> int:
     return 0
 
 
-def run_bootstubs(place: Place) -> int:
+def run_bootstubs(place: Place, serves: Callable[[], bool]) -> int:
+    """`serves` waits for ZooKeeper."""
     from deploy.local.launcher import KeeperLauncher
     from deploy.stub.assembly import Surroundings, assembled
     from deploy.stub.process import Parts, run_stubs
@@ -101,8 +108,11 @@ def run_bootstubs(place: Place) -> int:
         around = Surroundings(_folder(place) / "cache", CACHE_BYTES, directory=place.zk, key=place.key)
         async with assembled(shared, around) as parts:
 
+            served = asyncio.ensure_future(asyncio.to_thread(serves))
+
             async def register(record: StubRecord) -> None:
                 assert parts.register
+                await asyncio.shield(served)
                 await parts.register(record)
                 left.discard(record.name)
                 if not left:

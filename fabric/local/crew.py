@@ -1,7 +1,7 @@
 """What the keeper's processes do: ZooKeeper, agents, API, eyes. The keeper itself knows only when.
 
-`Crew` is the keeper's view; `RealCrew` the fabric. Everything in `warm` is imported before the first fork, so that a
-thousand agents share it; what only one process needs (the web framework) is imported in that process.
+`Crew` is the keeper's view; `RealCrew` the fabric. Everything in `warm` is imported before the first agent is forked, so
+that a thousand agents share it; what only one process needs (the web framework) is imported in that process.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fabric.local.folder import ZOOKEEPER, Folder
 from fabric.local.state import LocalSpec, Node, nodes_of
 from fabric.roles.settings import Settings
 from zk import connect
-from zk.server import Server, find_zookeeper
+from zk.server import Server, find_zookeeper, wait_serving
 
 if TYPE_CHECKING:
     from fabric.runtime.settings import AgentConfig
@@ -67,7 +67,11 @@ class Order:
 class Crew(Protocol):
     @property
     def companions(self) -> tuple[Companion, ...]:
-        """Forked after the agents' modules are imported."""
+        """Forked after `warm_companions`, while ZooKeeper starts: they have more to do before the first agent than the
+        keeper has."""
+
+    def warm_companions(self) -> None:
+        """Import what several companions need."""
 
     @property
     def agents_wait(self) -> bool:
@@ -125,6 +129,9 @@ class RealCrew:
     def companions(self) -> tuple[Companion, ...]:
         return ()
 
+    def warm_companions(self) -> None:
+        pass
+
     @property
     def agents_wait(self) -> bool:
         return False
@@ -157,6 +164,10 @@ class RealCrew:
         if self.server is not None:
             self.server.wait_ready(ZOOKEEPER_WAIT_S)
 
+    def zookeeper_serves(self) -> bool:
+        """In a companion: waits for it, as it is better not asked before (zk.kazoo_tree)."""
+        return self.server is None or wait_serving(self.server.port, ZOOKEEPER_WAIT_S)
+
     def api_address(self) -> tuple[str, int]:
         host, port = self.spec.api_host, self.spec.api_port
         try:
@@ -179,6 +190,11 @@ class RealCrew:
     def warm(self) -> None:
         import fabric.local.eyes
         import fabric.runtime.process  # noqa: F401
+        from fabric.wire import FABRIC
+
+        FABRIC.prepare()
+        if self.spec.driver == "process":
+            import fabric.drivers.process  # noqa: F401
 
     def run_agents(self, place: Place, nodes: tuple[Node, ...]) -> int:
         from fabric.runtime.process import run_agents

@@ -141,12 +141,15 @@ class Keeper:
         # The API goes first: it imports a web framework, which takes as long as ZooKeeper takes to start.
         self.jobs["api"] = Job("api", lambda: self.crew.run_api(self.placed))
         self._fork_due(time.monotonic())
+        self.crew.warm_companions()
+        nursery.freeze()
+        self.jobs |= {job.name: job for job in map(self._companion, self.crew.companions)}
+        self._fork_due(time.monotonic())
         self.crew.warm()
         self.crew.await_zookeeper()
         self.marks["zookeeper_ready"] = now_ms()
         self._report()
         nursery.freeze()
-        self.jobs |= {job.name: job for job in map(self._companion, self.crew.companions)}
         self.jobs |= {job.name: job for job in map(self._agents, grouped(self.nodes, self.spec.agents_per_process))}
 
     @property
