@@ -44,9 +44,6 @@ class DeployedCrew(RealCrew):
         return True
 
     def warm_companions(self) -> None:
-        import deploy.repository.process
-        import deploy.stub.assembly
-        import deploy.top
         import zk.kazoo_tree  # noqa: F401
 
         (self.folder.path / DEPLOY).mkdir(mode=0o700)

@@ -1,7 +1,7 @@
 """What the keeper's processes do: ZooKeeper, agents, API, eyes. The keeper itself knows only when.
 
-`Crew` is the keeper's view; `RealCrew` the fabric. Everything in `warm` is imported before the first agent is forked, so
-that a thousand agents share it; what only one process needs (the web framework) is imported in that process.
+`Crew` is the keeper's view; `RealCrew` the fabric. Everything in `warm` is imported before the first agent is forked,
+so that a thousand agents share it; what only one process needs (the web framework) is imported in that process.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ class RealCrew:
 
     def warm(self) -> None:
         import fabric.local.eyes
-        import fabric.runtime.process  # noqa: F401
+        import fabric.runtime.process
         from fabric.wire import FABRIC
 
         FABRIC.prepare()

@@ -69,7 +69,7 @@ def test_a_program_gets_what_it_is_to_have_and_its_end_is_told(tmp_path: Path) -
             first, second = (tmp_path / "log").read_text().splitlines()
             assert first.split() == [str(pid), str(pid), str(tmp_path), "b=c", "x", "y"]
             assert second == "/dev/null"
-            assert not Path(f"/proc/{pid}").exists()
+            assert process_stat(pid)[0] == ""
             killed = await one.start(program(tmp_path, *LONG))
             os.kill(killed, signal.SIGKILL)
             await until(lambda: process_stat(killed)[0] == "Z")
