@@ -333,7 +333,7 @@ def test_a_boot_stub_takes_so_many_managents_and_so_many_commands_at_once() -> N
     assert "/site/b" not in busy.stub.managents
 
 
-@pytest.mark.parametrize("path", ["/site/..", "/site//a", "site/a", "/site/a/", "/", "/si te", "/a" * 17])
+@pytest.mark.parametrize("path", ["/site/..", "/site//a", "site/a", "/site/a/", "/", "", "/si te", "/a" * 17])
 def test_identifiers_that_can_not_be_do_not_even_decode(path: str) -> None:
     codec = deploy_codec(None)
     call = BipCall("c", "deploy", path, 1, 1, PARENT, CHARGE)
