@@ -69,7 +69,7 @@ def deploying(parser: Parser) -> None:
 
 def _describing(parser: Parser) -> None:
     add = parser.add_argument
-    add("--repository", metavar="URL", help="that holds the description")
+    add("--repository", metavar="URL", help="that holds the description (of the fabric started here)")
     add(
         "--root",
         metavar="PATH",

@@ -12,7 +12,7 @@ from deploy.identity import BadIdentity, check_path, depth
 from fabric.cli.exits import Exit, Failure
 from fabric.config import read_cluster_key
 from fabric.config_values import ConfigError
-from fabric.local.folder import Folder, default_path
+from fabric.local.folder import DEPLOY, Folder, default_path
 from zk.connect import parse
 
 ZK_VARIABLE = "FABRIC_ZK"
@@ -77,13 +77,26 @@ def _read(path: Path, named: str) -> bytes:
 
 def repository(args: Namespace) -> str:
     """Raises Failure."""
-    if not args.repository:
+    given = args.repository or _repository_here(args)
+    if not given:
         raise Failure("which description? Expected --repository URL, found none", Exit.USAGE)
-    if not args.repository.startswith(("http://", "https://")):
-        raise Failure(
-            f"--repository: expected a URL like http://192.0.2.1:8080/, found {args.repository!r}", Exit.USAGE
-        )
-    return str(args.repository)
+    if not given.startswith(("http://", "https://")):
+        raise Failure(f"--repository: expected a URL like http://192.0.2.1:8080/, found {given!r}", Exit.USAGE)
+    return str(given)
+
+
+def _repository_here(args: Namespace) -> str:
+    """Of the fabric on this machine, for its own directory alone; "" for none."""
+    from deploy.local.crew import URL
+
+    here = Folder(default_path())
+    state = here.read_state()
+    if args.directory or os.environ.get(ZK_VARIABLE) or not state or not state.keeper.alive:
+        return ""
+    try:
+        return (here.path / DEPLOY / URL).read_text("utf-8").strip()
+    except OSError:
+        return ""
 
 
 def roots(args: Namespace) -> tuple[str, ...]:

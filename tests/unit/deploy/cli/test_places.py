@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from deploy.cli.main import main
 from deploy.cli.places import Places, places, repository, roots
 from fabric.cli.exits import Exit, Failure
-from fabric.local.folder import Folder, default_path
+from fabric.local.folder import DEPLOY, Folder, default_path
 
 KEY = bytes(range(32))
 
@@ -52,6 +53,23 @@ def test_the_key_of_the_fabric_here_is_for_its_own_directory_alone(monkeypatch: 
     """Another ensemble has another key: that one would seal every message in vain."""
     key_in(Folder(default_path()).key_file)
     assert places(given("zk1:2181")).key is None
+
+
+def test_the_repository_of_the_fabric_here_is_for_its_own_directory_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    here = Folder(default_path())
+    url = here.path / DEPLOY / "repository.url"
+    url.parent.mkdir(parents=True)
+    url.write_text("http://127.0.0.1:8430/repository")
+    monkeypatch.setattr(Folder, "read_state", lambda self: SimpleNamespace(keeper=SimpleNamespace(alive=True)))
+    asked = Namespace(repository=None, directory=None)
+    assert repository(asked) == "http://127.0.0.1:8430/repository"
+    assert repository(Namespace(repository="http://r/", directory=None)) == "http://r/"
+    for elsewhere in (Namespace(repository=None, directory="zk1"), asked):
+        with pytest.raises(Failure, match="Expected --repository URL"):
+            repository(elsewhere)
+        monkeypatch.setattr(Folder, "read_state", lambda self: SimpleNamespace(keeper=SimpleNamespace(alive=False)))
 
 
 @pytest.mark.parametrize(
