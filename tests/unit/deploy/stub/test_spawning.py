@@ -145,7 +145,7 @@ def test_when_the_helper_ends_programs_run_on_and_another_one_starts_more(tmp_pa
                 await start
             assert await one.ended(first) == ""
             second = await one.start(program(tmp_path, *LONG))
-            assert sorted(of_folder(tmp_path)) == sorted([first, second])
+            await until(lambda: sorted(of_folder(tmp_path)) == sorted([first, second]))
 
     asyncio.run(scenario())
 
