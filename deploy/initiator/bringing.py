@@ -107,8 +107,11 @@ class Bringing:
         elif self._stubs.is_lost(kid.stub):
             self._release(kid)
             self._strand(now, kid)
-        elif step is None:
+        elif step is None and self._stubs.is_ready(kid.stub):
             self._arrived(now, kid)
+        elif step is None:  # so it was when the table was written; its boot stub is asked
+            self._release(kid)
+            self.conclude(now, kid, "pending", "")
         elif not house.active:
             self._release(kid)
             self.conclude(now, kid, "refused", PASSIVE)
@@ -122,6 +125,8 @@ class Bringing:
             self._house.agenda.by(("kid", kid.name), kid.not_before)
         elif not self._stubs.is_ready(kid.stub):
             self._release(kid)  # it comes again when the boot stub is adopted, or lost
+        elif step == "clear" and kid.orphans:
+            self.give_up(now, kid, "failed", ORPHANS)
         elif step == "clear":
             self._release(kid)
             self._subtrees.clear(now, kid)
@@ -160,8 +165,8 @@ class Bringing:
             if kid.deployed:  # on the same boot stub, of which the table tells: this need not be saved first
                 kid.attempt = house.next_attempt()
             kid.deployed = True
-        elif step == "uninstall":
-            kid.deployed = True  # the next deployment is another
+        elif step == "uninstall":  # the next deployment is another; and a late call of this one will be stale
+            kid.attempt, kid.deployed = house.next_attempt(), True
         kid.sent = True
         charge = house.charge_of(kid, self._stubs.where(kid.stub)) if step in WITH_CHARGE or step == "inspect" else None
         message: BipCall | InspectCall
@@ -202,7 +207,7 @@ class Bringing:
         kid.checked = True
         kid.rework = rework(answer.have, answer.want)
         kid.leaf_next = kid.initiator and not answer.initiator and bool(kid.rework)
-        if kid.initiator and not answer.initiator and not kid.rework:
+        if kid.initiator and not answer.initiator and (kid.orphans or not kid.rework):
             self.give_up(now, kid, "failed", ORPHANS)
         elif kid.leaf_next and not rollout.prune:
             self._failed(
@@ -222,7 +227,8 @@ class Bringing:
                 kid.restart = False
             if verb in ("deploy", "configure-managent"):
                 self._renewed(kid, call)
-                if kid.initiator and not answer.initiator:
+                kid.orphans = kid.initiator and not answer.initiator
+                if kid.orphans:
                     self.give_up(now, kid, "failed", ORPHANS)
                 kid.subtree.has_charge = True
             if verb == "deploy":

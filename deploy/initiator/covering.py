@@ -9,7 +9,7 @@ everything, and prunes. An initiator whose children cannot be is left as it is, 
 from __future__ import annotations
 
 from deploy.configuration import InitiatorRole
-from deploy.initiator.bringing import PASSIVE
+from deploy.initiator.bringing import ORPHANS, PASSIVE
 from deploy.initiator.house import House
 from deploy.initiator.keeping import Keeper
 from deploy.initiator.kid import Kid
@@ -135,8 +135,8 @@ class Covering:
 
 
 def _from_row(path: str, row: Child) -> Kid:
-    """What is known of a child by its row. That it has a place is found out by the next rollout. A row that was written
-    before a deploy tells nothing of what became of it."""
+    """What is known of a child by its row. That it has a place is found out by the next rollout; what became of it
+    since the row was written, by the adoption of its boot stub."""
     return Kid(
         row.name,
         f"{path}/{row.name}",
@@ -147,7 +147,7 @@ def _from_row(path: str, row: Child) -> Kid:
         row.env,
         row.life,
         row.want,
-        row.outcome,
+        "pending" if row.outcome == "done" else row.outcome,
         row.reason,
         row.prints,
         row.generation,
@@ -158,4 +158,5 @@ def _from_row(path: str, row: Child) -> Kid:
         sent=True,
         given_up=row.outcome in ("refused", "failed") and row.reason != PASSIVE,
         unsure=True,
+        orphans=row.reason == ORPHANS,
     )

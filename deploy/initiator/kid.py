@@ -88,6 +88,8 @@ class Kid:
     checked: bool = False
     """Inspected in this rollout."""
     unsure: bool = False
+    orphans: bool = False
+    """It runs as no initiator, but there is a subtree of an earlier deployment of it, which was one."""
     leaf_next: bool = False
     """By an inspection, it will not be an initiator any more."""
     restart: bool = False

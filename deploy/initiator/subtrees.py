@@ -96,7 +96,9 @@ class Subtrees:
             subtree.heard_at = now
         if report.epoch < max(subtree.epoch, subtree.least, 1):
             return
-        subtree.heard_at, kid.initiator = now, True
+        subtree.heard_at = now
+        if not kid.initiator:
+            kid.initiator, kid.row = True, None
         another, subtree.epoch = report.epoch > subtree.epoch > 0, report.epoch
         if told is None or (report.rollout, report.seq) != (told.id, told.seq):
             if another:  # a new incarnation, that was not told yet

@@ -31,6 +31,8 @@ class Upkeep:
 
     def __init__(self, house: House) -> None:
         self._house = house
+        self._sightings: dict[str, float] = {}
+        """Children without a row -> when a beat told of them first."""
 
     def wire(self, stubs: Stubs, calls: Calls, keeper: Keeper, bringing: Bringing, strays: Strays) -> None:
         self._stubs = stubs
@@ -76,6 +78,8 @@ class Upkeep:
         before = (kid.env, kid.life)
         kid.env, kid.life, kid.unsure = one.env, one.life, False
         kid.deployed = kid.deployed or one.env != "non-existent"
+        if one.initiator and not kid.subtree.cleared:
+            kid.initiator = True
         kid.row = None
         if before != (kid.env, kid.life) and kid.outcome == "done":
             self._keeper.touch(now, kid)
@@ -93,11 +97,18 @@ class Upkeep:
 
     def _remember(self, now: float, ref: StubRef, one: ManagentBeat) -> Kid | None:
         """A child of ours of which there is no row (somebody lost the directory's content, or the beat is an old one):
-        it gets one again, and is removed like others that are not described: when a rollout says so."""
+        it gets one again when it is seen twice, and is removed like others that are not described: when a rollout says
+        so."""
         house = self._house
         parent, _, name = one.path.rpartition("/")
         if parent != house.path or one.env == "non-existent" or len(house.kids) >= MAX_CHILDREN:
             return None
+        seen_s = now - self._sightings.get(one.path, float("-inf"))
+        if not house.settings.beat_s / 2 <= seen_s <= 3 * house.settings.beat_s:
+            if seen_s > house.settings.beat_s:
+                self._sightings[one.path] = now
+            return None  # perhaps of an old beat: wait for another one
+        del self._sightings[one.path]
         house.info(f"{one.path} on boot stub {ref.name} has no row in the table: it gets one")
         kid = Kid(name, one.path, len(house.kids), None, ref.name, one.attempt, one.env, one.life, sent=True)
         kid.covered = house.prunes

@@ -14,6 +14,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -135,7 +136,7 @@ class World:
 
     @property
     def generation(self) -> str:
-        return f"g{sum(self.version.values())}.{len(self.special)}"
+        return f"{zlib.crc32(repr((self.version, self.special, self.levels)).encode()):08x}"
 
     def refs(self) -> tuple[StubRef, ...]:
         """As the directory has them: a boot stub's address is that of its last start."""
