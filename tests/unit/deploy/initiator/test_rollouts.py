@@ -70,3 +70,13 @@ def test_a_passive_initiator_answers_for_its_children_after_its_boot_stub_was_st
     second = world.roll(recheck=True)
     world.run(lambda: world.is_settled(second), 30)
     assert world.settled[-1].counts == Counts(20, active=17, passive=1, refused=2)
+
+
+def test_a_new_top_says_how_the_roots_are_when_it_has_heard_of_them_itself() -> None:
+    world = tree()
+    first = world.roll()
+    world.run(lambda: world.is_settled(first), 30)
+    world.run_for(5)
+    world.start_top()
+    world.run(lambda: bool(world.top.initiator._house.epoch), 5)
+    assert {entry.outcome for entry in world.order("status").values()} == {"done"}
