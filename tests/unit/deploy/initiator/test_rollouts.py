@@ -79,4 +79,4 @@ def test_a_new_top_says_how_the_roots_are_when_it_has_heard_of_them_itself() -> 
     world.run_for(5)
     world.start_top()
     world.run(lambda: bool(world.top.initiator._house.epoch), 5)
-    assert {entry.outcome for entry in world.order("status").values()} == {"done"}
+    assert {entry.outcome for entry in world.order("status", "/*").values()} == {"done"}
