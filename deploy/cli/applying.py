@@ -67,7 +67,7 @@ async def _watched(args: Namespace, top: Top, plan: Plan) -> Result:
                 prune=not args.keep,
                 take_over=args.take_over,
                 on_progress=watching.show,
-                go_on=_pause if args.pause else None,
+                go_on=watching.pause if args.pause else None,
             )
         finally:
             ticking.cancel()
@@ -91,6 +91,7 @@ class Watching:
         self._shown = shown
         self._last: Progress | None = None
         self._began = self._shown_at = time.monotonic()
+        self._paused = False
 
     def show(self, progress: Progress) -> None:
         now = time.monotonic()
@@ -104,8 +105,17 @@ class Watching:
         while True:
             await asyncio.sleep(TICK_S)
             now = time.monotonic()
-            if self._last is not None and (self._shown.live or now >= self._shown_at + SILENT_S):
+            if self._last is not None and (self._shown.live or now >= self._shown_at + SILENT_S) and not self._paused:
                 self._say(self._last, now)
+
+    async def pause(self, wave: Wave, counts: Counts) -> bool:
+        """Whether to go on after this wave."""
+        self._paused = True
+        with self._shown.aside():
+            output.remark(f"wave {wave.number} of {wave.of} is settled: {showing.sum_of(counts)}")
+            go_on = await _agreed("go on? [y/N] ")
+        self._paused = False
+        return go_on
 
     def _say(self, progress: Progress, now: float) -> None:
         self._shown_at = now
@@ -122,11 +132,6 @@ def sentence(progress: Progress) -> str:
     bad = counts.refused + counts.failed + counts.unreachable
     wave = f"wave {progress.wave.number} of {progress.wave.of}: " if progress.wave.of > 1 else ""
     return f"{wave}{well} of {progress.targeted} active" + (f", {bad} not" if bad else "")
-
-
-async def _pause(wave: Wave, counts: Counts) -> bool:
-    output.remark(f"wave {wave.number} of {wave.of} is settled: {showing.sum_of(counts)}")
-    return await _agreed("go on? [y/N] ")
 
 
 async def _agreed(question: str) -> bool:
