@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from deploy.cli import applying
+from deploy.cli.applying import apply
 from deploy.plan import Plan
 from deploy.sets import Sets
 from deploy.top import Result
@@ -40,9 +40,13 @@ def test_whoever_resumes_wants_more_than_the_directory_s_word(
     async def opened(*where: object) -> AsyncIterator[Top]:
         yield top
 
-    monkeypatch.setattr(applying.Top, "open", opened)
+    monkeypatch.setattr("deploy.cli.applying.Top.open", opened)
     flags = dict.fromkeys(("only", "resume", "recheck", "keep", "yes", "take_over", "pause"), False)
-    given = {"directory": "127.0.0.1:1", "key_file": None, "repository": "http://r/", "root": [], "format": "table"}
-    args = Namespace(**given, wave=None, max_failed=None, **(flags | ({flag: True} if flag else {})))
-    assert applying.apply(args) == Exit.DONE
+    if flag:
+        flags[flag] = True
+    args = Namespace(
+        directory="127.0.0.1:1", key_file=None, repository="http://r/", root=[], format="table", **flags
+    )
+    args.wave = args.max_failed = None
+    assert apply(args) == Exit.DONE
     assert (top.applied is not None) == looks
