@@ -149,7 +149,8 @@ class StubPing(Message, frozen=True):
 
 
 class ManagentBeat(msgspec.Struct, frozen=True, array_like=True):
-    """`health`: ok; crashed (its process or class ended by itself); silent (it does not answer BMP)."""
+    """`health`: ok; crashed (its process or class ended by itself); silent (it does not answer BMP). `initiator`: its
+    configuration makes it one."""
 
     path: Path
     epoch: Number
@@ -158,6 +159,7 @@ class ManagentBeat(msgspec.Struct, frozen=True, array_like=True):
     life: LifeState
     health: Literal["ok", "crashed", "silent"]
     reason: Reason = ""
+    initiator: bool = False
 
 
 class StubBeat(Message, frozen=True):

@@ -12,7 +12,7 @@ import msgspec
 
 from deploy import matching
 from deploy.cli.places import served_here
-from deploy.cli.showing import emit
+from deploy.cli.showing import emit, shortened
 from deploy.documents import ConfigurationDocument, Reference
 from deploy.identity import BadIdentity, check_path, relative
 from deploy.matching import BadMatch, Conflict, Explained, Merged, Setting, prints
@@ -174,9 +174,15 @@ _KINDS: tuple[Literal["code", "install", "managent"], ...] = ("code", "install",
 
 
 def _show(view: ExplainedView) -> None:
+    def short(url: str) -> str:
+        return shortened(url, view.repository)
+
     output.table(
         ("LIST", ">ENTRY", "PATTERN", "REFERENCE"),
-        [(one.list, one.entry, one.pattern, one.url + (f" ({one.error})" if one.error else "")) for one in view.given],
+        [
+            (one.list, one.entry, one.pattern, short(one.url) + (f" ({one.error})" if one.error else ""))
+            for one in view.given
+        ],
     )
     if view.settings:
         output.table(
@@ -185,8 +191,8 @@ def _show(view: ExplainedView) -> None:
                 (
                     one.name if one.list == "managent-config" else f"install: {one.name}",
                     one.value,
-                    f"{one.list} entry {one.entry}: {one.url}",
-                    "; ".join(f"{other.value} ({other.url})" for other in one.overridden),
+                    f"{one.list} entry {one.entry}: {short(one.url)}",
+                    "; ".join(f"{other.value} ({short(other.url)})" for other in one.overridden),
                 )
                 for one in view.settings
             ],

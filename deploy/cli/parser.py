@@ -53,6 +53,7 @@ def register(subparsers: Any) -> None:
     _explain(verbs)
     _trace(verbs)
     _commands(verbs)
+    _send(verbs)
 
 
 def output_format(parser: Parser) -> None:
@@ -118,7 +119,7 @@ def _apply(verbs: Any) -> None:
     )
     _describing(apply)
     add = apply.add_argument
-    add("--wave", type=share, metavar="N", help=f"so many changes at once: {SHARES} (default: all)")
+    add("--wave", type=some, metavar="N", help=f"so many changes at once: {SHARES} (default: all)")
     add("--max-failed", type=share, metavar="N", help=f"begin no further wave above so many failures: {SHARES}")
     add("--pause", action="store_true", help="ask before each further wave")
     add("--resume", action="store_true", help="try again what was refused or failed")
@@ -210,8 +211,34 @@ def _trace(verbs: Any) -> None:
     deploying(trace)
 
 
+def _send(verbs: Any) -> None:
+    send = bare(
+        verbs,
+        "send",
+        "deploy.cli.sending:send",
+        "send one command of BIP, written as XML, to a boot stub: the way to a managent of no tree",
+        [
+            "fabric managent send deploy.xml --stub r1c01 --id /lab/agent1",
+            "fabric managent send shutdown.xml    # which names the boot stub and the managent itself",
+        ],
+        "The XML is that of HPL-2001-321, Figure 9. Exit code 2: it was refused, or failed; the reason is printed.",
+    )
+    send.add_argument("file", metavar="FILE", help="the message; - reads standard input")
+    send.add_argument("--stub", metavar="NAME", default="", help="the boot stub's name or address (else the message's)")
+    send.add_argument("--id", metavar="PATH", default="", help="the managent (else the message's)")
+    send.add_argument("--timeout", type=seconds, default=DEFAULT_WAIT_S, metavar="S", help="in seconds (30)")
+    deploying(send)
+
+
+def some(text: str) -> str:
+    """A share that is more than nothing."""
+    if not float(share(text).removesuffix("%")):
+        raise argparse.ArgumentTypeError(f"expected more than 0, found {text!r}")
+    return text
+
+
 def share(text: str) -> str:
-    """A number above 0, or a part from 0% to 100%; what it means is deploy.waves'."""
+    """A number, or a part from 0% to 100%; what it means is deploy.waves'."""
     number = text.removesuffix("%")
     good = number.isascii() and number.isdecimal() and len(number) <= 7
     if text.endswith("%"):

@@ -30,6 +30,11 @@ class Places:
     directory: str
     key: bytes | None
 
+    @property
+    def told(self) -> str:
+        """For people who wait for it."""
+        return f"the directory at {self.directory}"
+
 
 def places(args: Namespace) -> Places:
     """Raises Failure."""

@@ -94,7 +94,6 @@ def run_bootstubs(place: Place, serves: Callable[[], bool]) -> int:
     from deploy.local.launcher import KeeperLauncher
     from deploy.stub.assembly import Surroundings, assembled
     from deploy.stub.process import Parts, run_stubs
-    from deploy.stub.processes import ExecLauncher
     from deploy.stub.settings import StubConfig
     from deploy.stub.shared import Shared
     from fabric.logs import set_up_log
@@ -126,7 +125,7 @@ def run_bootstubs(place: Place, serves: Callable[[], bool]) -> int:
                 if not left:
                     _write(_folder(place) / READY, "")
 
-            launcher = KeeperLauncher(ControlClient(place.folder), ExecLauncher())
+            launcher = KeeperLauncher(ControlClient(place.folder), shared.spawner)
             yield replace(parts, register=register, launcher=launcher)
 
     return run_stubs([config(node) for node in nodes], compose)

@@ -44,11 +44,12 @@ class Resolve(msgspec.Struct, frozen=True):
 
 
 class Load(msgspec.Struct, frozen=True):
-    """Put the code into the managent's folder. `fresh`: which is emptied first."""
+    """Put the code into the managent's folder. `fresh`: which is emptied first. `told`: as for `Install`."""
 
     path: str
     resolved: Resolved
     fresh: bool
+    told: str
 
 
 class Install(msgspec.Struct, frozen=True):

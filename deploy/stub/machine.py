@@ -94,12 +94,11 @@ class BootStub:
         for managent in list(self.managents.values()):
             self._parents.join(managent, now)
             if managent.removing:
-                job = self._new_job("finish uninstalling")
-                self._run(now, managent, job, verbs.finish_removing(managent, job))
+                job = self._new_job("finish uninstalling")  # from its beginning: nobody knows how far it came
+                self._run(now, managent, job, verbs.begin("uninstall", managent, None, job))
             elif managent.life in ALIVE:
                 self._run(now, managent, self._new_job("adopt"), verbs.adopt(managent))
-            else:
-                self._parents.changed(managent, now)
+        self._parents.soon(now)
         return self._taken()
 
     def handle(self, now: float, news: Input) -> list[Effect]:
@@ -290,7 +289,7 @@ class BootStub:
         if managent.env == "non-existent":
             self._forget(managent)
         else:
-            managent.removing = managent.removing and failure is None
+            managent.removing = False
             self._persist(managent)
             self._parents.join(managent, now)
             if job.call is None:

@@ -79,6 +79,10 @@ class Parents:
             bond.heard = now
             self._set_lapse(bond)
 
+    def soon(self, now: float) -> None:
+        """A whole beat to every parent, `change_s` from now: it is a new incarnation of the boot stub that speaks."""
+        self._beat_at = now + self._change_s
+
     def changed(self, managent: Managent, now: float) -> None:
         """Tell its parent soon. The managent has joined."""
         self._bonds[self._of[managent.path]].changed.add(managent.path)
