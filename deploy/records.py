@@ -54,8 +54,9 @@ class StubRecord(msgspec.Struct, frozen=True):
 
 
 class Prints(msgspec.Struct, frozen=True, array_like=True):
-    """Fingerprints of what a managent was made from: 16 hex digits of BLAKE3 over the references' contents in order.
-    "": nothing matched, or nothing is there."""
+    """Fingerprints of what a managent was made from: 16 hex digits of BLAKE3 over the references' contents in order;
+    `managent` also over the start command and the lease that its initiator tells, where it does. "": nothing matched,
+    or nothing is there."""
 
     code: Print = ""
     install: Print = ""

@@ -20,6 +20,7 @@ in this process alone: after any death of it the next top finds what is there in
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -53,6 +54,9 @@ from zk.kazoo_tree import KazooTree
 SESSION_S = 10.0
 CONNECT_S = 15.0
 STATUS_S = 30.0
+STUBS_S = 10.0
+"""An apply so soon after its plan takes the boot stubs that were read for that: reading them all again is most of what
+either asks of the directory."""
 EVERYTHING = "/**"
 """The pattern of all managents."""
 
@@ -123,6 +127,7 @@ class Top:
         self._directory = Directory(self._client)
         self._context = context
         self._bind = bind
+        self._listed: tuple[float, tuple[StubRef, ...]] = (-STUBS_S, ())
 
     @classmethod
     def open(
@@ -173,10 +178,15 @@ class Top:
         warnings = tuple(f"repository {url}: {one.broken}" for url, one in described.items() if one.broken)
         return make_plan(repository, named, _generation(described), expansion.wants, rows(tables), warnings)
 
-    async def _stubs(self) -> tuple[StubRef, ...]:
-        """Those that can be reached."""
-        found = await self._directory.stubs.all()
-        return tuple(StubRef(one.name, one.address, one.domain) for one in found.records if one.address)
+    async def _stubs(self, age_s: float = 0.0) -> tuple[StubRef, ...]:
+        """Those that can be reached, as they were `age_s` ago at most."""
+        now = asyncio.get_running_loop().time()
+        read_at, stubs = self._listed
+        if now - read_at >= age_s:
+            found = await self._directory.stubs.all()
+            stubs = tuple(StubRef(one.name, one.address, one.domain) for one in found.records if one.address)
+            self._listed = now, stubs
+        return stubs
 
     async def _tables(self) -> dict[str, Table]:
         tables: dict[str, Table] = {}
@@ -209,7 +219,7 @@ class Top:
         charge = Charge(
             plan.repository,
             directory=self._hosts,
-            domain=await self._stubs(),
+            domain=await self._stubs(STUBS_S),
             rollout=f"o-{secrets.token_hex(6)}",
             generation=plan.generation,
         )

@@ -12,6 +12,7 @@ import msgspec
 from msgspec.structs import asdict
 
 from deploy import matching
+from deploy.cli.places import served_here
 from deploy.cli.showing import emit, shortened
 from deploy.documents import ConfigurationDocument, Reference
 from deploy.identity import BadIdentity, check_path, relative
@@ -74,14 +75,18 @@ _LISTS: dict[str, Literal["managent-code", "install-config", "managent-config"]]
 
 
 def explain(args: Namespace) -> int:
-    """`args`: path, repository (a URL or a directory), scope, format."""
-    if not args.repository:
-        raise Failure("which description? Expected --repository URL or DIR, found none", Exit.USAGE)
+    """`args`: path, repository (a URL or a directory), scope, dir, format."""
+    repository = args.repository or served_here(args)
+    if not repository:
+        raise Failure(
+            "which description? Expected --repository URL or DIR, or a fabric here ('fabric up'); found none",
+            Exit.USAGE,
+        )
     try:
         identifier = relative(check_path(args.path), args.scope)
     except BadIdentity as error:
         raise Failure(str(error), Exit.USAGE) from None
-    view = asyncio.run(_explained(args.path, identifier, args.repository))
+    view = asyncio.run(_explained(args.path, identifier, repository))
     if output.wants_json(args):
         emit(view)
     else:

@@ -107,8 +107,11 @@ class Bringing:
         elif self._stubs.is_lost(kid.stub):
             self._release(kid)
             self._strand(now, kid)
-        elif step is None:
+        elif step is None and self._stubs.is_ready(kid.stub):
             self._arrived(now, kid)
+        elif step is None:  # so it was when the table was written; its boot stub is asked
+            self._release(kid)
+            self.conclude(now, kid, "pending", "")
         elif not house.active:
             self._release(kid)
             self.conclude(now, kid, "refused", PASSIVE)

@@ -135,8 +135,8 @@ class Covering:
 
 
 def _from_row(path: str, row: Child) -> Kid:
-    """What is known of a child by its row. That it has a place is found out by the next rollout. A row that was written
-    before a deploy tells nothing of what became of it."""
+    """What is known of a child by its row. That it has a place is found out by the next rollout; what became of it
+    since the row was written, by the adoption of its boot stub."""
     return Kid(
         row.name,
         f"{path}/{row.name}",
@@ -147,7 +147,7 @@ def _from_row(path: str, row: Child) -> Kid:
         row.env,
         row.life,
         row.want,
-        row.outcome,
+        "pending" if row.outcome == "done" else row.outcome,
         row.reason,
         row.prints,
         row.generation,

@@ -8,14 +8,13 @@ import sys
 
 from deploy.identity import name_of
 from deploy.stub.launcher import Launcher, Program
-from deploy.stub.processes import ExecLauncher
 from fabric.local.control import ControlClient, ControlError
 
 AGENT = (sys.executable, "-m", "deploy.agent")
 
 
 class KeeperLauncher(Launcher):
-    def __init__(self, control: ControlClient, other: ExecLauncher) -> None:
+    def __init__(self, control: ControlClient, other: Launcher) -> None:
         self._control = control
         self._other = other
 
@@ -28,5 +27,5 @@ class KeeperLauncher(Launcher):
         except ControlError as error:
             raise OSError(f"the keeper of the local fabric did not start it: {error}") from None
 
-    def ended(self, pid: int) -> str:
-        return self._other.ended(pid)  # "" for one of the keeper's: it is no child of ours
+    async def ended(self, pid: int) -> str:
+        return await self._other.ended(pid)  # "" for one of the keeper's: nobody here can wait for it

@@ -22,7 +22,7 @@ from deploy.brp import REPLY_LIMITS, Refusal, Reply, Request, read_reply, write_
 from deploy.configuration import Configuration
 from deploy.documents import ConfigurationDocument, Kind, Reference
 from deploy.identity import BadIdentity, relative
-from deploy.matching import Conflict, check_deployable, merge, prints
+from deploy.matching import Conflict, check_deployable, merge, prints, with_told
 from deploy.messages import Charge
 from deploy.repository.client import HttpClient
 from deploy.repository.fetcher import Code, Fetcher, Lru
@@ -90,10 +90,14 @@ class HttpResolver:
             code=tuple(self._file(ref, code) for ref, code in zip(reply.code, fetched.code, strict=True)),
             install=install,
             managent=managent,
-            prints=prints(
-                (code.digest for code in fetched.code),
-                (digest for digest, _ in fetched.install),
-                (digest for digest, _ in fetched.managent),
+            prints=with_told(
+                prints(
+                    (code.digest for code in fetched.code),
+                    (digest for digest, _ in fetched.install),
+                    (digest for digest, _ in fetched.managent),
+                ),
+                charge.start,
+                charge.lease_s,
             ),
             ms=(int((asked - began) * 1000), *ms),
         )

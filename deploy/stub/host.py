@@ -34,7 +34,7 @@ from deploy.stub.installer import Installer
 from deploy.stub.launcher import Launcher
 from deploy.stub.machine import BootStub
 from deploy.stub.managent import BadState, Managent, restore
-from deploy.stub.processes import ExecLauncher, is_same
+from deploy.stub.processes import is_same
 from deploy.stub.programs import Programs
 from deploy.stub.settings import Register, StubConfig
 from deploy.stub.shared import Shared
@@ -73,7 +73,7 @@ class StubHost:
         self._resolver = resolver
         self._new_initiator = new_initiator
         self._register = register
-        self._launcher = launcher or ExecLauncher()
+        self._launcher = launcher or shared.spawner
         self._loop = asyncio.get_running_loop()
         self._log = logging.getLogger(f"deploy.stub.{config.name}")
         self._ended: asyncio.Future[tuple[int, str]] = self._loop.create_future()

@@ -58,7 +58,7 @@ MAX_REASON_CHARS = 2000
 MAX_PERSIST_BYTES = 4 * 1024 * 1024
 MAX_TAIL_LINES, MAX_LINE_CHARS = 20, 256
 WITH_CHARGE = frozenset({"deploy", "configure-env", "configure-managent"})
-_STEP_NUMBERS = {Load: 3, Install: 5, Start: 6, HostInitiator: 6}
+_STEP_NUMBERS: dict[type, int] = {Load: 3, Install: 5, Start: 6, HostInitiator: 6}
 
 Outcome = Literal["done", "running", "refused", "failed", "stale", "unknown"]
 
@@ -94,8 +94,8 @@ class BootStub:
         for managent in list(self.managents.values()):
             self._parents.join(managent, now)
             if managent.removing:
-                job = self._new_job("finish uninstalling")
-                self._run(now, managent, job, verbs.finish_removing(managent, job))
+                job = self._new_job("finish uninstalling")  # from its beginning: nobody knows how far it came
+                self._run(now, managent, job, verbs.begin("uninstall", managent, None, job))
             elif managent.life in ALIVE:
                 self._run(now, managent, self._new_job("adopt"), verbs.adopt(managent))
         self._parents.soon(now)

@@ -1,7 +1,8 @@
-"""Processes of managents: made, watched, signalled by group.
+"""Processes: made for an installation, watched, signalled by group.
 
 Theory of operation. Every process that a boot stub starts leads a session of its own, so that it survives the boot stub
-and its terminal, and so that one signal reaches all that it started. It is watched through a pidfd, whether it is our
+and its terminal, and so that one signal reaches all that it started. Programs are started by deploy.stub.spawning; what
+an installation runs to its end is our own child. Every one is watched through a pidfd, whether it is our
 child or not. A pid names a process only as long as it is not reaped: groups are signalled while the leader lives, or at
 the moment of its end; stored pids are judged by (pid, start time, boot id) with the pidfd in hand. What got away from
 its session still carries MANAGENT_DIR in its environment, by which `kill_strays` finds it.
@@ -17,7 +18,6 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from deploy.stub.launcher import Program
 from fabric.drivers.procfs import boot_id, kill_others, marked_directory, process_stat, start_time
 
 MARK = "MANAGENT_DIR"
@@ -43,26 +43,17 @@ def spawn(argv: Sequence[str], env: Mapping[str, str], cwd: Path, out: int, err:
     return process.pid
 
 
-class ExecLauncher:
-    """See deploy.stub.launcher: executes the start command."""
-
-    async def start(self, program: Program) -> int:
-        log = os.open(program.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        try:
-            return spawn(program.argv, program.env, program.cwd, log, log)
-        finally:
-            os.close(log)
-
-    def ended(self, pid: int) -> str:
-        return reap(pid)
-
-
 def reap(pid: int) -> str:
     """Wait for our child that has ended: how it did; "" when it is not ours."""
     try:
         _, status = os.waitpid(pid, 0)
     except ChildProcessError:
         return ""
+    return how_it_ended(status)
+
+
+def how_it_ended(status: int) -> str:
+    """`status`: as waitpid has it."""
     code = os.waitstatus_to_exitcode(status)
     if code >= 0:
         return f"exit status {code}"
@@ -159,7 +150,7 @@ class Strays:
         self._task: asyncio.Task[None] | None = None
 
     async def kill(self, wanted: Callable[[str], bool]) -> bool:
-        """`wanted(directory)`, called on another thread. True when none is left."""
+        """`wanted(directory)`, called on another thread. True when none is left. Raises OSError."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[bool] = loop.create_future()
         self._wanted.append((wanted, done))
@@ -171,7 +162,13 @@ class Strays:
         try:
             while self._wanted:
                 batch, self._wanted = self._wanted, []
-                clean = await asyncio.to_thread(_kill_marked, [wanted for wanted, _ in batch])
+                try:
+                    clean = await asyncio.to_thread(_kill_marked, [wanted for wanted, _ in batch])
+                except Exception as error:  # who waits must hear of it
+                    for _, done in batch:
+                        if not done.done():
+                            done.set_exception(error)
+                    continue
                 for _, done in batch:
                     if not done.done():
                         done.set_result(clean)

@@ -16,9 +16,11 @@ import asyncio
 import contextlib
 import errno
 import logging
+import operator
 import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from deploy.configuration import Configuration
@@ -28,7 +30,7 @@ from deploy.stub.code import BadCode
 from deploy.stub.effects import Adopt, Code, Ended, Run, Start
 from deploy.stub.homes import Homes, bound_log, tail_of
 from deploy.stub.installer import BUSY_TRIES, BUSY_WAIT_S, Installer, Trouble, explained
-from deploy.stub.launcher import Launcher, Program
+from deploy.stub.launcher import Launcher, LauncherLost, Program
 from deploy.stub.limits import StubSettings
 from deploy.stub.processes import Watch, identity, is_same, signal_group, stands_still
 from deploy.stub.shared import Shared
@@ -69,6 +71,7 @@ class Programs:
         self._loop = asyncio.get_running_loop()
         self._processes: dict[str, _Process] = {}
         self._classes: dict[str, ClassManagent] = {}
+        self._burials: set[asyncio.Task[None]] = set()
 
     # --- steps ---------------------------------------------------------------------------------------------------
 
@@ -95,15 +98,24 @@ class Programs:
         process = _Process(run, bmp, ours=False)
         try:
             process.watch = Watch(run.pid, lambda: self._has_ended(work.path, process))
-        except OSError:
+        except ProcessLookupError:
             raise Trouble("its program ended while the boot stub was away", self._tail(work.path)) from None
+        except OSError as error:  # nothing that nobody can watch stays: a second one would be started beside it
+            if is_same(run.pid, run.ticks, run.boot):
+                signal_group(run.pid, signal.SIGKILL)
+            reason = f"process {run.pid} can't be watched, and was killed: {error}"
+            raise Trouble(reason, self._tail(work.path)) from None
         if not is_same(run.pid, run.ticks, run.boot):  # after the pidfd, so that what was judged is what is held
             process.watch.close()
             raise Trouble("its program ended while the boot stub was away", self._tail(work.path))
         self._processes[work.path] = process
         if bmp:
             self._bmp.expect(work.path, run.pid, work.active)
-            await self._bmp_socket()
+            try:
+                await self._bmp_socket()
+            except Trouble:
+                await self._give_up(work.path, process)
+                raise
         return run
 
     async def stop(self, path: str, stop_s: float) -> None:
@@ -158,6 +170,8 @@ class Programs:
         for process in self._processes.values():
             if process.watch is not None:
                 process.watch.close()
+        for task in self._burials:
+            task.cancel()
 
     # --- processes -----------------------------------------------------------------------------------------------
 
@@ -204,6 +218,9 @@ class Programs:
                     raise Trouble(f"cannot execute {program.argv[0]}: {why}") from None
             except ValueError as error:
                 raise Trouble(f"cannot execute {program.argv[0]}: {error}") from None
+            except LauncherLost as error:
+                await self._shared.strays.kill(partial(operator.eq, str(program.cwd)))
+                raise Trouble(f"cannot execute {program.argv[0]}: {error}") from None
             await asyncio.sleep(BUSY_WAIT_S)
         raise AssertionError("the last try returns or raises")
 
@@ -212,6 +229,9 @@ class Programs:
         signal_group(process.run.pid, signal.SIGKILL)
         if process.watch is not None:
             await _within(process.gone.wait(), self._settings.kill_s)
+        elif await _within(asyncio.to_thread(self._launcher.ended, process.run.pid), self._settings.kill_s):
+            del self._processes[path]
+            process.gone.set()
 
     async def _tell(self, path: str, process: _Process, verb: str, limit_s: float) -> None:
         """Over BMP; the end of the process ends the waiting."""
@@ -242,11 +262,20 @@ class Programs:
             raise Trouble("deactivate: its program ended")
 
     def _has_ended(self, path: str, process: _Process) -> None:
-        pid = process.run.pid
-        signal_group(
-            pid, signal.SIGKILL
-        )  # what it left behind; the leader is not reaped, so the group is still its own
-        process.how = self._launcher.ended(pid) if process.ours else ""
+        # what it left behind; the leader is not reaped, so the group is still its own
+        signal_group(process.run.pid, signal.SIGKILL)
+        if not process.ours:
+            self._is_over(path, process, "")
+            return
+        task = self._loop.create_task(self._buried(path, process))
+        self._burials.add(task)
+        task.add_done_callback(self._burials.discard)
+
+    async def _buried(self, path: str, process: _Process) -> None:
+        self._is_over(path, process, await self._launcher.ended(process.run.pid))
+
+    def _is_over(self, path: str, process: _Process, how: str) -> None:
+        process.how = how
         if self._processes.get(path) is process:
             del self._processes[path]
         self._bmp.forget(path)

@@ -1,7 +1,8 @@
 """What all boot stubs of one process have in common.
 
-One ZeroMQ context, one thread that writes journals, one bound on installation programs, one pool of threads for Python
-classes and one set of their modules, one session with each ZooKeeper that an initiator asks for.
+One ZeroMQ context, one thread that writes journals, one process that starts programs, one bound on installations, one
+pool of threads for Python classes and one set of their modules, one session with each ZooKeeper that an initiator asks
+for.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from deploy.stub.classes import Classes
 from deploy.stub.limits import StubSettings
 from deploy.stub.pool import Pool
 from deploy.stub.processes import Strays
+from deploy.stub.spawning import Spawner
 from fabric.runtime.bus import SocketContext, new_context
 from fabric.runtime.journal import Writer
 from zk.tree import Tree
@@ -41,6 +43,7 @@ class Shared:
         self.installs = asyncio.Semaphore(settings.installs)
         self.pool = Pool()
         self.classes = Classes(self.pool, settings.class_s)
+        self.spawner = Spawner()
         self.strays = Strays()
         self._trees: dict[str, asyncio.Task[KazooTree]] = {}
 
@@ -69,6 +72,7 @@ class Shared:
                 if not isinstance(tree, BaseException):
                     await tree.close()
         self.pool.close()
+        await self.spawner.close()
         await asyncio.to_thread(self.writer.close)
         thread = threading.Thread(target=self.context.term, name="zmq-term", daemon=True)
         thread.start()

@@ -47,7 +47,7 @@ PRINTS = Prints("a" * 16, "b" * 16, "c" * 16)
 LEVELS = 3
 """The top's children, theirs, and the leaves."""
 WIDTH = 3
-QUICK = Settings(call_repeat_s=0.2, report_s=0.05, save_s=0.1)
+QUICK = Settings(command_repeat_s=0.2, call_repeat_s=0.2, report_s=0.05, save_s=0.1)
 
 
 class PlayedStub:

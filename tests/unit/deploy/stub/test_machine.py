@@ -410,8 +410,10 @@ def test_what_is_not_found_again_has_crashed() -> None:
     assert (beat.life, beat.health) == ("configured", "crashed")
 
 
-def test_an_uninstallation_that_a_crash_cut_short_is_finished() -> None:
-    scene = Scene()
+def test_an_uninstallation_that_a_crash_cut_short_is_taken_from_its_beginning() -> None:
+    """Nobody knows how far its code came, or whether it was run at all: what it did not reverse is still there."""
+    code = Installed(undo=(Code("install"),))
+    scene = Scene(lambda work: code if isinstance(work, Install) else obliging(work))
     scene.command("deploy")
     scene.command("shutdown")
     scene.world = None
@@ -419,7 +421,7 @@ def test_an_uninstallation_that_a_crash_cut_short_is_finished() -> None:
     scene.world = obliging
     scene.works.clear()
     scene.restart()
-    assert [work.installed for work in scene.done(Uninstall)] == [Installed()]
+    assert [work.installed for work in scene.done(Uninstall)] == [code]
     assert scene.stub.managents == {}
     assert [key[:2] for key in scene.disk] == ["f/"]
 
@@ -489,6 +491,18 @@ def test_an_initiator_that_can_not_be_made_takes_its_program_along() -> None:
     answer = scene.command("deploy")
     assert (answer.outcome, answer.life) == ("failed", "configured")
     assert len(scene.done(Stop)) == 1
+
+
+def test_an_initiator_that_can_not_be_made_again_after_a_restart_takes_its_program_along() -> None:
+    """Else it would run on unknown to anybody, and the next start would make a second one."""
+    scene = Scene(initiating)
+    scene.command("deploy")
+    scene.world = failing(HostInitiator, StepFailed("hosts none"), initiating)
+    scene.restart()
+    scene.pass_time(0.1)
+    assert scene.works[-1] == Stop("/site/a", 10.0)
+    (beat,) = scene.beats[-1].managents
+    assert (beat.life, beat.health, beat.reason) == ("configured", "crashed", "hosts none")
 
 
 def test_an_initiator_that_can_not_settle_goes_on() -> None:
