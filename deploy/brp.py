@@ -8,8 +8,8 @@
 
 The four types: installation-code, install-configuration, managent-configuration, and all, whose replies say for each
 reference which of the three it is `for`. Beyond the figure a reference has the `digest` and the `format` (script,
-executable, tar, python: what repository information calls its type) that are known of it. Figure 8 writes identifiers
-without a leading slash; both ways are read, one with it is written.
+executable, tar, python, java: what repository information calls its type) that are known of it. Figure 8 writes
+identifiers without a leading slash; both ways are read, one with it is written.
 
 What the repository cannot answer it answers with `<error code="…">what was expected, what was found</error>`.
 """

@@ -37,7 +37,7 @@ Kind = Literal["code", "install", "managent"]
 KINDS: tuple[Kind, ...] = ("code", "install", "managent")
 ELEMENTS: dict[str, Kind] = {"managent-code": "code", "install-config": "install", "managent-config": "managent"}
 
-CODE_TYPES = ("script", "executable", "tar", "python")
+CODE_TYPES = ("script", "executable", "tar", "python", "java")
 """What a code reference's `type` may say; without it the boot stub recognises the content."""
 
 INFORMATION_LIMITS = Limits(bytes=1 << 20, elements=10_000, depth=64, attributes=3, text_chars=2_000)

@@ -243,6 +243,13 @@ def fingerprint(digests: Iterable[str]) -> str:
     return blake3(told.encode()).hexdigest(length=8) if told else ""
 
 
+def with_told(found: Prints, start: str, lease_s: float) -> Prints:
+    """What the initiator tells is part of it too: the start command, and the lease that the boot stub keeps. Where one
+    of these changes, the managent is another one, though no document of its own is."""
+    told = [*([f"start {start}"] if start else []), *([f"lease {lease_s:g}"] if lease_s else [])]
+    return Prints(found.code, found.install, fingerprint([found.managent, *told])) if told else found
+
+
 # --- explaining ------------------------------------------------------------------------------------------------------
 
 

@@ -4,7 +4,8 @@
     reinstall      there, made from other code or another installation configuration: uninstall, deploy
     reconfigure    there, with another configuration of its own: shut down, configure, start
     start          there, and shut down by an order: a rollout starts it again
-    retry          there with the right prints or never brought there, and the last attempt did not succeed
+    mend           there with the right prints, and not well
+    retry          refused or failed with this very description: only an apply with `resume` tries it again
     remove         there, and not described
     invalid        described wrongly: no managent can be made from that; what is there stays
 
@@ -25,8 +26,8 @@ from deploy.expansion import Want
 from deploy.identity import TOP, join
 from deploy.records import Child, Prints, Table
 
-Kind = Literal["add", "reinstall", "reconfigure", "start", "retry", "remove", "invalid"]
-KINDS: tuple[Kind, ...] = ("add", "reinstall", "reconfigure", "start", "retry", "remove", "invalid")
+Kind = Literal["add", "reinstall", "reconfigure", "start", "mend", "retry", "remove", "invalid"]
+KINDS: tuple[Kind, ...] = ("add", "reinstall", "reconfigure", "start", "mend", "retry", "remove", "invalid")
 OWN = "managent configuration"
 PRINT_CHARS = 8
 """Of a fingerprint in a reason: enough to tell two apart."""
@@ -67,7 +68,7 @@ class Plan:
     def ordered(self, retry: bool) -> tuple[str, ...]:
         """What waves are cut by: changes with a place in the order of the tree. Without `retry`, what failed before is
         left as it is."""
-        kinds = ("add", "reinstall", "reconfigure", "start", *(("retry",) if retry else ()))
+        kinds = ("add", "reinstall", "reconfigure", "start", "mend", *(("retry",) if retry else ()))
         return tuple(change.path for change in self.changes if change.kind in kinds)
 
     def removed(self) -> tuple[str, ...]:
@@ -112,7 +113,7 @@ def make_plan(
     target: dict[str, None] = {}
     for want in wants:
         target[want.path] = None
-        if change := _change(want, there.get(want.path)):
+        if change := _change(want, there.get(want.path), generation):
             changes.append(change)
     unchanged = len(target) - len(changes)
     changes += [
@@ -127,14 +128,15 @@ def _absent(row: Child) -> bool:
     return row.env == "non-existent" and row.life == "non-existent"
 
 
-def _change(want: Want, row: Child | None) -> Change | None:
+def _change(want: Want, row: Child | None, generation: str) -> Change | None:
     if want.error:
         return Change(want.path, "invalid", want.error)
     if row is None:
         return Change(want.path, "add", "not there")
-    failed = row.outcome in ("refused", "failed", "unreachable")
+    if row.outcome in ("refused", "failed") and row.tried == generation:
+        return Change(want.path, "retry", _trouble(row))
     if _absent(row):
-        return Change(want.path, "retry" if failed else "add", _trouble(row) if failed else _gone(row))
+        return Change(want.path, "add", _trouble(row) if row.outcome not in ("done", "pending") else _gone(row))
     if reasons := differences(row.prints, want):
         other = any(not reason.startswith(OWN) for reason in reasons)
         return Change(want.path, "reinstall" if other else "reconfigure", "; ".join(reasons))
@@ -142,7 +144,7 @@ def _change(want: Want, row: Child | None) -> Change | None:
         return None
     if row.outcome == "done" and row.want not in ("active", "passive"):
         return Change(want.path, "start", f"shut down by an order, on stub {row.stub.name}")
-    return Change(want.path, "retry", _trouble(row))
+    return Change(want.path, "mend", _trouble(row))
 
 
 def _gone(row: Child) -> str:

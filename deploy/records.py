@@ -54,8 +54,9 @@ class StubRecord(msgspec.Struct, frozen=True):
 
 
 class Prints(msgspec.Struct, frozen=True, array_like=True):
-    """Fingerprints of what a managent was made from: 16 hex digits of BLAKE3 over the references' contents in order.
-    "": nothing matched, or nothing is there."""
+    """Fingerprints of what a managent was made from: 16 hex digits of BLAKE3 over the references' contents in order;
+    `managent` also over the start command and the lease that its initiator tells, where it does. "": nothing matched,
+    or nothing is there."""
 
     code: Print = ""
     install: Print = ""
@@ -65,9 +66,9 @@ class Prints(msgspec.Struct, frozen=True, array_like=True):
 class Child(msgspec.Struct, frozen=True, array_like=True):
     """A row of a table. `attempt` grows with every deployment of this child, on whichever stub: a stub obeys the
     highest (epoch of the table, attempt) that it has heard. `generation`: of the description that it was last brought
-    to, or that was tried last. `index`: its place in the enumeration, which is the order of rollouts. `want`: "passive"
-    when an order deactivated it, "configured" or "non-existent" when an order shut it down or uninstalled it; the next
-    rollout starts those, and leaves passive ones passive."""
+    to. `index`: its place in the enumeration, which is the order of rollouts. `want`: "passive" when an order
+    deactivated it, "configured" or "non-existent" when an order shut it down or uninstalled it; the next rollout
+    starts those, and leaves passive ones passive."""
 
     name: StubName
     index: Number
@@ -86,8 +87,9 @@ class Child(msgspec.Struct, frozen=True, array_like=True):
     """How it was deployed last: (step of section 3, milliseconds) for what its boot stub did (2 to 6), and (7, from the
     call to the report of its success)."""
     left: Annotated[tuple[StubRef, ...], msgspec.Meta(max_length=MAX_LEFT)] = ()
-    """Boot stubs from which it was placed elsewhere when they did not answer: an older
-    deployment may still be there."""
+    """Boot stubs from which it was placed elsewhere when they did not answer: an older one may still be there."""
+    tried: Label = ""
+    """The generation for which it was refused or failed."""
 
 
 class Table(msgspec.Struct, frozen=True):

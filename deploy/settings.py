@@ -20,6 +20,9 @@ class Settings:
     lease_margin_s: float = 5.0
     """On top of `lease_s`, before managents of a lost boot stub are placed elsewhere: longer than any message is under
     way, and than two clocks differ in measuring a lease."""
+    doubt_s: float = 1.0
+    """What a beat says of a managent within so long after an answer about it may be older than that: it is not
+    heard."""
     lost_ping_s: float = 30.0
     """A lost boot stub is asked this often whether it is back."""
 

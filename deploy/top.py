@@ -20,6 +20,7 @@ in this process alone: after any death of it the next top finds what is there in
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -27,19 +28,23 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Self
 
+import msgspec
+
 from deploy import loading, top_lock
 from deploy.asking import Asker
+from deploy.bip_xml import ControlMessage, bip_call
 from deploy.configuration import Children, InitiatorRole
 from deploy.described import Described
 from deploy.directory import Directory, Fenced, Unreadable
-from deploy.identity import TOP, name_of, parent_of
-from deploy.initiator_host import InitiatorFailed, TopHost
-from deploy.messages import Charge, Counts, Entry, Problem, Rollout, What
+from deploy.identity import TOP, BadIdentity, name_of, parent_of
+from deploy.initiator_host import InitiatorFailed, TopHost, built_in
+from deploy.messages import BipAnswer, Charge, Counts, Entry, Problem, Rollout, What
 from deploy.patterns import CommandPattern
 from deploy.plan import Plan, make_plan, rows
 from deploy.reach import address_towards, bind_at, is_loopback
 from deploy.records import Child, StubRef, Table
 from deploy.sets import Sets, partition
+from deploy.settings import Settings
 from deploy.waves import ALL, Share, Wave, cut, size_of, too_many
 from fabric.runtime.bus import SocketContext, new_context
 from zk import paths
@@ -49,6 +54,9 @@ from zk.kazoo_tree import KazooTree
 SESSION_S = 10.0
 CONNECT_S = 15.0
 STATUS_S = 30.0
+STUBS_S = 10.0
+"""An apply so soon after its plan takes the boot stubs that were read for that: reading them all again is most of what
+either asks of the directory."""
 EVERYTHING = "/**"
 """The pattern of all managents."""
 
@@ -102,7 +110,16 @@ GoOn = Callable[[Wave, Counts], Awaitable[bool]]
 class Top:
     """Made by `open`. Everything may raise TopError, BadTree, BadRecord, and zk.tree.TreeError."""
 
-    def __init__(self, directory: str, key: bytes | None, tree: KazooTree, context: SocketContext, bind: str) -> None:
+    def __init__(
+        self,
+        directory: str,
+        key: bytes | None,
+        tree: KazooTree,
+        context: SocketContext,
+        bind: str,
+        settings: Settings | None,
+    ) -> None:
+        self._settings = settings
         self._hosts = directory
         self._key = key
         self._tree = tree
@@ -110,17 +127,22 @@ class Top:
         self._directory = Directory(self._client)
         self._context = context
         self._bind = bind
+        self._listed: tuple[float, tuple[StubRef, ...]] = (-STUBS_S, ())
 
     @classmethod
-    def open(cls, directory: str, key: bytes | None = None, bind: str = "") -> AbstractAsyncContextManager[Self]:
+    def open(
+        cls, directory: str, key: bytes | None = None, bind: str = "", settings: Settings | None = None
+    ) -> AbstractAsyncContextManager[Self]:
         """`directory`: a connect string. `bind`: "tcp://host:port" where boot stubs can reach this process; by default
         any port of the address from which the directory is reached. Raises zk.connect.Unreachable, and TopError when
         others than this machine can reach it and there is no key."""
-        return cls._opened(directory, key, bind)
+        return cls._opened(directory, key, bind, settings)
 
     @classmethod
     @asynccontextmanager
-    async def _opened(cls, directory: str, key: bytes | None, bind: str) -> AsyncIterator[Self]:
+    async def _opened(
+        cls, directory: str, key: bytes | None, bind: str, settings: Settings | None
+    ) -> AsyncIterator[Self]:
         if not bind:
             try:
                 address = address_towards(directory)
@@ -136,7 +158,7 @@ class Top:
         context = new_context(max_sockets=64)
         try:
             await tree.open(CONNECT_S)
-            yield cls(directory, key, tree, context, bind)
+            yield cls(directory, key, tree, context, bind, settings)
         finally:
             await tree.close()
             context.term()
@@ -147,7 +169,7 @@ class Top:
         """What `apply` would change. `roots`: paths of the first level; none: those that are there. Where there are
         others they must be named too, or `only` has them removed."""
         tables = await self._tables()
-        named = _roots(tables.get(TOP), roots, only)
+        named = roots_of(tables.get(TOP), roots, only)
         stubs = await self._stubs()
         async with loading.opened() as loader:
             expansion, described = await loader.expanded(_role(named), repository, stubs)
@@ -156,10 +178,15 @@ class Top:
         warnings = tuple(f"repository {url}: {one.broken}" for url, one in described.items() if one.broken)
         return make_plan(repository, named, _generation(described), expansion.wants, rows(tables), warnings)
 
-    async def _stubs(self) -> tuple[StubRef, ...]:
-        """Those that can be reached."""
-        found = await self._directory.stubs.all()
-        return tuple(StubRef(one.name, one.address, one.domain) for one in found.records if one.address)
+    async def _stubs(self, age_s: float = 0.0) -> tuple[StubRef, ...]:
+        """Those that can be reached, as they were `age_s` ago at most."""
+        now = asyncio.get_running_loop().time()
+        read_at, stubs = self._listed
+        if now - read_at >= age_s:
+            found = await self._directory.stubs.all()
+            stubs = tuple(StubRef(one.name, one.address, one.domain) for one in found.records if one.address)
+            self._listed = now, stubs
+        return stubs
 
     async def _tables(self) -> dict[str, Table]:
         tables: dict[str, Table] = {}
@@ -192,7 +219,7 @@ class Top:
         charge = Charge(
             plan.repository,
             directory=self._hosts,
-            domain=await self._stubs(),
+            domain=await self._stubs(STUBS_S),
             rollout=f"o-{secrets.token_hex(6)}",
             generation=plan.generation,
         )
@@ -201,7 +228,9 @@ class Top:
             done, halted = waves[0], ""
             for done in waves:
                 rollout = Rollout(charge.rollout, done.number, done.until, plan.generation, resume, recheck, prune)
-                settled = await host.roll(rollout, _telling(on_progress, done, plan))
+                tell = _telling(on_progress, done, plan)
+                settled = await host.roll(rollout, tell)
+                tell(settled.counts, settled.problems)
                 if done.until != ALL and (halted := too_many(settled.counts, max_failed, len(plan.target))):
                     break
                 if done.until != ALL and go_on is not None and not await go_on(done, settled.counts):
@@ -221,13 +250,52 @@ class Top:
         deploy.patterns.BadPattern."""
         wanted = CommandPattern(pattern)
         tables = await self._tables()
-        target = [path for path, row in rows(tables).items() if wanted.matches(path)]
-        if not target:
+        if TOP not in tables:
             return Answer((), Sets())
+        known = [path for path in rows(tables) if wanted.matches(path)]
         entries = await self._asked(tables[TOP], pattern, what, timeout_s)
+        # Tables are written now and then: an initiator may name children that its table did not have yet.
+        target = dict.fromkeys([*known, *(entry.path for entry in entries)])
         places = {path: place for place, path in enumerate(target)}
-        ordered = sorted(entries, key=lambda entry: places.get(entry.path, len(places)))
-        return Answer(tuple(ordered), _sets(target, entries))
+        ordered = sorted(entries, key=lambda entry: places[entry.path])
+        return Answer(tuple(ordered), _sets(tuple(target), entries))
+
+    async def send(self, message: ControlMessage, stub: str, managent: str, timeout_s: float) -> BipAnswer | None:
+        """One command of Table 1 from a person to the boot stub with this name, or at this address; None when it does
+        not answer in time. `managent`: for a message that names none. Managents of a tree obey their initiators alone:
+        raises TopError for one of these."""
+        address = stub if "://" in stub else await self._address_of(stub)
+        doing = f"{message.verb} {message.managent or managent} by hand"
+        asker = Asker(self._context, self._key, self._bind)
+        try:
+            call = bip_call(
+                message, call=secrets.token_hex(8), parent=asker.parent, epoch=1, attempt=1, managent=managent
+            )
+            if await self.trace(call.managent) is not None:
+                raise TopError(
+                    f"expected a managent of no tree, found {call.managent} in the table of its initiator; see: "
+                    "fabric managent --help"
+                )
+            record = top_lock.this_process(secrets.token_hex(16), asker.parent.address, doing)
+            await top_lock.take(self._client, record, over=False)
+            try:
+                stat = await self._client.exists(paths.TOP)
+                epoch = stat.czxid if stat is not None else 1  # later than any before it, as a claim's would be
+                return await asker.command(address, msgspec.structs.replace(call, epoch=epoch), timeout_s)
+            finally:
+                await top_lock.release(self._client, record)
+        except top_lock.Held as held:
+            raise TopError(str(held)) from held
+        except BadIdentity as error:
+            raise TopError(str(error)) from error
+        finally:
+            asker.close()
+
+    async def _address_of(self, stub: str) -> str:
+        record = await self._directory.stubs.get(stub)
+        if record is None or not record.address:
+            raise TopError(f"expected a boot stub of the directory, found {stub!r}; see: fabric stub list")
+        return record.address
 
     async def trace(self, path: str) -> Traced | None:
         """How this managent was last deployed; None when the directory does not know it."""
@@ -259,7 +327,7 @@ class Top:
         self, role: InitiatorRole, charge: Charge, doing: str, take_over: bool
     ) -> AsyncIterator[TopHost]:
         """The top initiator at work. Raises top_lock.Held."""
-        host = TopHost(self._context, self._key, self._bind, self._tree)
+        host = TopHost(self._context, self._key, self._bind, self._tree, built_in(self._settings))
         record = top_lock.this_process(host.guid, host.address, doing)
         try:
             await top_lock.take(self._client, record, take_over)
@@ -289,20 +357,20 @@ async def _alone(work: AbstractAsyncContextManager[TopHost]) -> AsyncIterator[To
 # --- parts -----------------------------------------------------------------------------------------------------------
 
 
-def _roots(table: Table | None, roots: Sequence[str], only: bool) -> tuple[str, ...]:
+def roots_of(table: Table | None, roots: Sequence[str], only: bool) -> tuple[str, ...]:
     """The paths of the first level that are to be there. Raises TopError."""
     there = tuple(f"/{child.name}" for child in (table.children if table else ()))
     if not roots:
         if not there:
             raise TopError(
-                "which managents of the first level? Nothing is deployed yet; expected a root, such as /region1"
+                "which managents of the first level? Nothing is deployed yet; expected a root, such as --root /region1"
             )
         return there
     others = [root for root in there if root not in roots]
     if others and not only:
         raise TopError(
-            f"expected all managents of the first level to be named, found {', '.join(others)} there as well; name it, "
-            "too, or have what is not named removed (only)"
+            f"expected all managents of the first level to be named, found {', '.join(others)} there, too: name it as "
+            "well (--root), or have what is not named removed (--only)"
         )
     return tuple(roots)
 

@@ -6,7 +6,6 @@ The arguments, and what is checked of them before any host is asked. What is sho
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import shutil
 import sys
@@ -138,6 +137,7 @@ def uninstall(args: Namespace) -> int:
 
 
 def _run(args: Namespace, order: Order, bundle: Bundle | None) -> int:
+    import asyncio
     from dataclasses import replace
 
     from deploy.cli import installing

@@ -8,12 +8,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
+from urllib.parse import urljoin
 
 import msgspec
 from msgspec.structs import asdict
 
 from deploy.messages import Counts, Entry
 from deploy.plan import Change, Kind, Plan
+from deploy.repository.resolver import repository_url
 from deploy.sets import Sets, Unfit
 from deploy.top import Answer, Result
 from fabric.cli import output
@@ -25,6 +27,7 @@ STYLES: dict[Kind, str] = {
     "reinstall": "yellow",
     "reconfigure": "yellow",
     "start": "green",
+    "mend": "yellow",
     "retry": "yellow",
     "remove": "red",
     "invalid": "red",
@@ -34,7 +37,8 @@ WORDS: dict[Kind, str] = {
     "reinstall": "to reinstall",
     "reconfigure": "to reconfigure",
     "start": "to start",
-    "retry": "not well (apply --resume tries again)",
+    "mend": "to mend",
+    "retry": "failed before (apply --resume tries again)",
     "remove": "to remove",
     "invalid": "described wrongly",
 }
@@ -115,10 +119,18 @@ def show_plan(plan: Plan) -> None:
     if plan.changes:
         output.table(
             ("CHANGE", "MANAGENT", "REASON"),
-            [(output.Styled(one.kind, STYLES[one.kind]), one.path, one.reason) for one in plan.changes[:ROWS]],
+            [
+                (output.Styled(one.kind, STYLES[one.kind]), one.path, shortened(one.reason, plan.repository))
+                for one in plan.changes[:ROWS]
+            ],
         )
         _cut(len(plan.changes))
     output.line(summary(plan))
+
+
+def shortened(text: str, repository: str) -> str:
+    """`text` with what lies in the repository called as it is called there."""
+    return text.replace(urljoin(repository_url(repository), "."), "")
 
 
 def summary(plan: Plan) -> str:

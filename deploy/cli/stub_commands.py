@@ -208,7 +208,7 @@ def discover(args: Namespace) -> int:
 
 async def _discover(args: Namespace, where: Places, key: bytes, group: Group) -> int:
     telling = Listener(group, key, directory=where.directory)
-    async with _directory(where) as directory, _pinger(where) as pinger:
+    async with opened_directory(where) as directory, _pinger(where) as pinger:
         if args.every is not None:
             await telling.open()
         try:
@@ -265,7 +265,7 @@ def ping(args: Namespace) -> int:
     where, parent = places(args), _path(args.parent, "--parent")
 
     async def ask() -> Pong:
-        async with _directory(where) as directory, _pinger(where) as pinger:
+        async with opened_directory(where) as directory, _pinger(where) as pinger:
             record = await directory.stubs.get(listed(args.name, "", "").name)
             if record is None:
                 raise Failure(f"no boot stub {args.name} is in the directory (fabric stub list)")
@@ -293,7 +293,7 @@ def ping(args: Namespace) -> int:
 
 
 @asynccontextmanager
-async def _directory(where: Places) -> AsyncIterator[Directory]:
+async def opened_directory(where: Places) -> AsyncIterator[Directory]:
     """Raises zk.connect.Unreachable."""
     tree = KazooTree(where.directory)
     try:
@@ -324,7 +324,7 @@ def _with_directory(where: Places, ask: Callable[[Directory], Awaitable[V]]) -> 
     """Raises Failure."""
 
     async def asked() -> V:
-        async with _directory(where) as directory:
+        async with opened_directory(where) as directory:
             try:
                 async with asyncio.timeout(OPERATION_S):
                     return await ask(directory)

@@ -10,6 +10,7 @@ import msgspec
 from deploy.cli import showing
 from deploy.cli.places import places
 from deploy.cli.running import run
+from deploy.cli.waiting import Waiting
 from deploy.identity import BadIdentity, check_path, parent_of
 from deploy.top import Top, Traced
 from fabric.cli import output
@@ -56,7 +57,7 @@ def trace(args: Namespace) -> int:
         raise Failure(str(error), Exit.USAGE) from None
 
     async def look() -> Traced | None:
-        async with Top.open(where.directory, where.key) as top:
+        async with Waiting(where.told), Top.open(where.directory, where.key) as top:
             return await top.trace(path)
 
     found = run(look())
@@ -80,7 +81,9 @@ def trace(args: Namespace) -> int:
 
 
 def view(path: str, found: Traced) -> TraceView:
-    ms = dict(found.row.steps)
+    ms: dict[int, int] = {}
+    for step, took_ms in found.row.steps:  # a step may have been made in two parts
+        ms[step] = ms.get(step, 0) + took_ms
     written = datetime.fromtimestamp(found.written_ms / 1000, UTC).isoformat(timespec="milliseconds")
     return TraceView(
         path,

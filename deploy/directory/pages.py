@@ -129,7 +129,7 @@ def changes(table: Table, was: Layout) -> tuple[Layout, list[Batch]]:
     if len(pages) > MAX_PAGES:
         raise ValueError(f"table of {table.path}: expected at most {MAX_PAGES} pages, found {len(pages)}")
     # Until the last transaction the head counts every page that is there: those to come do not matter, as it never
-    # counts one that is not.
+    # counts one that is not. And it keeps its rows: one that moves to a page that is not yet written would be nowhere.
     gone = tuple(range(len(pages), len(was.pages)))
     batches: list[Batch] = []
     there = len(was.pages)
@@ -137,7 +137,7 @@ def changes(table: Table, was: Layout) -> tuple[Layout, list[Batch]]:
     size = 0
     for number in sorted(written.keys() - {0}, key=lambda n: (n < len(was.pages), n)):
         if batch and size + len(written[number]) > BATCH_BYTES:
-            batches.append(Batch(_page_bytes(table, 0, pages[0], there), batch))
+            batches.append(Batch(_page_bytes(table, 0, was.pages[0], there), batch))
             batch, size = {}, 0
         batch[number] = written[number]
         size += len(written[number])

@@ -32,9 +32,12 @@ class Agenda:
         return key in self._when
 
     def due(self, now: float) -> Iterator[Key]:
-        """Each that is due, once; it is forgotten when it is handed out. What is set meanwhile may come too."""
+        """Each that is due, once; it is forgotten when it is handed out. What is set meanwhile waits for the next
+        call."""
+        found = []
         while self._heap and self._heap[0][0] <= now:
-            when, key = heapq.heappop(self._heap)
+            found.append(heapq.heappop(self._heap))
+        for when, key in found:
             if self._when.get(key) == when:
                 del self._when[key]
                 yield key

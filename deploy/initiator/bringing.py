@@ -27,6 +27,10 @@ from deploy.records import MAX_STEPS, Outcome
 from deploy.states import LifeState, Verb
 
 PASSIVE = "its initiator is deactivated: activate that one, and it goes on"
+ORPHANS = (
+    "it is described as no initiator any more, but was replaced before what is below it could be removed: describe it "
+    "as an initiator, apply, and then change it"
+)
 WITH_CHARGE: frozenset[Step] = frozenset({"deploy", "configure-env", "configure-managent"})
 NEW_INCARNATION: frozenset[Step] = frozenset({"deploy", "start", "restart"})
 LEAVES: dict[Verb, LifeState] = {
@@ -103,8 +107,11 @@ class Bringing:
         elif self._stubs.is_lost(kid.stub):
             self._release(kid)
             self._strand(now, kid)
-        elif step is None:
+        elif step is None and self._stubs.is_ready(kid.stub):
             self._arrived(now, kid)
+        elif step is None:  # so it was when the table was written; its boot stub is asked
+            self._release(kid)
+            self.conclude(now, kid, "pending", "")
         elif not house.active:
             self._release(kid)
             self.conclude(now, kid, "refused", PASSIVE)
@@ -118,6 +125,8 @@ class Bringing:
             self._house.agenda.by(("kid", kid.name), kid.not_before)
         elif not self._stubs.is_ready(kid.stub):
             self._release(kid)  # it comes again when the boot stub is adopted, or lost
+        elif step == "clear" and kid.orphans:
+            self.give_up(now, kid, "failed", ORPHANS)
         elif step == "clear":
             self._release(kid)
             self._subtrees.clear(now, kid)
@@ -156,10 +165,8 @@ class Bringing:
             if kid.deployed:  # on the same boot stub, of which the table tells: this need not be saved first
                 kid.attempt = house.next_attempt()
             kid.deployed = True
-        elif step == "uninstall":
-            kid.deployed = True  # the next deployment is another
-        if step in NEW_INCARNATION:
-            self._subtrees.new_incarnation(kid)
+        elif step == "uninstall":  # the next deployment is another; and a late call of this one will be stale
+            kid.attempt, kid.deployed = house.next_attempt(), True
         kid.sent = True
         charge = house.charge_of(kid, self._stubs.where(kid.stub)) if step in WITH_CHARGE or step == "inspect" else None
         message: BipCall | InspectCall
@@ -169,50 +176,60 @@ class Bringing:
         else:
             assert step != "clear"
             message = BipCall(house.call_id(), step, kid.path, house.epoch, kid.attempt, house.me, charge)
-        kid.call = self._calls.send(now, kid.stub, message, done)
+        kid.call = self._calls.send(now, kid.stub, message, done, kid.subtree.epoch)
 
     # --- what came of it ---------------------------------------------------------------------------------------------
 
     def _answered(self, kid: Kid, now: float, call: Call, answer: Answer | None) -> None:
         if kid.call != call.id:
             return
-        kid.call = None
+        kid.call, kid.answered_at = None, now
         if answer is None:
             kid.unsure = True
             self._failed(now, kid, "unreachable", call.why, False)
         elif isinstance(answer, InspectAnswer):
-            self._inspected(now, kid, answer)
+            assert call.message.charge is not None
+            self._inspected(now, kid, call.message.charge.generation, answer)
         else:
             assert isinstance(call.message, BipCall)
             self._obeyed(now, kid, call, call.message.verb, answer)
         self.consider(now, kid)
 
-    def _inspected(self, now: float, kid: Kid, answer: InspectAnswer) -> None:
+    def _inspected(self, now: float, kid: Kid, generation: str, answer: InspectAnswer) -> None:
         kid.env, kid.life, kid.prints, kid.row = answer.env, answer.life, answer.have, None
         if answer.error:
             self._failed(now, kid, "failed", answer.error, answer.final)
             return
-        kid.checked, kid.tries = True, 0
+        kid.tries = 0
+        rollout = self._house.rollout
+        if rollout is None or rollout.generation != generation:
+            return  # the description has changed since: it is inspected again
+        kid.checked = True
         kid.rework = rework(answer.have, answer.want)
         kid.leaf_next = kid.initiator and not answer.initiator and bool(kid.rework)
-        rollout = self._house.rollout
-        if kid.leaf_next and rollout is not None and not rollout.prune:
+        if kid.initiator and not answer.initiator and (kid.orphans or not kid.rework):
+            self.give_up(now, kid, "failed", ORPHANS)
+        elif kid.leaf_next and not rollout.prune:
             self._failed(
                 now, kid, "failed", "it will not be an initiator any more, but its children are to be kept", True
             )
-        elif not kid.rework and rollout is not None:
-            kid.generation = rollout.generation
+        else:
+            kid.generation = "" if kid.rework else generation
             self._keeper.touch(now, kid)
 
     def _obeyed(self, now: float, kid: Kid, call: Call, verb: Verb, answer: BipAnswer) -> None:
         self._took(kid, verb, answer)
         if answer.outcome == "done":
             kid.tries = 0
+            if verb in NEW_INCARNATION:
+                self._subtrees.new_incarnation(kid, call.epoch)
             if verb in ("restart", "start"):
                 kid.restart = False
             if verb in ("deploy", "configure-managent"):
-                kid.generation, kid.rework, kid.checked = self._house.charge.charge.generation, "", True
-                kid.leaf_next = kid.restart = False
+                self._renewed(kid, call)
+                kid.orphans = kid.initiator and not answer.initiator
+                if kid.orphans:
+                    self.give_up(now, kid, "failed", ORPHANS)
                 kid.subtree.has_charge = True
             if verb == "deploy":
                 own = tuple((span.step, span.ms) for span in answer.spans)
@@ -230,6 +247,13 @@ class Bringing:
             self._keeper.verify()
             self._failed(now, kid, "failed", f"boot stub {kid.stub} obeys another initiator: {answer.reason}", False)
 
+    def _renewed(self, kid: Kid, call: Call) -> None:
+        """It is by the description that the call was made under, which may be the one before the last by now."""
+        assert call.message.charge is not None
+        kid.generation, kid.rework = call.message.charge.generation, ""
+        kid.checked = kid.generation == self._house.charge.charge.generation
+        kid.leaf_next = kid.restart = False
+
     def _took(self, kid: Kid, verb: Verb, answer: BipAnswer) -> None:
         """The state that an answer tells."""
         kid.row = None
@@ -241,7 +265,8 @@ class Bringing:
             return
         kid.env, kid.life, kid.prints = answer.env, answer.life, answer.prints
         if answer.env == "installed" and answer.life != "non-existent":
-            if answer.initiator or (answer.outcome == "done" and verb in ("deploy", "configure-managent")):
+            made = answer.outcome == "done" and verb in ("deploy", "configure-managent")
+            if answer.initiator or (made and kid.subtree.cleared):
                 kid.initiator = answer.initiator
 
     def _failed(self, now: float, kid: Kid, outcome: Outcome, reason: str, final: bool) -> None:
@@ -257,8 +282,8 @@ class Bringing:
     def give_up(self, now: float, kid: Kid, outcome: Outcome, reason: str) -> None:
         """Until another rollout, or an order, takes it up again."""
         kid.given_up = True
-        if kid.covered and self._house.rollout is not None and not self.removing(kid):
-            kid.generation = self._house.rollout.generation
+        if kid.covered and self._house.rollout is not None:
+            kid.tried = self._house.rollout.generation
         self._house.warn(f"{kid.path} on boot stub {kid.stub}: {outcome}: {reason}"[:1000])
         self.conclude(now, kid, outcome, reason)
         self._release(kid)
@@ -344,7 +369,7 @@ class Bringing:
         self, kid: Kid, verb: Verb, done: Ordered, now: float, call: Call, answer: Answer | None
     ) -> None:
         if kid.call == call.id:
-            kid.call = None
+            kid.call, kid.answered_at = None, now
         if answer is None:
             done(now, "unreachable", call.why)
         else:
@@ -354,9 +379,11 @@ class Bringing:
                 outcome = "done" if answer.outcome == "done" else "refused"
             self._took(kid, verb, answer)
             if outcome == "done":
+                if verb in NEW_INCARNATION:
+                    self._subtrees.new_incarnation(kid, call.epoch)
                 kid.want, kid.given_up, kid.tries, kid.restart = LEAVES[verb], False, 0, False
                 if verb in ("deploy", "configure-managent"):
-                    kid.rework, kid.generation = "", self._house.charge.charge.generation
+                    self._renewed(kid, call)
                 self._keeper.touch(now, kid)
             reason = " | ".join((answer.reason, *answer.tail)) if outcome != "done" else ""
             if answer.outcome == "unknown":

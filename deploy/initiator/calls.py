@@ -33,7 +33,8 @@ class Call:
     began: float
     heard_at: float
     wait_s: float
-    running: bool = False
+    epoch: int = 0
+    """Of the initiator that the managent was when the call was sent."""
     why: str = ""
 
 
@@ -44,9 +45,9 @@ class Calls:
         self._open: dict[str, Call] = {}
         self._by_stub: dict[str, dict[str, Call]] = {}
 
-    def send(self, now: float, stub: str, message: BipCall | InspectCall, done: Done) -> str:
+    def send(self, now: float, stub: str, message: BipCall | InspectCall, done: Done, epoch: int = 0) -> str:
         """Returns the call's id."""
-        call = Call(message.call, stub, message, done, now, now, self._house.settings.command_repeat_s)
+        call = Call(message.call, stub, message, done, now, now, self._house.settings.command_repeat_s, epoch)
         self._open[call.id] = call
         self._by_stub.setdefault(stub, {})[call.id] = call
         self._house.send(self._addresses.where(stub).address, message)
@@ -58,7 +59,7 @@ class Calls:
         if call is None or call.message.managent != answer.managent:
             return  # late, or repeated
         if isinstance(answer, BipAnswer) and answer.outcome == "running":
-            call.running, call.heard_at = True, now
+            call.heard_at = now
             call.wait_s = self._house.settings.command_repeat_max_s
             self._house.agenda.set(("call", call.id), now + call.wait_s)
             return

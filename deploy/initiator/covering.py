@@ -9,7 +9,7 @@ everything, and prunes. An initiator whose children cannot be is left as it is, 
 from __future__ import annotations
 
 from deploy.configuration import InitiatorRole
-from deploy.initiator.bringing import PASSIVE
+from deploy.initiator.bringing import ORPHANS, PASSIVE
 from deploy.initiator.house import House
 from deploy.initiator.keeping import Keeper
 from deploy.initiator.kid import Kid
@@ -62,13 +62,14 @@ class Covering:
             kid.place = place
             if self._reach(kid, covered, fresh, rollout):
                 found.append(kid)
-        everything = rollout.remove_all or (reached == len(self._places) and rollout.prune and not house.trouble)
+        everything = reached == len(self._places) and rollout.prune and not house.trouble
+        house.prunes = rollout.remove_all or everything
         described = set() if rollout.remove_all else {place.name for place in self._places}
         for kid in house.kids.values():
             if kid.name not in described:
                 if not house.trouble and not rollout.remove_all:
                     kid.place = None
-                if self._reach(kid, everything, fresh, rollout):
+                if self._reach(kid, house.prunes, fresh, rollout):
                     found.append(kid)
         return found
 
@@ -112,13 +113,13 @@ class Covering:
         going = kid.place is None or rollout.remove_all
         kid.tries = kid.commands = 0
         kid.crashes, kid.rework, kid.checked, kid.leaf_next = (), "", False, False
-        kid.not_before, kid.subtree.cleared = 0.0, False
+        kid.not_before = 0.0
         if going:
-            kid.given_up, kid.outcome, kid.reason = False, "pending", ""
+            kid.given_up, kid.outcome, kid.reason, kid.generation = False, "pending", "", ""
             return
         if kid.want not in RUNS:
             kid.want = "active"
-        another = rollout.generation != kid.generation or kid.outcome == "unreachable"
+        another = rollout.generation != kid.tried or kid.outcome == "unreachable"
         if kid.given_up and (rollout.retry or another):
             kid.given_up, kid.outcome, kid.reason, kid.generation = False, "pending", "", ""
         elif kid.outcome == "done" and kid.generation != rollout.generation:
@@ -134,8 +135,8 @@ class Covering:
 
 
 def _from_row(path: str, row: Child) -> Kid:
-    """What is known of a child by its row. That it has a place is found out by the next rollout. A row that was written
-    before a deploy tells nothing of what became of it."""
+    """What is known of a child by its row. That it has a place is found out by the next rollout; what became of it
+    since the row was written, by the adoption of its boot stub."""
     return Kid(
         row.name,
         f"{path}/{row.name}",
@@ -146,14 +147,16 @@ def _from_row(path: str, row: Child) -> Kid:
         row.env,
         row.life,
         row.want,
-        row.outcome,
+        "pending" if row.outcome == "done" else row.outcome,
         row.reason,
         row.prints,
         row.generation,
         row.initiator,
         row.steps,
         row.left,
+        row.tried,
         sent=True,
         given_up=row.outcome in ("refused", "failed") and row.reason != PASSIVE,
         unsure=True,
+        orphans=row.reason == ORPHANS,
     )

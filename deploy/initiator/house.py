@@ -31,6 +31,8 @@ class House:
         self.agenda = Agenda()
         self.kids: dict[str, Kid] = {}
         self.rollout: Rollout | None = None
+        self.prunes = False
+        """The rollout reaches everything, and removes what is not described."""
         self.epoch = 0
         """Of the table; 0: not claimed yet."""
         self.active = False

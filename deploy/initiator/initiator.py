@@ -88,7 +88,7 @@ class Initiator:
         self._subtrees.parenting = self._bringing
         self._covering = Covering(house, stubs, self._keeper)
         upkeep.wire(stubs, calls, self._keeper, self._bringing, Strays(house, calls, upkeep.clean))
-        self._gathers = Gathers(house, stubs, self._bringing, matcher)
+        self._gathers = Gathers(house, stubs, self._bringing, self._keeper, matcher)
         self._reporting = Reporting(house)
         self._hosted = charge.charge
         self.fenced = False
@@ -163,6 +163,7 @@ class Initiator:
             house.take()
             return [Note("warning", f"initiator {house.path or '(top)'}: another incarnation owns its table; it ends")]
         self._bringing.pump(now)
+        self._gathers.look(now)
         if house.settled and house.rollout is not None:
             if house.rollout.remove_all and not house.kids:
                 self._keeper.drop()
@@ -310,6 +311,7 @@ class Initiator:
     def _on_saved(self, now: float, kids: list[Kid]) -> None:
         for kid in kids:
             self._bringing.consider(now, kid)
+        self._gathers.on_saved(now)
 
     def _on_kid_time(self, now: float, name: str) -> None:
         kid = self._house.kids.get(name)

@@ -32,6 +32,8 @@ class Keeper:
         self._waiting: dict[Kid, None] = {}
         self.dropped = False
         self._dropping = False
+        self._drops = False
+        """What is under way is a DropTable."""
 
     def claim(self) -> None:
         if not self._claiming and not self._house.epoch:
@@ -56,9 +58,10 @@ class Keeper:
         """`on_saved` will come for this child."""
         self._waiting[kid] = None
 
-    def hurry(self) -> None:
-        """Save what there is to save."""
+    def hurry(self) -> int:
+        """Save what there is to save; returns the number of a save that will do."""
         self._urgent = self._urgent or self._mark > max(self.saved, self._under_way or 0)
+        return self._mark
 
     def verify(self) -> None:
         """Save in any case: somebody says that the table may be another's."""
@@ -73,11 +76,11 @@ class Keeper:
         if self._under_way is not None or not self._house.epoch or ("again", "") in self._house.agenda:
             return
         if self._dropping and not self.dropped:
-            self._under_way = self._mark
+            self._under_way, self._drops = self._mark, True
             self._house.do(DropTable())
-        elif self._urgent:
+        elif self._urgent and not self.dropped:
             self._urgent = False
-            self._under_way = self._mark
+            self._under_way, self._drops = self._mark, False
             self._house.agenda.drop(("save", ""))
             self._house.do(SaveTable(self.table()))
 
@@ -89,8 +92,7 @@ class Keeper:
         if self._under_way is None:
             return
         self.saved, self._under_way = self._under_way, None
-        if self._dropping:
-            self.dropped = True
+        self.dropped = self.dropped or self._drops
         ready = [kid for kid in self._waiting if kid.intent <= self.saved]
         for kid in ready:
             del self._waiting[kid]

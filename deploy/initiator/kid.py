@@ -38,12 +38,14 @@ _OF_OUTCOME: dict[Outcome, Line] = {
 @dataclass(slots=True, eq=False)
 class Subtree:
     """What is known of a child that is an initiator. `told`: the rollout for it. `report`: its last word on exactly
-    that one. `epoch`: of its own table, as far as heard; reports of an older one are an old incarnation's. `below`: how
-    many it had below it when it last said so."""
+    that one. `epoch`: of its own table, as far as heard; what an older one reports than that, or than `least`, is an
+    old incarnation's. `below`: how many it had below it when it last said so. `cleared`: it was told to remove all of
+    them, and did."""
 
     told: Rollout | None = None
     report: SubtreeReport | None = None
     epoch: int = 0
+    least: int = 0
     heard_at: float = 0.0
     repeats: int = 0
     has_charge: bool = False
@@ -71,6 +73,7 @@ class Kid:
     initiator: bool = False
     steps: tuple[tuple[int, int], ...] = ()
     left: tuple[StubRef, ...] = ()
+    tried: str = ""
 
     covered: bool = False
     """The rollout reaches it."""
@@ -85,6 +88,8 @@ class Kid:
     checked: bool = False
     """Inspected in this rollout."""
     unsure: bool = False
+    orphans: bool = False
+    """It runs as no initiator, but there is a subtree of an earlier deployment of it, which was one."""
     leaf_next: bool = False
     """By an inspection, it will not be an initiator any more."""
     restart: bool = False
@@ -94,6 +99,7 @@ class Kid:
     slot: bool = False
     queued: bool = False
     call: str | None = None
+    answered_at: float = float("-inf")
     not_before: float = 0.0
     moving: bool = False
     """Its stub is lost, and it will be placed on another one when the lease is over."""
@@ -116,10 +122,11 @@ class Kid:
                 self.reason,
                 self.prints,
                 self.generation,
-                self.initiator,
+                self.initiator and not self.subtree.cleared,
                 self.want,
                 self.steps,
                 self.left,
+                self.tried,
             )
         return self.row
 

@@ -25,8 +25,8 @@ from deploy.initiator.kid import Kid
 from deploy.messages import AdoptCall, StubBeat, StubPing
 from deploy.records import MAX_LEFT, StubRef
 
-UNHEARD = ("new", "lost", "adopting")
-"""States in which a boot stub has not said itself where it is."""
+ASKED_IN_VAIN = 2
+"""Then the directory is asked whether it is somewhere else now."""
 LEASE_PARTS = 3
 """A lease is renewed this often while it lasts."""
 
@@ -73,10 +73,10 @@ class Stubs:
             known = self._stubs.get(ref.name)
             if known is None:
                 self._stubs[ref.name] = Stub(ref)
-            elif known.ref != ref and (known.state in UNHEARD or known.ref.address == ref.address):
+            elif known.ref != ref and (known.state != "ok" or known.ref.address == ref.address):
                 known.ref, known.gone = ref, False  # one that answers knows best itself where it is
                 self._rows_changed(known)
-                if known.state in ("lost", "adopting"):
+                if known.state not in ("new", "ok"):
                     known.asked = 0
                     self._ask(now, known)
 
@@ -123,6 +123,7 @@ class Stubs:
         known = self._stubs[stub]
         known.state, known.heard_at, known.asked = "adopting", now, 0
         self._ask(now, known)
+        self._keep_lease(now, known)
 
     def _back(self, now: float, known: Stub) -> None:
         if known.state == "lost":
@@ -136,15 +137,23 @@ class Stubs:
         if known.state == "new":
             known.state, known.heard_at = "ok", now
         self._house.agenda.by(("stub", stub), now + self._house.settings.suspect_s)
+        self._keep_lease(now, known)
+
+    def _keep_lease(self, now: float, known: Stub) -> None:
         lease_s = self._house.charge.role.lease_s
         if lease_s and not known.leased:
             known.leased = True
-            self._house.agenda.set(("lease", stub), now + lease_s / LEASE_PARTS)
+            self._house.agenda.set(("lease", known.ref.name), now + lease_s / LEASE_PARTS)
 
     def is_ready(self, stub: str) -> bool:
         """Commands may be sent there."""
         known = self._stubs.get(stub)
         return known is not None and known.state in ("new", "ok", "suspect")
+
+    def is_unheard(self, stub: str) -> bool:
+        """It is being adopted: what is there now is not known."""
+        known = self._stubs.get(stub)
+        return known is not None and known.state == "adopting"
 
     def is_lost(self, stub: str) -> bool:
         known = self._stubs.get(stub)
@@ -193,21 +202,22 @@ class Stubs:
 
     def on_time(self, now: float, stub: str) -> None:
         known, settings = self._stubs[stub], self._house.settings
-        silent_s = now - known.heard_at
+        lost_at, suspect_at = known.heard_at + settings.lost_s, known.heard_at + settings.suspect_s
         if not (known.kids or known.left) or known.quiet or known.state == "new":
             return
-        if known.state == "lost" or (known.state == "adopting" and silent_s < settings.lost_s):
+        if known.state == "lost" or (known.state == "adopting" and now < lost_at):
             self._ask(now, known)
-        elif silent_s >= settings.lost_s:
+        elif now >= lost_at:
             known.state = "lost"
+            silent_s = now - known.heard_at
             self._house.warn(f"boot stub {stub} at {known.ref.address} has not answered for {silent_s:.0f} s")
             self._on_lost(now, stub)
             self._ask(now, known)
-        elif silent_s >= settings.suspect_s:
+        elif now >= suspect_at:
             known.state = "suspect"
             self._ask(now, known)
         else:
-            self._house.agenda.set(("stub", stub), known.heard_at + settings.suspect_s)
+            self._house.agenda.set(("stub", stub), suspect_at)
 
     def on_lease(self, now: float, stub: str) -> None:
         known = self._stubs[stub]
@@ -235,8 +245,7 @@ class Stubs:
         wait_s = min(settings.call_repeat_s * 2**known.asked, settings.call_repeat_max_s)
         if known.state == "lost":
             wait_s = settings.lost_ping_s
-        if known.state == "lost" or (known.state == "adopting" and known.asked == 1):
-            # Of one that is adopted the table may be out of date: it may have been started anew together with us.
+        if known.state == "lost" or known.asked == ASKED_IN_VAIN:
             self._house.do(FindStubs((known.ref.name,)))
         known.asked = min(known.asked + 1, 10)
         paths = tuple(kid.path for kid in (*known.kids.values(), *known.left.values()))

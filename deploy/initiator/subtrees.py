@@ -61,6 +61,7 @@ class Subtrees:
         if told is None or msgspec.structs.replace(told, seq=rollout.seq) != rollout:
             subtree.has_charge = subtree.has_charge and told is None
             subtree.told, subtree.report, subtree.repeats = rollout, None, 0
+            subtree.cleared = False
             self._house.recount(kid)
         self._watch(now, kid)
         if subtree.report is None and ("tell", kid.name) not in self._house.agenda:
@@ -93,9 +94,11 @@ class Subtrees:
         subtree, told = kid.subtree, kid.subtree.told
         if not report.epoch:
             subtree.heard_at = now
-        if report.epoch < subtree.epoch or not report.epoch:
+        if report.epoch < max(subtree.epoch, subtree.least, 1):
             return
-        subtree.heard_at, kid.initiator = now, True
+        subtree.heard_at = now
+        if not kid.initiator:
+            kid.initiator, kid.row = True, None
         another, subtree.epoch = report.epoch > subtree.epoch > 0, report.epoch
         if told is None or (report.rollout, report.seq) != (told.id, told.seq):
             if another:  # a new incarnation, that was not told yet
@@ -120,7 +123,7 @@ class Subtrees:
 
     def _cleared(self, now: float, kid: Kid, report: SubtreeReport) -> None:
         if report.counts.targeted == 0 and not report.problems:
-            kid.subtree.cleared = True
+            kid.subtree.cleared, kid.given_up, kid.row = True, False, None
             self.parenting.consider(now, kid)
             return
         first = report.problems[0] if report.problems else None
@@ -131,12 +134,13 @@ class Subtrees:
 
     # --- whether they live -------------------------------------------------------------------------------------------
 
-    def new_incarnation(self, kid: Kid) -> None:
-        """It is about to be started: what the old one says does not count."""
+    def new_incarnation(self, kid: Kid, after: int) -> None:
+        """It was started; before that its epoch was `after`. What the old incarnation says does not count."""
         subtree = kid.subtree
-        if subtree.epoch:
-            subtree.epoch += 1
-        subtree.report, subtree.repeats, subtree.has_charge, subtree.cleared = None, 0, False, False
+        subtree.least = max(subtree.least, after + 1)
+        if subtree.epoch < subtree.least:
+            subtree.report = None
+        subtree.repeats, subtree.has_charge = 0, False
         self._house.agenda.drop(("watch", kid.name))
         self._house.agenda.drop(("tell", kid.name))
         self._house.recount(kid)
@@ -153,8 +157,8 @@ class Subtrees:
             return
         if not self._stubs.is_ready(kid.stub):
             kid.subtree.heard_at = now  # that its boot stub is silent is another matter
-        silent_s = now - kid.subtree.heard_at
-        if silent_s < settings.lost_s:
-            self._house.agenda.set(("watch", name), kid.subtree.heard_at + settings.lost_s)
+        silent_at = kid.subtree.heard_at + settings.lost_s
+        if now < silent_at:
+            self._house.agenda.set(("watch", name), silent_at)
         else:
-            self._on_silent(now, kid, f"its initiator has not reported for {silent_s:.0f} s")
+            self._on_silent(now, kid, f"its initiator has not reported for {now - kid.subtree.heard_at:.0f} s")

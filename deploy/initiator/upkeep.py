@@ -31,6 +31,8 @@ class Upkeep:
 
     def __init__(self, house: House) -> None:
         self._house = house
+        self._sightings: dict[str, float] = {}
+        """Children without a row -> when a beat told of them first."""
 
     def wire(self, stubs: Stubs, calls: Calls, keeper: Keeper, bringing: Bringing, strays: Strays) -> None:
         self._stubs = stubs
@@ -56,11 +58,11 @@ class Upkeep:
                 continue
             if one.epoch > self._house.epoch:
                 self._keeper.verify()
-            elif kid.call is None:
+            elif kid.call is None and (news == "adopted" or now - kid.answered_at >= self._house.settings.doubt_s):
                 self._on_news(now, kid, one, news == "adopted")
         stub = self._stubs.get(beat.stub.name)
         if beat.whole and stub is not None:
-            for kid in [kid for kid in stub.kids.values() if kid.name not in told and kid.call is None]:
+            for kid in [kid for kid in stub.kids.values() if kid.name not in told]:
                 self._on_absence(now, kid, news == "adopted")
             for kid in [kid for kid in stub.left.values() if kid.name not in told]:
                 self.clean(now, kid, beat.stub.name)
@@ -76,6 +78,8 @@ class Upkeep:
         before = (kid.env, kid.life)
         kid.env, kid.life, kid.unsure = one.env, one.life, False
         kid.deployed = kid.deployed or one.env != "non-existent"
+        if one.initiator and not kid.subtree.cleared:
+            kid.initiator = True
         kid.row = None
         if before != (kid.env, kid.life) and kid.outcome == "done":
             self._keeper.touch(now, kid)
@@ -92,21 +96,32 @@ class Upkeep:
             self._bringing.consider(now, kid)
 
     def _remember(self, now: float, ref: StubRef, one: ManagentBeat) -> Kid | None:
-        """A child of ours of which there is no row (somebody lost the directory's content): it gets one again. Who is
-        not described is removed by the next rollout, like others; nothing is, before somebody says so."""
+        """A child of ours of which there is no row (somebody lost the directory's content, or the beat is an old one):
+        it gets one again when it is seen twice, and is removed like others that are not described: when a rollout says
+        so."""
         house = self._house
         parent, _, name = one.path.rpartition("/")
         if parent != house.path or one.env == "non-existent" or len(house.kids) >= MAX_CHILDREN:
             return None
-        house.warn(f"{one.path} on boot stub {ref.name} has no row in the table: it gets one")
+        seen_s = now - self._sightings.get(one.path, float("-inf"))
+        if not house.settings.beat_s / 2 <= seen_s <= 3 * house.settings.beat_s:
+            if seen_s > house.settings.beat_s:
+                self._sightings[one.path] = now
+            return None  # perhaps of an old beat: wait for another one
+        del self._sightings[one.path]
+        house.info(f"{one.path} on boot stub {ref.name} has no row in the table: it gets one")
         kid = Kid(name, one.path, len(house.kids), None, ref.name, one.attempt, one.env, one.life, sent=True)
+        kid.covered = house.prunes
         house.kids[name] = kid
         self._stubs.house_kid(kid, ref)
         self._keeper.touch(now, kid)
+        house.recount(kid)
         return kid
 
     def _on_absence(self, now: float, kid: Kid, adopted: bool) -> None:
         """It is not in a whole beat."""
+        if kid.call is not None or (not adopted and now - kid.answered_at < self._house.settings.doubt_s):
+            return
         if adopted:
             kid.unsure = kid.sent
         elif kid.env == "non-existent" and kid.life == "non-existent":
@@ -243,7 +258,7 @@ class Upkeep:
         kid.prints, kid.rework, kid.restart = NO_PRINTS, "", False
         kid.sent = kid.deployed = kid.unsure = kid.moving = False
         kid.not_before, kid.tries = 0.0, 0
-        kid.subtree = Subtree(epoch=kid.subtree.epoch + 1 if kid.subtree.epoch else 0, below=kid.subtree.below)
+        kid.subtree = Subtree(least=max(kid.subtree.epoch + 1, kid.subtree.least), below=kid.subtree.below)
         kid.intent = self._keeper.touch(now, kid, urgent=True)
         self._house.recount(kid)
         self._bringing.consider(now, kid)

@@ -3,7 +3,8 @@
 Theory of operation. A content is written beside its final name, hashed on the way, and renamed when it is whole and
 what its reference said it is: a file under its name is never half. The name is the blake3 digest, so that the same
 content is there once, whatever it was called. `hold` ties a file to an object: as long as that lives, the file stays.
-Beyond `max_bytes` the file that was used longest ago goes, if nobody holds it.
+Beyond `max_bytes` the file that was used longest ago goes, if nobody holds it. A file that somebody else removed counts
+as not there.
 
 The directory is one process's own (a lock says so). A file from an earlier process is hashed again before its first
 use. All methods are for one thread; hashing and copying of large files is left to the caller's threads.
@@ -76,6 +77,9 @@ class ContentCache:
         entry = self._entries.get(name)
         if entry is None or not entry.verified:
             return None
+        if not os.path.exists(self.directory / name):
+            del self._entries[name]
+            return None
         self._entries.move_to_end(name)
         return self.directory / name
 
@@ -98,6 +102,7 @@ class ContentCache:
         self._entries[_name(digest)].users.append(weakref.ref(user))
 
     def incoming(self, declared: str) -> Incoming:
+        """Raises Unresolved when the disk refuses it."""
         return Incoming(self, declared)
 
     def admit(self, partial: Path, digest: str, size: int) -> Path:
@@ -117,8 +122,11 @@ class ContentCache:
                 "in use: let the cache be larger",
                 again=True,
             )
-        os.chmod(partial, 0o400)
-        os.rename(partial, self.directory / name)
+        try:
+            os.chmod(partial, 0o400)
+            os.rename(partial, self.directory / name)
+        except OSError as error:
+            raise _refused(self.directory, "to name it", error) from None
         self._entries[name] = _Entry(size, True, known.users if known is not None else [])
         return self.directory / name
 
@@ -144,7 +152,10 @@ class Incoming:
     def __init__(self, cache: ContentCache, declared: str) -> None:
         self._cache = cache
         self.path = cache.directory / f"{uuid4().hex}{_PARTIAL}"
-        self._file = open(self.path, "xb", buffering=0)  # noqa: SIM115 - closed by commit and abort
+        try:
+            self._file = open(self.path, "xb", buffering=0)  # noqa: SIM115 - closed by commit and abort
+        except OSError as error:
+            raise _refused(cache.directory, "a new file", error) from None
         self._digester = Digester(declared)
         self._declared = declared
 
@@ -155,9 +166,7 @@ class Incoming:
             while view:
                 view = view[self._file.write(view) :]
         except OSError as error:
-            raise Unresolved(
-                f"{self._cache.directory}: the disk refused a write: {error.strerror}", again=True
-            ) from None
+            raise _refused(self._cache.directory, "a write", error) from None
         self._digester.update(data)
 
     def commit(self, whence: str) -> str:
@@ -172,6 +181,10 @@ class Incoming:
         self._file.close()
         with suppress(FileNotFoundError):
             self.path.unlink()
+
+
+def _refused(directory: Path, what: str, error: OSError) -> Unresolved:
+    return Unresolved(f"{directory}: the disk refused {what}: {error.strerror}", again=True)
 
 
 def chunks_of_file(fd: int) -> Iterator[bytes]:

@@ -22,7 +22,7 @@ from deploy.brp import REPLY_LIMITS, Refusal, Reply, Request, read_reply, withou
 from deploy.configuration import Configuration
 from deploy.documents import ConfigurationDocument, Kind, Reference
 from deploy.identity import BadIdentity, relative
-from deploy.matching import Conflict, check_deployable, merge, prints
+from deploy.matching import Conflict, check_deployable, merge, prints, with_told
 from deploy.messages import Charge
 from deploy.records import Prints
 from deploy.repository.client import HttpClient
@@ -89,7 +89,7 @@ class HttpResolver:
         asked = time.monotonic()
         known = self._known.find(same)
         if known is not None and self._is_here(known):
-            return self._resolved(known, (int((asked - began) * 1000), 0, 0))
+            return self._resolved(known, charge, (int((asked - began) * 1000), 0, 0))
         try:
             fetched, ms = await self._fetch(reply)
         except Unresolved as error:
@@ -117,7 +117,7 @@ class HttpResolver:
                 (digest for digest, _ in fetched.managent),
             ),
         )
-        resolved = self._resolved(known, (int((asked - began) * 1000), *ms))
+        resolved = self._resolved(known, charge, (int((asked - began) * 1000), *ms))
         if same and all(ref.digest.startswith("blake3:") for ref in (*reply.code, *reply.install, *reply.managent)):
             self._known.keep(same, known)
         return resolved
@@ -125,10 +125,11 @@ class HttpResolver:
     def _is_here(self, known: _Known) -> bool:
         return all(self._fetcher.known_code(ref) is not None for ref in known.refs)
 
-    def _resolved(self, known: _Known, ms: tuple[int, int, int]) -> Resolved:
+    def _resolved(self, known: _Known, charge: Charge, ms: tuple[int, int, int]) -> Resolved:
         """Raises Unresolved."""
         code = tuple(self._file(ref, code) for ref, code in zip(known.refs, known.code, strict=True))
-        return Resolved(code, known.install, known.managent, known.prints, ms)
+        told = with_told(known.prints, charge.start, charge.lease_s)
+        return Resolved(code, known.install, known.managent, told, ms)
 
     async def ask(self, repository: str, identifier: str) -> Reply:
         """BRP's request for all. Raises Unresolved."""

@@ -24,6 +24,7 @@ from deploy.repository.content import ContentCache
 from deploy.repository.fetcher import Fetcher
 from deploy.repository.images import ImageAccess
 from deploy.repository.resolver import HttpResolver
+from deploy.settings import Settings
 from deploy.stub.host import StubHost
 from deploy.stub.process import Parts
 from deploy.stub.shared import Shared
@@ -41,7 +42,7 @@ log = logging.getLogger("deploy.stub")
 class Surroundings:
     """`cache`: a folder for code, `cache_bytes` at most. `roots`: below these `file://` may be read. `directory`: a
     connect string, "" for none. `key`: the cluster's. `answer`: the group whose discovery calls are answered; `find`:
-    that which is asked for the directory, when none is named."""
+    that which is asked for the directory, when none is named. `initiators`: limits of those that live here."""
 
     cache: Path
     cache_bytes: int
@@ -50,6 +51,7 @@ class Surroundings:
     key: bytes | None = field(default=None, repr=False)
     answer: Group | None = None
     find: Group | None = None
+    initiators: Settings | None = None
 
 
 @asynccontextmanager
@@ -83,7 +85,8 @@ async def assembled(
                 stack.callback(listener.close)
 
         wanted = around.directory or around.find is not None
-        yield Parts(resolver, new_initiator(), registrar.register if wanted else None, listening=has_come_up)
+        register = registrar.register if wanted else None
+        yield Parts(resolver, new_initiator(around.initiators), register, listening=has_come_up)
 
 
 async def _opened(listener: Listener) -> None:

@@ -39,6 +39,8 @@ import blake3
 from deploy.stub.pool import Pool, PoolError
 
 MAX_MODULES = 256
+MAX_SOURCE_BYTES = 1 << 20
+"""Of a module: it is read and hashed on the loop."""
 DEFAULT_CLASS = "Managent"
 RUNNABLE = ("activate", "deactivate", "shutdown")
 log = logging.getLogger("deploy.managent")
@@ -161,7 +163,11 @@ def _made(cls: type, context: Context) -> Any:
 
 
 def _read(file: Path) -> bytes:
-    return file.read_bytes()
+    with file.open("rb") as opened:
+        source = opened.read(MAX_SOURCE_BYTES + 1)
+    if len(source) > MAX_SOURCE_BYTES:
+        raise ClassError(f"code {file.name}: expected at most {MAX_SOURCE_BYTES:,} bytes of Python, found more")
+    return source
 
 
 def _execute(key: str, file: Path, source: bytes) -> ModuleType:

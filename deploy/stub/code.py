@@ -3,10 +3,11 @@
     program    begins with #! or is an ELF binary: executed
     archive    a tar archive, plain or compressed with gzip or xz: unpacked
     python     a file of Python without #!: a class in it is run inside the boot stub
+    java       a compiled class in a file named Name.class: the managent's own program, run by `java -cp . Name`
 
 Installation code that is a program is run to its end by the installation, and is not the managent itself; the
-managent's own program is one of type `managent`, or with the name `managent` or `managent.<anything>`, or one that the
-start command names.
+managent's own program is one with the name `managent` or `managent.<anything>`, or one that the told start command
+names (`./agent --fast`, `python3 agent.py`, `java SimpleAgent`), which may have any format.
 """
 
 from __future__ import annotations
@@ -20,23 +21,23 @@ from typing import Literal
 from fabric.images.archive import is_program
 from fabric.images.inflate import Plain, inflater
 
-Kind = Literal["program", "archive", "python"]
+Kind = Literal["program", "archive", "python", "java"]
 
 HEAD_BYTES = 512
 MANAGENT = "managent"
+CLASS, CLASS_MAGIC = ".class", b"\xca\xfe\xba\xbe"
 _TYPES: dict[str, Kind | Literal["any"]] = {
     "": "any",
-    "managent": "any",
     "script": "program",
-    "program": "program",
     "executable": "program",
-    "archive": "archive",
     "tar": "archive",
     "python": "python",
+    "java": "java",
 }
+"""deploy.documents.CODE_TYPES, and none."""
 _EXPECTED = (
-    "expected a script that begins with #!, an ELF executable, a tar archive (plain, gzip, xz), or Python in a file "
-    "with a name that ends in .py"
+    "expected a script that begins with #!, an ELF executable, a tar archive (plain, gzip, xz), Python in a file with "
+    "a name that ends in .py, or a Java class in one that ends in .class"
 )
 
 
@@ -64,6 +65,8 @@ def kind_of(name: str, type_: str, head: bytes) -> Kind:
 def _found(name: str, head: bytes) -> Kind | None:
     if is_program(head):
         return "program"
+    if head.startswith(CLASS_MAGIC) and name.endswith(CLASS):
+        return "java"
     if not isinstance(inflater(head), Plain) or _is_tar(head):
         return "archive"
     return "python" if name.endswith(".py") else None
@@ -91,11 +94,15 @@ def is_managent_name(name: str) -> bool:
     return name == MANAGENT or name.startswith(f"{MANAGENT}.")
 
 
-def is_own_program(name: str, type_: str, told: str) -> bool:
-    """Whether this code file is the managent itself. `told`: the start command, "" when none is told."""
-    if type_ == MANAGENT or is_managent_name(name):
-        return True
-    return bool(told) and split_command(told)[0] in (name, f"./{name}")
+def is_named(name: str, told: str) -> bool:
+    """Whether the told start command ("" for none) starts this code file: it is its first word, or, where that is a
+    program of the system, one of the others. Raises BadCode."""
+    if not told:
+        return False
+    names = (name, f"./{name}", *([name.removesuffix(CLASS)] if name.endswith(CLASS) else []))
+    first, *others = split_command(told)
+    of_the_system = first.startswith("/") or "/" not in first
+    return first in names or (of_the_system and any(word in names for word in others))
 
 
 def split_command(command: str) -> list[str]:

@@ -7,7 +7,7 @@ cache until they are unpacked). Installing goes through them in order:
   `<env-params>` and MANAGENT_ID, MANAGENT_DIR, MANAGENT_PARENT and MANAGENT_STUB in its environment; exit status 0 is
   success. Its last line on standard output may be `MANAGENT_START=<command>`: the managent's start command (4.3, second
   way). A line `MANAGENT_UNINSTALL=yes` asks to be run once more, as `<file> uninstall NAME=VALUE …` with
-  MANAGENT_UNINSTALL=1, before the folder is removed;
+  MANAGENT_UNINSTALL=1, before the folder is removed (once more, if the boot stub is killed meanwhile);
 - an archive is unpacked into the folder, and its program `install` run like that, if it has one;
 - of a Python file, the class's `install` is called, if it has one (deploy.stub.classes).
 
@@ -25,17 +25,19 @@ import os
 import shutil
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
+
+import msgspec
 
 from deploy.configuration import Configuration
 from deploy.resolved import CodeFile
 from deploy.stub.bounded import Ran, run_bounded
 from deploy.stub.classes import DEFAULT_CLASS, ClassError, Context, has, is_runnable
-from deploy.stub.code import BadCode, Kind, check_names, is_own_program, kind_of, read_head
+from deploy.stub.code import BadCode, Kind, check_names, is_managent_name, is_named, kind_of, read_head
 from deploy.stub.effects import Code, Install, Installed, Load, StepFailed, Undone, Uninstall
 from deploy.stub.homes import Homes
 from deploy.stub.limits import StubSettings
+from deploy.stub.processes import STRAYS_KILL_S
 from deploy.stub.shared import Shared
 from deploy.stub.unpacking import unpack_code
 from fabric.images.errors import BadImage
@@ -81,7 +83,7 @@ class Installer:
         check_names([file.name for file in code])
         folder = self._homes.work_name(work.path)
         if work.fresh and self._homes.is_there(work.path):
-            await asyncio.to_thread(self._homes.remove, work.path)
+            await self.clear(work.path)
         with contextlib.suppress(FileExistsError):
             os.mkdir(folder, 0o700)
         room = self._settings.code_bytes
@@ -90,7 +92,7 @@ class Installer:
             room -= size
             if room < 0:
                 raise BadCode(f"expected at most {self._settings.code_bytes} bytes of code, found more in {file.name}")
-            kind = self._kind(file)
+            kind: Kind = "program" if is_named(file.name, work.told) else self._kind(file)
             if kind == "archive":
                 continue
             target = f"{folder}/{file.name}"
@@ -116,7 +118,7 @@ class Installer:
         try:
             return await self._install(work, undo)
         except Trouble as trouble:
-            trouble.failed = replace(trouble.failed, undo=tuple(undo))
+            trouble.failed = msgspec.structs.replace(trouble.failed, undo=tuple(undo))
             raise
 
     async def _install(self, work: Install, undo: list[Code]) -> Installed:
@@ -125,11 +127,14 @@ class Installer:
         resolved = work.resolved
         for file in resolved.code:
             try:
+                if is_named(file.name, work.told):
+                    programs.append(Code(file.name))
+                    continue
                 kind = self._kind(file)
                 if kind == "python":
                     code = Code(file.name, resolved.install.program.class_name or class_of(resolved.managent))
                     start = await self._install_class(work, code, undo, programs)
-                elif kind == "program" and is_own_program(file.name, file.type, work.told):
+                elif kind == "java" or (kind == "program" and is_managent_name(file.name)):
                     programs.append(Code(file.name))
                     continue
                 else:
@@ -165,10 +170,11 @@ class Installer:
         program = file.name
         async with self._shared.installs:
             if kind == "archive":
-                await asyncio.to_thread(unpack_code, file.file, folder, self._settings.unpacked_bytes)
                 program = INSTALL
-                if not os.access(folder / program, os.X_OK):
-                    return ""
+                limit = self._settings.unpacked_bytes
+                members = await asyncio.to_thread(unpack_code, file.file, folder, limit)
+                if program not in members or not os.access(folder / program, os.X_OK):
+                    return ""  # none, or one that an earlier code brought
             ran = await self._ran(work.path, work.parent, work.resolved.install, [program])
         if ran.said.get("MANAGENT_UNINSTALL") == "yes":
             undo.append(Code(program))
@@ -182,6 +188,8 @@ class Installer:
         folder = self._homes.work(path)
         argv = [str(folder / command[0]), *command[1:], *arguments(install)]
         env = {**self.environment(path, parent, install), **(extra or {})}
+        with contextlib.suppress(OSError):
+            self._homes.install_log(path).touch(mode=0o600)  # by which `clear` knows that something was run
         for tries_left in reversed(range(BUSY_TRIES)):
             try:
                 ran = await run_bounded(argv, env, folder, self._settings.install_s)
@@ -222,7 +230,8 @@ class Installer:
         """Nothing of it is left: no process, no file. Raises Trouble."""
         folder = self._homes.work(path)
         if self._homes.install_log(path).exists() or self._homes.log(path).exists():  # some process was started here
-            await self._shared.strays.kill(lambda directory: directory == str(folder))
+            if not await self._shared.strays.kill(lambda directory: directory == str(folder)):
+                raise Trouble(f"a process of {folder} did not end within {STRAYS_KILL_S:g} s after KILL")
         try:
             await asyncio.to_thread(self._homes.remove, path)
         except OSError as error:

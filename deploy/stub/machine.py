@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import msgspec
 
+from deploy.identity import parent_of
 from deploy.messages import AdoptCall, BipAnswer, BipCall, InspectCall, Span, StubPing
 from deploy.records import Prints, StubRef
 from deploy.states import ALIVE, refusal
@@ -58,7 +59,7 @@ MAX_REASON_CHARS = 2000
 MAX_PERSIST_BYTES = 4 * 1024 * 1024
 MAX_TAIL_LINES, MAX_LINE_CHARS = 20, 256
 WITH_CHARGE = frozenset({"deploy", "configure-env", "configure-managent"})
-_STEP_NUMBERS = {Load: 3, Install: 5, Start: 6, HostInitiator: 6}
+_STEP_NUMBERS: dict[type, int] = {Load: 3, Install: 5, Start: 6, HostInitiator: 6}
 
 Outcome = Literal["done", "running", "refused", "failed", "stale", "unknown"]
 
@@ -94,12 +95,11 @@ class BootStub:
         for managent in list(self.managents.values()):
             self._parents.join(managent, now)
             if managent.removing:
-                job = self._new_job("finish uninstalling")
-                self._run(now, managent, job, verbs.finish_removing(managent, job))
+                job = self._new_job("finish uninstalling")  # from its beginning: nobody knows how far it came
+                self._run(now, managent, job, verbs.begin("uninstall", managent, None, job))
             elif managent.life in ALIVE:
                 self._run(now, managent, self._new_job("adopt"), verbs.adopt(managent))
-            else:
-                self._parents.changed(managent, now)
+        self._parents.soon(now)
         return self._taken()
 
     def handle(self, now: float, news: Input) -> list[Effect]:
@@ -152,6 +152,11 @@ class BootStub:
     # --- commands ------------------------------------------------------------------------------------------------
 
     def _command(self, now: float, sender: str, call: BipCall) -> None:
+        if call.parent.path != parent_of(call.managent):
+            parent = parent_of(call.managent) or "the top"
+            reason = f"expected a command of {parent}, its parent, found one of {call.parent.path or 'the top'}"
+            self._answer(sender, call, "refused", reason)
+            return
         managent = self.managents.get(call.managent)
         gone = self._forgotten.get(call.managent) if managent is None else None
         known = managent or gone
@@ -290,7 +295,7 @@ class BootStub:
         if managent.env == "non-existent":
             self._forget(managent)
         else:
-            managent.removing = managent.removing and failure is None
+            managent.removing = False
             self._persist(managent)
             self._parents.join(managent, now)
             if job.call is None:
@@ -361,6 +366,8 @@ class BootStub:
         gone: list[Forgotten] = []
         taken: list[Managent] = []
         for path in call.managents:
+            if parent_of(path) != call.parent.path:
+                continue  # a stranger's
             managent = self.managents.get(path)
             if managent is None:
                 known = self._forgotten.get(path)

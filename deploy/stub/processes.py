@@ -150,7 +150,7 @@ class Strays:
         self._task: asyncio.Task[None] | None = None
 
     async def kill(self, wanted: Callable[[str], bool]) -> bool:
-        """`wanted(directory)`, called on another thread. True when none is left."""
+        """`wanted(directory)`, called on another thread. True when none is left. Raises OSError."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[bool] = loop.create_future()
         self._wanted.append((wanted, done))
@@ -162,7 +162,13 @@ class Strays:
         try:
             while self._wanted:
                 batch, self._wanted = self._wanted, []
-                clean = await asyncio.to_thread(_kill_marked, [wanted for wanted, _ in batch])
+                try:
+                    clean = await asyncio.to_thread(_kill_marked, [wanted for wanted, _ in batch])
+                except Exception as error:  # who waits must hear of it
+                    for _, done in batch:
+                        if not done.done():
+                            done.set_exception(error)
+                    continue
                 for _, done in batch:
                     if not done.done():
                         done.set_result(clean)

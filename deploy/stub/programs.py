@@ -98,15 +98,24 @@ class Programs:
         process = _Process(run, bmp, ours=False)
         try:
             process.watch = Watch(run.pid, lambda: self._has_ended(work.path, process))
-        except OSError:
+        except ProcessLookupError:
             raise Trouble("its program ended while the boot stub was away", self._tail(work.path)) from None
+        except OSError as error:  # nothing that nobody can watch stays: a second one would be started beside it
+            if is_same(run.pid, run.ticks, run.boot):
+                signal_group(run.pid, signal.SIGKILL)
+            reason = f"process {run.pid} can't be watched, and was killed: {error}"
+            raise Trouble(reason, self._tail(work.path)) from None
         if not is_same(run.pid, run.ticks, run.boot):  # after the pidfd, so that what was judged is what is held
             process.watch.close()
             raise Trouble("its program ended while the boot stub was away", self._tail(work.path))
         self._processes[work.path] = process
         if bmp:
             self._bmp.expect(work.path, run.pid, work.active)
-            await self._bmp_socket()
+            try:
+                await self._bmp_socket()
+            except Trouble:
+                await self._give_up(work.path, process)
+                raise
         return run
 
     async def stop(self, path: str, stop_s: float) -> None:
@@ -220,6 +229,9 @@ class Programs:
         signal_group(process.run.pid, signal.SIGKILL)
         if process.watch is not None:
             await _within(process.gone.wait(), self._settings.kill_s)
+        elif await _within(self._launcher.ended(process.run.pid), self._settings.kill_s):
+            del self._processes[path]
+            process.gone.set()
 
     async def _tell(self, path: str, process: _Process, verb: str, limit_s: float) -> None:
         """Over BMP; the end of the process ends the waiting."""

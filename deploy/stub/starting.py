@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.configuration import Configuration
-from deploy.stub.code import BadCode, Kind, is_managent_name, kind_of, read_head, split_command
+from deploy.stub.code import CLASS, BadCode, Kind, is_managent_name, kind_of, read_head, split_command
 from deploy.stub.effects import Code, Installed
 from deploy.stub.installer import arguments, class_of
 
@@ -48,6 +48,8 @@ def way_to_start(folder: Path, told: str, installed: Installed, managent: Config
         raise BadCode(f'expected one program to start, found {names}; tell which: <managent start="…"/>')
     if found and found[0].class_name:
         return RunClass(Code(found[0].file, managent.program.class_name or found[0].class_name))
+    if found and found[0].file.endswith(CLASS):
+        return _execute(["java", "-cp", ".", found[0].file.removesuffix(CLASS)], folder, managent)
     if found:
         return _execute([f"./{found[0].file}"], folder, managent)
     if managent.initiator is not None:

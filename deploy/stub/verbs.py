@@ -102,7 +102,7 @@ def _deploy(managent: Managent, charge: Charge) -> Steps:
         raise Failed(StepFailed(reason, final=True))
     if managent.installed.undo and not managent.complete:  # of an earlier try
         yield Uninstall(managent.path, managent.parent.path, managent.install, managent.installed)
-    yield Load(managent.path, resolved, fresh=not managent.complete)
+    yield Load(managent.path, resolved, not managent.complete, told)
     _env(managent, "load install code")
     managent.prints = Prints(code=resolved.prints.code)
     _configured_env(managent, resolved)
@@ -129,7 +129,14 @@ def _uninstall(managent: Managent, job: Job) -> Steps:
     if managent.env != "non-existent":
         managent.removing = True
         yield COMMIT
-        undone: Undone = yield Uninstall(managent.path, managent.parent.path, managent.install, managent.installed)
+        try:
+            undone: Undone = yield Uninstall(managent.path, managent.parent.path, managent.install, managent.installed)
+        except Failed:  # what is left is no installation any more; a deployment or another try clears it away
+            if managent.env == "installed":
+                _life(managent, "remove")
+                _env(managent, "configure")
+            managent.installed, managent.complete = Installed(), False
+            raise
         job.note, job.tail = undone.note, undone.tail
     _life(managent, "remove")
     _env(managent, "uninstall")
@@ -165,17 +172,23 @@ def _start(managent: Managent, job: Job | None = None) -> Steps:
     told = told_start(managent.charge, managent.managent)
     run: Run = yield Start(managent.path, managent.parent.path, managent.managent, told, managent.installed)
     managent.run = run
-    if managent.is_initiator:
-        try:
-            yield HostInitiator(managent.path, managent.initiator_charge(), active=True)
-        except Failed:
-            managent.run = None
-            if run.kind != "none":
-                yield Stop(managent.path, managent.managent.program.stop_s)
-            raise
+    yield from _hosted(managent, run, True)
     _still_runs(managent)
     _life(managent, "start")
     managent.health, managent.reason = "ok", ""
+
+
+def _hosted(managent: Managent, run: Run | None, active: bool) -> Steps:
+    """The initiator that it is, if it is one. When none can be made the program ends too: it would be half of it, and
+    nobody would know that it runs."""
+    if managent.is_initiator:
+        try:
+            yield HostInitiator(managent.path, managent.initiator_charge(), active)
+        except Failed:
+            managent.run = None
+            if run is not None and run.kind != "none":
+                yield Stop(managent.path, managent.managent.program.stop_s)
+            raise
 
 
 def _shutdown(managent: Managent, job: Job | None = None) -> Steps:
@@ -248,14 +261,7 @@ def adopt(managent: Managent) -> Steps:
         managent.run = yield Adopt(
             managent.path, managent.parent.path, managent.managent, managent.installed, managent.run, active
         )
-    if managent.is_initiator:
-        yield HostInitiator(managent.path, managent.initiator_charge(), active)
-
-
-def finish_removing(managent: Managent, job: Job) -> Steps:
-    """After a restart in the middle of an uninstallation, whose code had its chance before."""
-    managent.installed = Installed()
-    yield from _uninstall(managent, job)
+    yield from _hosted(managent, managent.run, active)
 
 
 def lapse(managent: Managent, reason: str) -> Steps:

@@ -16,6 +16,7 @@ import pytest
 
 from deploy import bmp
 from deploy.directory import Directory
+from deploy.discovery import discover, parse_group
 from deploy.messages import AnyDeployMessage, BipAnswer, BipCall, Charge, Parent, deploy_codec
 from deploy.repository.process import bind, own_url
 from deploy.repository.process import start as serve
@@ -29,6 +30,7 @@ pytestmark = pytest.mark.system
 
 FABRIC = [sys.executable, "-m", "deploy.cli.main"]
 KEY = "ab" * 32
+GROUP = "239.255.76.9:17609"
 
 INFORMATION = """\
 <repository-information>
@@ -133,6 +135,10 @@ class Stub:
         return [int(line) for line in self.log("/site/counter") if line.isdecimal()]
 
 
+def assert_contiguous(ticks: list[int]) -> None:
+    assert ticks == list(range(1, len(ticks) + 1))
+
+
 @contextlib.asynccontextmanager
 async def stub(tmp_path: Path) -> AsyncIterator[Stub]:
     context = new_context()
@@ -173,7 +179,7 @@ def test_a_managent_outlives_kill_9_of_its_boot_stub_and_loses_no_tick(tmp_path:
             assert (await here.command("activate", "/site/counter")).outcome == "done"
             seen = len(here.ticks())
             await until(lambda: len(here.ticks()) > seen + 3)
-            assert here.ticks() == list(range(1, len(here.ticks()) + 1))
+            assert_contiguous(here.ticks())
             for verb in ("shutdown", "uninstall"):
                 assert (await here.command(verb, "/site/counter")).outcome == "done"
             assert os.listdir(here.folder / "managents") == ["site+class"]
@@ -198,10 +204,12 @@ def test_it_takes_the_programs_along_when_it_is_told_so(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_it_registers_in_the_directory(tmp_path: Path, chroot: str) -> None:
+def test_it_registers_in_the_directory_and_answers_discovery(tmp_path: Path, chroot: str) -> None:
     async def scenario() -> None:
         async with stub(tmp_path) as here:
-            await here.start("--directory", chroot, "--listen", "127.0.0.1:0")
+            await here.start("--directory", chroot, "--answer-discovery", GROUP)
+            found = await discover(parse_group(GROUP, "127.0.0.1"), bytes.fromhex(KEY), 0.5)
+            assert [(one.name, one.address, one.by) for one in found.records] == [("s1", here.address, "discovery")]
             tree = KazooTree(chroot)
             await tree.open(30)
             try:
@@ -249,4 +257,4 @@ def test_help_has_examples_and_answers_at_once() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert "fabric bootstub --name r1c01 --domain /site/r1" in ended.stdout
-    assert not {"zmq", "kazoo", "asyncio"} & set(json.loads(ended.stderr))
+    assert not {"zmq", "kazoo", "msgspec"} & set(json.loads(ended.stderr))

@@ -132,7 +132,7 @@ def entry(inner: str, list: str = "managent-code") -> bytes:
         (entry('<pattern path="*"/><ref url="ftp://a/b"/>'), "one of http, https, file, image, found 'ftp://a/b'"),
         (entry('<pattern path="*"/><ref url="a" digest="md5:1"/>'), "expected blake3: or sha256:"),
         (
-            entry('<pattern path="*"/><ref url="a" type="java"/>'),
+            entry('<pattern path="*"/><ref url="a" type="perl"/>'),
             "type: expected script or executable or tar or python",
         ),
         (entry('<pattern path="*"/><ref url="a" type="tar"/>', "install-config"), "expected a type for code alone"),

@@ -18,6 +18,7 @@ from deploy.matching import (
     merge,
     prints,
     references,
+    with_told,
 )
 from deploy.patterns import Pattern
 from deploy.records import Prints
@@ -144,6 +145,19 @@ def test_a_managent_needs_code_or_a_role() -> None:
 def test_prints_are_of_the_digests_in_their_order() -> None:
     assert prints(["b", "a"], [], ["a"]) == Prints(blake3(b"b\na").hexdigest()[:16], "", blake3(b"a").hexdigest()[:16])
     assert prints(["a", "b"], [], []) != prints(["b", "a"], [], [])
+
+
+def test_what_the_initiator_tells_is_part_of_the_managents_print() -> None:
+    plain = prints(["a"], ["b"], ["c"])
+    assert with_told(plain, "", 0) == plain
+    others = [
+        with_told(plain, "./a", 0),
+        with_told(plain, "./b", 0),
+        with_told(plain, "", 30),
+        with_told(plain, "./a", 30),
+    ]
+    assert len({one.managent for one in (plain, *others)}) == 5
+    assert {(one.code, one.install) for one in others} == {(plain.code, plain.install)}
 
 
 def test_explain_says_which_entry_gave_which_value_and_what_was_overridden() -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
+from rich.console import Console
 
-from deploy.cli import showing
-from deploy.cli.applying import sentence
+from deploy.cli import applying, showing, waiting
+from deploy.cli.applying import Watching, sentence
 from deploy.messages import Counts, Entry
 from deploy.plan import Change, Plan
 from deploy.sets import Sets, Unfit
 from deploy.top import Answer, Progress, Result
 from deploy.waves import Wave
+from fabric.cli import output
 
 MANY = tuple(Change(f"/r/{number}", "add", "not there") for number in range(50))
 PLAN = Plan("http://r/", ("/r",), "g1", tuple(one.path for one in MANY), MANY, 0)
@@ -31,6 +34,14 @@ def test_a_plan_for_people_is_cut_and_says_so(capsys: pytest.CaptureFixture[str]
     assert lines[2].split() == ["add", "/r/0", "not", "there"]
     assert lines[-2] == "... and 10 more (all: --format json)"
     assert lines[-1] == "50 managents: 50 to add"
+
+
+def test_what_lies_in_the_repository_has_no_address_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    for url in ("http://r:8430", "http://r:8430/", "http://r:8430/repository"):
+        assert showing.shortened("x (http://r:8430/a.xml, http://s:1/b.xml)", url) == "x (a.xml, http://s:1/b.xml)"
+    change = Change("/r", "reconfigure", "managent configuration 1 -> 2 (http://r/a.xml)")
+    showing.show_plan(Plan("http://r/", ("/r",), "g1", ("/r",), (change,), 0))
+    assert "(a.xml)" in capsys.readouterr().out
 
 
 def test_a_plan_for_programs_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,3 +104,53 @@ def test_progress_is_one_sentence() -> None:
     counts = Counts(targeted=10, active=6, passive=1, failed=1, pending=2)
     assert sentence(Progress(Wave(2, 5, "/r/9", ()), counts, 50, ())) == "wave 2 of 5: 7 of 50 active, 1 not"
     assert sentence(Progress(Wave(1, 1, "", ()), Counts(active=50), 50, ())) == "50 of 50 active"
+
+
+def test_a_question_between_waves_has_the_screen_for_itself(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A live line would be written over it."""
+
+    async def asked(question: str) -> bool:
+        assert not live.is_started
+        return question == "go on? [y/N] "
+
+    monkeypatch.setattr(output, "Console", lambda **kinds: Console(**kinds, force_terminal=True))
+    monkeypatch.setattr(applying, "_agreed", asked)
+    with output.Progress() as shown:
+        assert shown._live
+        live = shown._live
+        assert asyncio.run(Watching(shown).pause(Wave(1, 2, "/r/9", ()), Counts(targeted=3, active=3)))
+        assert live.is_started
+    assert "wave 1 of 2 is settled: 3 targeted = 3 active" in capsys.readouterr().err
+
+
+def test_what_takes_long_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    async def told() -> str:
+        said = ""
+        async with asyncio.timeout(10), waiting.Waiting("the directory") as it:
+            it.now("answers")
+            while not said:
+                await asyncio.sleep(0)
+                said = capsys.readouterr().err
+        return said
+
+    monkeypatch.setattr(waiting, "QUIET_S", 0.0)
+    assert asyncio.run(told()) == "waiting for answers\n"
+
+
+def test_what_does_not_take_long_is_not_told(capsys: pytest.CaptureFixture[str]) -> None:
+    async def quick() -> None:
+        async with waiting.Waiting("the directory"):
+            await asyncio.sleep(0)
+
+    asyncio.run(quick())
+    assert capsys.readouterr().err == ""
+
+
+def test_progress_without_a_terminal_is_a_line_a_wave_and_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
+    with output.Progress() as shown:
+        watching = Watching(shown)
+        for wave, active in ((1, 0), (1, 1), (1, 2), (2, 3), (2, 4)):
+            watching.show(Progress(Wave(wave, 2, "/r/9", ()), Counts(targeted=5, active=active), 5, ()))
+    assert capsys.readouterr().err.splitlines() == ["wave 1 of 2: 0 of 5 active", "wave 2 of 2: 3 of 5 active"]

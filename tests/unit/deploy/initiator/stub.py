@@ -70,6 +70,8 @@ class Around(Protocol):
     def host(self, stub: Stub, managent: Managent) -> None:
         """Its life, role, charge or parent is another: host the initiator as it should be."""
 
+    def close(self, stub: Stub, managent: Managent) -> None: ...
+
     def deployed(self, stub: str, managent: Managent) -> None: ...
 
 
@@ -77,6 +79,8 @@ class Stub:
     """`incarnation` grows with every start; what an earlier one put off is forgotten."""
 
     BEAT_S = 5.0
+    CHECK_S = 0.5
+    """How often leases are looked at."""
 
     def __init__(self, world: Around, name: str, domain: str) -> None:
         self.world = world
@@ -85,7 +89,7 @@ class Stub:
         self.alive = False
         self.incarnation = 0
         self.managents: dict[str, Managent] = {}
-        self.gone: dict[str, tuple[int, int]] = {}
+        self.gone: dict[str, Managent] = {}
         self.heard: dict[str, float] = {}
         self.job_s = 0.05
 
@@ -105,11 +109,15 @@ class Stub:
         self.alive = True
         self.incarnation += 1
         self.heard.clear()
+        self.managents = {path: one for path, one in self.managents.items() if one.env != "non-existent"}
         for managent in self.managents.values():
             managent.job = None
             self.heard[managent.parent.path] = self.world.now
+            if managent.charge and managent.charge.lease_s and managent.life in ALIVE:
+                managent.life = "configured"  # nobody knows for how long it was away: the lease may be over
             self.world.host(self, managent)
         self._later(self.BEAT_S * 0.2, self._beat)
+        self._later(self.CHECK_S, self._lapse)
 
     def crash(self) -> None:
         self.alive = False
@@ -148,12 +156,12 @@ class Stub:
     def _command(self, sender: str, call: BipCall) -> None:
         managent = self.managents.get(call.managent)
         pair = (call.epoch, call.attempt)
-        known = (managent.epoch, managent.attempt) if managent else self.gone.get(call.managent, (0, 0))
-        if pair < known:
-            return self._say(sender, call, managent, "stale", f"{pair} is older than {known}")
+        known = managent or self.gone.get(call.managent)
+        if known is not None and pair < (known.epoch, known.attempt):
+            return self._say(sender, call, managent, "stale", f"{pair} is older than {known.epoch, known.attempt}")
         self.heard[call.parent.path] = self.world.now
-        if managent is not None and call.call in managent.answers:
-            return self.world.deliver(self.name, sender, managent.answers[call.call])
+        if known is not None and call.call in known.answers:
+            return self.world.deliver(self.name, sender, known.answers[call.call])
         if managent is not None and managent.job is not None:
             if managent.job.call == call.call:
                 managent.sender = sender
@@ -164,6 +172,7 @@ class Stub:
             return self._say(sender, call, managent, "refused" if managent else "unknown", reason)
         if managent is None:
             managent = self.managents[call.managent] = Managent(call.managent, *pair, call.parent)
+            managent.answers = known.answers if known is not None else {}
         managent.epoch, managent.attempt = pair
         managent.parent, managent.job, managent.sender = call.parent, call, sender
         self._later(self.job_s, lambda: self._carry_out(managent, call))
@@ -183,10 +192,12 @@ class Stub:
             self._obey(managent, call, wanted)
             answer = self._answer(call, managent, "done", "", False)
         managent.answers = {**dict(list(managent.answers.items())[-3:]), call.call: answer}
+        if call.verb == "restart":
+            self.world.close(self, managent)
         self.world.host(self, managent)
         if managent.env == "non-existent":
             del self.managents[managent.path]
-            self.gone[managent.path] = (managent.epoch, managent.attempt)
+            self.gone[managent.path] = managent
         self.world.deliver(self.name, managent.sender, answer)
 
     def _obey(self, managent: Managent, call: BipCall, wanted: Wanted | None) -> None:
@@ -203,6 +214,8 @@ class Stub:
         managent.env = row.env_after or managent.env
         managent.life = row.life_after or managent.life
         if call.verb == "deploy":
+            if managent.charge and managent.charge.lease_s:
+                self._later(self.CHECK_S, self._lapse)
             self.world.deployed(self.name, managent)
         if managent.env == "non-existent":
             managent.prints, managent.role = NOTHING, None
@@ -233,15 +246,14 @@ class Stub:
     # --- by itself ---------------------------------------------------------------------------------------------------
 
     def _beat(self) -> None:
-        self._lapse()
-        for parent in {one.parent for one in self.managents.values()}:
+        for parent in list(dict.fromkeys(one.parent for one in self.managents.values())):
             self._whole(parent, parent.address)
         self._later(self.BEAT_S, self._beat)
 
     def _whole(self, parent: Parent, to: str) -> None:
         mine = [one for one in self.managents.values() if one.parent.path == parent.path and one.env != "non-existent"]
         beats = tuple(
-            ManagentBeat(one.path, one.epoch, one.attempt, one.env, one.life, one.health)  # type: ignore[arg-type]
+            ManagentBeat(one.path, one.epoch, one.attempt, one.env, one.life, one.health, "", one.role is not None)  # type: ignore[arg-type]
             for one in mine
         )
         self.world.deliver(self.name, to, StubBeat(parent.path, self.ref, self.guid, True, beats))
@@ -253,6 +265,8 @@ class Stub:
             if lease_s and silent_s >= lease_s and managent.life in ALIVE and managent.job is None:
                 managent.life = "configured"
                 self.world.host(self, managent)
+        if any(one.charge and one.charge.lease_s for one in self.managents.values()):
+            self._later(self.CHECK_S, self._lapse)
 
     def end(self, path: str) -> None:
         """Its program ends by itself."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -34,6 +35,7 @@ from tests.unit.deploy.initiator.stub import Managent, Stub, Wanted
 
 CODEC = deploy_codec(b"k" * 32)
 REPOSITORY = "http://repository/"
+MAX_EVENTS = 200_000
 
 
 class Broken(AssertionError):
@@ -113,6 +115,8 @@ class World:
         self.ended: set[str] = set()
         self.top_alive = 0
         self.seq = 0
+        self.unfinished = ""
+        """What was still missing when it was looked at last."""
         self.stubs: dict[str, Stub] = {}
         for number in range(stubs):
             name = f"s{number:02d}"
@@ -132,7 +136,7 @@ class World:
 
     @property
     def generation(self) -> str:
-        return f"g{sum(self.version.values())}.{len(self.special)}"
+        return f"{zlib.crc32(repr((self.version, self.special, self.levels)).encode()):08x}"
 
     def refs(self) -> tuple[StubRef, ...]:
         """As the directory has them: a boot stub's address is that of its last start."""
@@ -178,11 +182,13 @@ class World:
         self.now = max(self.now, due)
         action()
         self.events += 1
+        if self.events > MAX_EVENTS:
+            raise Broken("settles", f"{self.events} events are too many; {self.state()}")
 
     def state(self) -> str:
         last = self.settled[-1] if self.settled else None
         progress = self.progress[-1] if self.progress else None
-        return f"settled {last}; progress {progress}; notes {self.notes[-8:]}"
+        return f"{self.unfinished}; settled {last}; progress {progress}; notes {self.notes[-8:]}"
 
     # --- the network -------------------------------------------------------------------------------------------------
 
@@ -241,6 +247,9 @@ class World:
         incarnation = stub.incarnation
         self._new(key, charge, stub.address, lambda: stub.alive and stub.incarnation == incarnation)
         self.tell(self.hosted[key], fx.Activate() if managent.life == "active" else fx.Deactivate())
+
+    def close(self, stub: Stub, managent: Managent) -> None:
+        self.hosted.pop((stub.name, managent.path), None)
 
     def _new(self, key: tuple[str, str], charge: InitiatorCharge, address: str, alive: Callable[[], bool]) -> None:
         guid = f"{next(self.guids):012x}" if key[0] != "top" else address.rpartition("/")[2]
@@ -411,7 +420,8 @@ class World:
             if managent.life not in ALIVE or managent.prints != wanted.prints or managent.role != wanted.role:
                 raise Broken("exact", f"{path} is {managent}, expected {wanted}")
         counts = self.settled[-1].counts
-        expected = Counts(len(target), active=len(target))
+        passive = sum(self.stubs[at[0]].managents[path].life == "passive" for path, at in there.items())
+        expected = Counts(len(target), active=len(target) - passive, passive=passive)
         if counts != expected:
             raise Broken("counts", f"expected {expected}, found {counts}: {self.settled[-1].problems}")
         rows = {f"{path}/{row.name}": row for path, node in self.znodes.items() for row in node.table.children}

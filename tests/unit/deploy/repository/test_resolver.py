@@ -14,7 +14,8 @@ import pytest
 from deploy.brp import Reply, read_request, write_error, write_reply
 from deploy.configuration import Children
 from deploy.documents import Reference
-from deploy.matching import prints
+from deploy.matching import prints, with_told
+from deploy.messages import Charge
 from deploy.repository import client
 from deploy.repository.content import CacheBusy, ContentCache
 from deploy.repository.digests import digest_of
@@ -88,6 +89,8 @@ def test_a_managent_gets_what_the_repository_describes(tmp_path: Path) -> None:
             assert above.managent.initiator is not None
             assert above.managent.initiator.children == (Children("count", count=10),)
             assert above.prints == prints([], [], [digest_of(INITIATOR)])
+            told = await all.resolver.resolve("/r1/n1", Charge(served.url, start="./run", lease_s=30))
+            assert told.prints == with_told(leaf.prints, "./run", 30)
 
     run(main())
 

@@ -97,6 +97,19 @@ def test_what_a_class_does_wrong_fails_the_command_and_nothing_else(tmp_path: Pa
     asyncio.run(scenario())
 
 
+def test_a_module_that_is_too_large_is_not_even_read(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with place(tmp_path) as here:
+            here.repository.put(
+                here.repository.file("a.py", "class Managent:\n  def activate(self): ...\n" + "#" * 2**20)
+            )
+            answer = await here.command("deploy")
+            assert (answer.outcome, answer.env) == ("failed", "configured")
+            assert "code a.py: expected at most 1,048,576 bytes of Python, found more" in answer.reason
+
+    asyncio.run(scenario())
+
+
 def test_a_class_that_does_not_come_to_rest_is_silent_and_stays_active(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with place(tmp_path) as here:

@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 from deploy.configuration import Configuration, ProgramRole
+from deploy.messages import Charge
+from deploy.stub.code import is_named
 from deploy.stub.limits import StubSettings
+from deploy.stub.processes import Strays
 from tests.unit.deploy.stub.place import place
 from tests.unit.runtime.until import until
 
@@ -93,6 +96,22 @@ def test_archives_are_unpacked_their_install_is_run_and_several_codes_in_order(t
     asyncio.run(scenario())
 
 
+def test_an_archive_without_a_program_install_runs_nobody_elses(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with place(tmp_path) as here:
+            script = here.repository.script("install", "echo run >> order")
+            data = here.repository.file("data.tar", archive(("etc/install", "x", 0o755), mode="w"))
+            here.repository.put(script, data, start="sleep 1000")
+            assert (await here.command("deploy")).outcome == "done"
+            assert (here.work() / "order").read_text() == "run\n"
+            folder = here.repository.file("folder.tar", archive(("install/x", "x", 0o644), mode="w"))
+            here.repository.put(folder, start="sleep 1000", path="/site/b")
+            answer = await here.command("deploy", "/site/b")
+            assert (answer.outcome, answer.reason) == ("done", "")
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize(
     ("member", "reason"), [("../out", "expected a path inside"), ("/etc/out", "expected a relative path")]
 )
@@ -169,7 +188,7 @@ def test_a_flood_of_output_is_bounded(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with place(tmp_path) as here:
             here.repository.put(
-                here.repository.script("i.sh", "head -c 30000000 /dev/zero\nyes | head -c 3000000"), start="sleep 1000"
+                here.repository.script("i.sh", "head -c 5000000 /dev/zero\nyes | head -c 1000000"), start="sleep 1000"
             )
             assert (await here.command("deploy")).outcome == "done"
             assert here.host is not None
@@ -221,6 +240,94 @@ def test_an_uninstallation_that_fails_is_told_and_leaves_nothing_all_the_same(tm
             answer = await here.command("uninstall")
             assert (answer.outcome, answer.reason, answer.tail) == ("done", "i.sh uninstall: exit status 4", ("oh",))
             assert list((here.folder / "managents").iterdir()) == []
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("name", "told", "named"),
+    [
+        ("a.py", "python3 -u a.py --fast", True),
+        ("a.sh", "./a.sh b.sh", True),
+        ("b.sh", "./a.sh b.sh", False),
+        ("SimpleAgent.class", "java SimpleAgent", True),
+        ("a.jar", "java -jar a.jar", True),
+        ("a.sh", "/bin/sh a.sh", True),
+        ("a.sh", "bin/run a.sh", False),
+        ("a.sh", "", False),
+    ],
+)
+def test_which_code_the_told_start_command_names(name: str, told: str, named: bool) -> None:
+    assert is_named(name, told) is named
+
+
+def test_code_that_the_told_start_command_names_is_the_program_whatever_its_format(tmp_path: Path) -> None:
+    """Else a plain file of Python would be taken for a class of the boot stub's, and a jar for nothing at all."""
+
+    async def scenario() -> None:
+        async with place(tmp_path) as here:
+            said = here.repository.file("agent.py", "import time\nprint('up', flush=True)\ntime.sleep(1000)\n")
+            here.repository.put(said, here.repository.file("data.jar", b"PK\3\4"))
+            told = Charge("http://repository/", start=f"{sys.executable} agent.py")
+            answer = await here.command("deploy", charge=told)
+            assert (answer.outcome, answer.final) == ("failed", True)
+            assert "code data.jar: expected a script" in answer.reason
+            here.repository.put(said)
+            assert (await here.command("deploy", charge=told)).outcome == "done"
+            await until(lambda: here.output() == "up\n")
+
+    asyncio.run(scenario())
+
+
+def test_what_an_earlier_try_left_running_is_ended_before_the_next(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with place(tmp_path) as here:
+            child = tmp_path / "child"
+            stays = f"setsid sh -c 'echo $$ > {child}; exec sleep 1000' &"
+            waits = f"while [ ! -s {child} ]; do sleep 0.01; done"
+            here.repository.put(here.repository.script("i.sh", f"{stays}\n{waits}\nexit 1"))
+            assert (await here.command("deploy")).outcome == "failed"
+            stray = int(child.read_text())
+            assert not gone(stray)
+            here.repository.put(here.repository.script("managent", "exec sleep 1000"))
+            assert (await here.command("deploy")).outcome == "done"
+            assert gone(stray)
+
+    asyncio.run(scenario())
+
+
+def test_a_process_that_can_not_be_ended_is_told_and_its_folder_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with place(tmp_path) as here:
+            here.repository.put(here.repository.script("managent", "exec sleep 1000"))
+            await here.command("deploy")
+            await here.command("shutdown")
+            with monkeypatch.context() as stuck:
+                stuck.setattr("deploy.stub.processes.kill_others", lambda wanted, timeout_s: False)
+                answer = await here.command("uninstall")
+            assert answer.outcome == "failed"
+            assert f"a process of {here.work()} did not end within 5 s after KILL" in answer.reason
+            assert here.work().exists()
+            assert (await here.command("uninstall")).outcome == "done"
+
+    asyncio.run(scenario())
+
+
+def test_a_look_over_all_processes_that_fails_is_told_to_all_who_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(wanted: object, timeout_s: float) -> bool:
+        raise PermissionError("no /proc here")
+
+    async def scenario() -> None:
+        strays = Strays()
+        monkeypatch.setattr("deploy.stub.processes.kill_others", fails)
+        told = await asyncio.wait_for(
+            asyncio.gather(*(strays.kill(bool) for _ in range(3)), return_exceptions=True), 10
+        )
+        assert list(map(str, told)) == 3 * ["no /proc here"]
+        monkeypatch.undo()
+        assert await asyncio.wait_for(strays.kill(lambda directory: False), 10), "the next look is another one"
 
     asyncio.run(scenario())
 
@@ -304,12 +411,14 @@ def test_a_python_class_installs_returns_a_start_command_and_uninstalls(tmp_path
 def test_at_most_so_many_installations_run_at_once(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with place(tmp_path, settings=StubSettings(installs=2)) as here:
-            here.repository.put(
-                here.repository.script(
-                    "i.sh", f"mkdir {tmp_path}/in-$$; ls -d {tmp_path}/in-* | wc -l; sleep 0.1; rmdir {tmp_path}/in-$$"
-                ),
-                start="sleep 1000",
+            (tmp_path / "in").mkdir()
+            script = here.repository.script(
+                "i.sh",
+                f"cd {tmp_path}/in; touch $$; n=0\n"
+                "while [ $(ls | wc -l) -lt 2 ] && [ $n -lt 20 ]; do sleep 0.02; n=$((n + 1)); done\n"
+                "ls | wc -l; rm $$",
             )
+            here.repository.put(script, start="sleep 1000")
             answers = await asyncio.gather(*(here.command("deploy", f"/site/n{n}") for n in range(6)))
             assert {one.outcome for one in answers} == {"done"}
             counts = [int(log.read_text()) for log in (here.folder / "logs").glob("*.install")]

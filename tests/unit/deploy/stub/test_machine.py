@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from deploy.configuration import Configuration, ProgramRole
-from deploy.messages import AdoptCall, BipAnswer, BipCall, InspectAnswer, InspectCall, Span, deploy_codec
+from deploy.messages import AdoptCall, BipAnswer, BipCall, InspectAnswer, InspectCall, Parent, Span, deploy_codec
 from deploy.records import Prints, StubRef
 from deploy.states import ALIVE, COMMANDS, ENV_STATES, LIFE_STATES, VERBS, refusal
 from deploy.stub.effects import (
@@ -237,6 +237,19 @@ def test_what_the_uninstallation_complained_of_is_told() -> None:
     )
 
 
+def test_a_folder_that_can_not_be_removed_is_no_installation_any_more() -> None:
+    scene = Scene(failing(Uninstall, StepFailed("can't be removed")))
+    scene.command("deploy")
+    scene.command("shutdown")
+    answer = scene.command("uninstall")
+    assert (answer.outcome, answer.env, answer.life) == ("failed", "configured", "non-existent")
+    scene.restart()
+    assert scene.stub.managents["/site/a"].env == "configured", "what failed is not tried again by itself"
+    scene.world = obliging
+    assert scene.command("deploy").outcome == "done"
+    assert scene.done(Load)[-1].fresh
+
+
 # --- whose word counts, and repeated calls -------------------------------------------------------------------------
 
 
@@ -320,12 +333,26 @@ def test_a_boot_stub_takes_so_many_managents_and_so_many_commands_at_once() -> N
     assert "/site/b" not in busy.stub.managents
 
 
-@pytest.mark.parametrize("path", ["/site/..", "/site//a", "site/a", "/site/a/", "/", "/si te", "/a" * 17])
+@pytest.mark.parametrize("path", ["/site/..", "/site//a", "site/a", "/site/a/", "/", "", "/si te", "/a" * 17])
 def test_identifiers_that_can_not_be_do_not_even_decode(path: str) -> None:
     codec = deploy_codec(None)
     call = BipCall("c", "deploy", path, 1, 1, PARENT, CHARGE)
     with pytest.raises(BadFrame):
         codec.decode(codec.encode(call, ""))
+
+
+def test_nobody_but_its_parent_commands_or_adopts_a_managent() -> None:
+    scene = Scene()
+    scene.command("deploy")
+    stranger = Parent("/other", "tcp://127.0.0.1:5002/00000000000000cc")
+    answer = scene.command("shutdown", parent=stranger, epoch=9)
+    assert (answer.outcome, answer.life) == ("refused", "active")
+    assert answer.reason == "expected a command of /site, its parent, found one of /other"
+    scene.send(AdoptCall("a", stranger, 9, ("/site/a", "/site/b")))
+    assert scene.stub.managents["/site/a"].pair == (1, 1)
+    assert scene.command("deploy", "/site/b").outcome == "done", "nor is one that is not here taken away"
+    answer = scene.command("deploy", "/first", parent=stranger)
+    assert answer.reason == "expected a command of the top, its parent, found one of /other"
 
 
 def test_a_message_without_the_clusters_key_does_not_decode() -> None:
@@ -384,6 +411,7 @@ def test_after_a_restart_programs_are_found_again_and_parents_get_everything() -
         ("/site/a", "active"),
         ("/site/b", "passive"),
     }
+    assert scene.beats[-1].whole
 
 
 def test_what_is_not_found_again_has_crashed() -> None:
@@ -396,8 +424,10 @@ def test_what_is_not_found_again_has_crashed() -> None:
     assert (beat.life, beat.health) == ("configured", "crashed")
 
 
-def test_an_uninstallation_that_a_crash_cut_short_is_finished() -> None:
-    scene = Scene()
+def test_an_uninstallation_that_a_crash_cut_short_is_taken_from_its_beginning() -> None:
+    """Nobody knows how far its code came, or whether it was run at all: what it did not reverse is still there."""
+    code = Installed(undo=(Code("install"),))
+    scene = Scene(lambda work: code if isinstance(work, Install) else obliging(work))
     scene.command("deploy")
     scene.command("shutdown")
     scene.world = None
@@ -405,7 +435,7 @@ def test_an_uninstallation_that_a_crash_cut_short_is_finished() -> None:
     scene.world = obliging
     scene.works.clear()
     scene.restart()
-    assert [work.installed for work in scene.done(Uninstall)] == [Installed()]
+    assert [work.installed for work in scene.done(Uninstall)] == [code]
     assert scene.stub.managents == {}
     assert [key[:2] for key in scene.disk] == ["f/"]
 
@@ -475,6 +505,18 @@ def test_an_initiator_that_can_not_be_made_takes_its_program_along() -> None:
     answer = scene.command("deploy")
     assert (answer.outcome, answer.life) == ("failed", "configured")
     assert len(scene.done(Stop)) == 1
+
+
+def test_an_initiator_that_can_not_be_made_again_after_a_restart_takes_its_program_along() -> None:
+    """Else it would run on unknown to anybody, and the next start would make a second one."""
+    scene = Scene(initiating)
+    scene.command("deploy")
+    scene.world = failing(HostInitiator, StepFailed("hosts none"), initiating)
+    scene.restart()
+    scene.pass_time(0.1)
+    assert scene.works[-1] == Stop("/site/a", 10.0)
+    (beat,) = scene.beats[-1].managents
+    assert (beat.life, beat.health, beat.reason) == ("configured", "crashed", "hosts none")
 
 
 def test_an_initiator_that_can_not_settle_goes_on() -> None:

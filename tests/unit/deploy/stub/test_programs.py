@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
+import re
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from deploy import bmp
 from deploy.messages import AdoptCall
+from deploy.stub.bmp_server import BmpServer
 from deploy.stub.limits import StubSettings
+from deploy.stub.processes import Watch
 from fabric.drivers.procfs import process_stat
 from tests.unit.deploy.stub.place import Place, place
 from tests.unit.deploy.stub.test_install import gone
@@ -94,9 +99,13 @@ def test_bmp_deactivates_and_activates_without_losing_a_tick(tmp_path: Path) -> 
                 assert ticks(here) == still, "acknowledged, so nothing is done any more"
                 assert (await here.command("activate")).life == "active"
             await here.command("deactivate")
-            assert ticks(here) == list(range(1, len(ticks(here)) + 1))
+            assert_contiguous(ticks(here))
 
     asyncio.run(scenario())
+
+
+def assert_contiguous(ticks: list[int]) -> None:
+    assert ticks == list(range(1, len(ticks) + 1))
 
 
 async def ticks_on(here: Place) -> None:
@@ -124,7 +133,7 @@ def test_bmp_survives_a_restart_of_the_boot_stub(tmp_path: Path) -> None:
             await here.start()
             assert (await here.command("activate")).life == "active"
             await until(lambda: len(ticks(here)) > len(still))
-            assert ticks(here) == list(range(1, len(ticks(here)) + 1))
+            assert_contiguous(ticks(here))
 
     asyncio.run(scenario())
 
@@ -223,6 +232,63 @@ def test_programs_outlive_their_boot_stub_and_are_adopted(tmp_path: Path) -> Non
             assert (await here.command("restart", "/site/c")).outcome == "done"
             await until(lambda: gone(pids["c"]))
             assert here.pid("/site/c") not in (0, pids["c"])
+
+    asyncio.run(scenario())
+
+
+def no_watch(pid: int, ended: Callable[[], None]) -> Watch:
+    raise OSError(errno.EMFILE, "Too many open files")
+
+
+async def no_socket(self: BmpServer) -> str:
+    raise OSError(errno.EACCES, "Permission denied")
+
+
+@pytest.mark.parametrize(
+    ("at", "instead", "reason"),
+    [
+        ("deploy.stub.programs.Watch", no_watch, "can't be watched, and was killed: [Errno 24] Too many open files"),
+        ("deploy.stub.bmp_server.BmpServer.listening", no_socket, "BMP's socket: [Errno 13] Permission denied"),
+    ],
+)
+def test_a_program_that_can_not_be_adopted_is_ended_so_that_it_never_runs_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, instead: object, reason: str
+) -> None:
+    async def scenario() -> None:
+        async with place(tmp_path) as here:
+            here.repository.put(here.repository.file("managent", COUNTER), control="bmp")
+            await here.command("deploy")
+            pid = here.pid()
+            await here.crash()
+            with monkeypatch.context() as broken:
+                broken.setattr(at, instead)
+                await here.start()
+                await until(lambda: health(here) == ("configured", "crashed"))
+            assert here.host is not None
+            assert here.host.machine is not None
+            assert reason in here.host.machine.managents["/site/a"].reason
+            await until(lambda: process_stat(pid)[0] in ("", "Z"), what="the end of what nobody looks after")
+            assert (await here.command("start")).outcome == "done"
+
+    asyncio.run(scenario())
+
+
+def test_a_program_that_can_not_be_watched_is_ended_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with place(tmp_path) as here:
+            here.repository.put(here.repository.script("managent", SLEEPER))
+            with monkeypatch.context() as broken:
+                broken.setattr("deploy.stub.programs.Watch", no_watch)
+                answer = await here.command("deploy")
+            assert (answer.outcome, answer.life) == ("failed", "configured")
+            found = re.search(r"process (\d+) can't be watched: \[Errno 24\] Too many open files", answer.reason)
+            assert found, answer.reason
+            pid = int(found[1])
+            await until(lambda: process_stat(pid)[0] == "")  # it is waited for, too
+            assert (await here.command("start")).outcome == "done"
+            assert (await here.command("shutdown")).outcome == "done"
 
     asyncio.run(scenario())
 
