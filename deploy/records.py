@@ -87,7 +87,7 @@ class Child(msgspec.Struct, frozen=True, array_like=True):
     """How it was deployed last: (step of section 3, milliseconds) for what its boot stub did (2 to 6), and (7, from the
     call to the report of its success)."""
     left: Annotated[tuple[StubRef, ...], msgspec.Meta(max_length=MAX_LEFT)] = ()
-    """Boot stubs from which it was placed elsewhere when they did not answer: an older deployment may still be there."""
+    """Boot stubs from which it was placed elsewhere when they did not answer: an older one may still be there."""
     tried: Label = ""
     """The generation for which it was refused or failed."""
 

@@ -40,7 +40,7 @@ async def _apply(args: Namespace, where: Places, url: str, named: tuple[str, ...
             plan = await top.plan(url, named, only=args.only)
         if not output.wants_json(args):
             showing.show_plan(plan)
-        if plan.empty and not args.recheck:
+        if plan.empty and not args.recheck and not args.resume:
             return _ended(args, plan, None, began)
         if not args.yes and not plan.empty and not await _agreed("apply this? [y/N] "):
             output.remark("nothing was changed")
@@ -67,7 +67,7 @@ async def _watched(args: Namespace, top: Top, plan: Plan) -> Result:
                 prune=not args.keep,
                 take_over=args.take_over,
                 on_progress=watching.show,
-                go_on=_pause if args.pause else None,
+                go_on=watching.ask if args.pause else None,
             )
         finally:
             ticking.cancel()
@@ -114,6 +114,12 @@ class Watching:
         counts = progress.counts
         self._shown.show(sentence(progress) + after, counts.targeted - counts.pending, progress.targeted)
 
+    async def ask(self, wave: Wave, counts: Counts) -> bool:
+        """Whether to go on after `wave`."""
+        with self._shown.paused():
+            output.remark(f"wave {wave.number} of {wave.of} is settled: {showing.sum_of(counts)}")
+            return await _agreed("go on? [y/N] ")
+
 
 def sentence(progress: Progress) -> str:
     """wave 2 of 10: 40 of 400 active, 3 not."""
@@ -122,11 +128,6 @@ def sentence(progress: Progress) -> str:
     bad = counts.refused + counts.failed + counts.unreachable
     wave = f"wave {progress.wave.number} of {progress.wave.of}: " if progress.wave.of > 1 else ""
     return f"{wave}{well} of {progress.targeted} active" + (f", {bad} not" if bad else "")
-
-
-async def _pause(wave: Wave, counts: Counts) -> bool:
-    output.remark(f"wave {wave.number} of {wave.of} is settled: {showing.sum_of(counts)}")
-    return await _agreed("go on? [y/N] ")
 
 
 async def _agreed(question: str) -> bool:

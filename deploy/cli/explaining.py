@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
+from msgspec.structs import asdict
 
 from deploy import matching
 from deploy.cli.places import served_here
@@ -16,7 +17,6 @@ from deploy.cli.showing import emit, shortened
 from deploy.documents import ConfigurationDocument, Reference
 from deploy.identity import BadIdentity, check_path, relative
 from deploy.matching import BadMatch, Conflict, Explained, Merged, Setting, prints
-from deploy.records import Prints
 from deploy.repository.client import HttpClient
 from deploy.repository.content import ContentCache
 from deploy.repository.description import LoadedDescription, description_of, load_description
@@ -62,7 +62,7 @@ class ExplainedView(msgspec.Struct, frozen=True):
     repository: str
     generation: str
     initiator: bool
-    prints: Prints
+    prints: dict[str, str]
     given: tuple[GivenView, ...]
     settings: tuple[SettingView, ...]
 
@@ -136,7 +136,7 @@ def explained_view(path: str, identifier: str, description: LoadedDescription) -
         repository=description.url,
         generation=description.generation,
         initiator=found.managent.configuration.initiator is not None,
-        prints=prints(digests["code"], digests["install"], digests["managent"]),
+        prints=asdict(prints(digests["code"], digests["install"], digests["managent"])),
         given=tuple(
             GivenView(
                 list=_LISTS[one.kind],

@@ -76,7 +76,7 @@ def _local(parser: Any) -> None:
 
 def _describing(parser: Parser) -> None:
     add = parser.add_argument
-    add("--repository", metavar="URL", help="that holds the description")
+    add("--repository", metavar="URL", help="that holds the description (of the fabric started here)")
     add(
         "--root",
         metavar="PATH",
@@ -122,7 +122,7 @@ def _apply(verbs: Any) -> None:
     add("--wave", type=some, metavar="N", help=f"so many changes at once: {SHARES} (default: all)")
     add("--max-failed", type=share, metavar="N", help=f"begin no further wave above so many failures: {SHARES}")
     add("--pause", action="store_true", help="ask before each further wave")
-    add("--resume", action="store_true", help="try again what was refused or failed")
+    add("--resume", action="store_true", help="look whether all is there, and try again what was refused or failed")
     add("--recheck", action="store_true", help="look also at what is up to date by its record")
     add("--keep", action="store_true", help="do not remove what is not described")
     add("--yes", action="store_true", help="do not ask before it begins")

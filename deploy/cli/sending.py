@@ -1,4 +1,13 @@
-"""`fabric managent send`: one command of BIP from a person to a boot stub, as Figure 9 writes it."""
+"""`fabric managent send`: one command to one boot stub, as Figure 9 of HPL-2001-321 writes it (deploy.bip_xml).
+
+Human initiation (2.4): a person, or a program that writes XML, is the initiator. The boot stub is the one that `--stub`
+names, else the one of the document's <to>: an address of the bus, or a URL or a name whose host is a boot stub in the
+directory. The answer comes here, and nobody hears the beats about what was deployed like this. Should there be an
+initiator at the parent's path, then it finds a managent there that it did not deploy, and removes it.
+
+A person's word is older than any initiator's: (epoch, attempt) are 0. So what an initiator has deployed can't be taken
+from it; it is told so, and which command goes through its initiator.
+"""
 
 from __future__ import annotations
 

@@ -48,9 +48,10 @@ class Matcher(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Gather:
-    """`owed`: the children whose own entry is still to come. `streams`: those from below whom an answer is still to
-    come; not `begun` while the child itself has to come up first. `written`: the number of the save of the table that
-    has all that was ordered; None before all have answered."""
+    """`owed`: the children whose own entry is still to come; of these, `unheard`: on boot stubs that are being adopted,
+    so nobody knows yet how they are. `streams`: those from below whom an answer is still to come; not `begun` while the
+    child itself has to come up first. `written`: the number of the save of the table that has all that was ordered;
+    None before all have answered."""
 
     call: str
     pattern: str
@@ -59,6 +60,7 @@ class Gather:
     deadline: float
     pages: Pages
     owed: dict[str, Kid] = field(default_factory=dict)
+    unheard: dict[str, Kid] = field(default_factory=dict)
     streams: dict[str, Stream] = field(default_factory=dict)
     written: int | None = None
     done: bool = False
@@ -137,7 +139,10 @@ class Gathers:
     def _own(self, now: float, gather: Gather, kid: Kid) -> None:
         """The child's own part: look it up, or command it."""
         if gather.what == "status":
-            self._entry(now, gather, kid, kid.outcome, kid.reason)
+            if self._stubs.is_unheard(kid.stub):
+                gather.unheard[kid.name] = kid
+            else:
+                self._entry(now, gather, kid, kid.outcome, kid.reason)
             return
         if gather.what == "uninstall" and kid.initiator and kid.subtree.below:
             reason = f"expected nothing left below it, found {kid.subtree.below} managents: uninstall them first"
@@ -150,6 +155,15 @@ class Gathers:
                 self._maybe_end(at, gather)
 
         self._bringing.order(now, kid, gather.what, done)
+
+    def look(self, now: float) -> None:
+        """After anything has happened: who was waited for may have been heard, or be lost."""
+        for gather in [one for one in self._open.values() if one.unheard]:
+            for kid in [one for one in gather.unheard.values() if not self._stubs.is_unheard(one.stub)]:
+                del gather.unheard[kid.name]
+                if kid.name in gather.owed:
+                    self._own(now, gather, kid)
+            self._maybe_end(now, gather)
 
     def _entry(self, now: float, gather: Gather, kid: Kid, outcome: Outcome, reason: str) -> None:
         gather.owed.pop(kid.name, None)
@@ -254,6 +268,7 @@ class Gathers:
         if gather.done:
             del self._open[call]
             return
+        gather.unheard.clear()
         for stream in list(gather.streams.values()):
             if stream.begun:
                 self._stream_ended(now, gather, stream, "its initiator did not answer in time for what is below it")

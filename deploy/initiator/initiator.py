@@ -163,6 +163,7 @@ class Initiator:
             house.take()
             return [Note("warning", f"initiator {house.path or '(top)'}: another incarnation owns its table; it ends")]
         self._bringing.pump(now)
+        self._gathers.look(now)
         if house.settled and house.rollout is not None:
             if house.rollout.remove_all and not house.kids:
                 self._keeper.drop()

@@ -1,8 +1,8 @@
 """Asking a repository for one managent and fetching what it refers to: deploy.resolved.Resolver over HTTP.
 
-Theory of operation. One BRP request of type "all" a managent; then its references, at once. Siblings get the same
-references, and references have digests, so that for all but the first of them this is looking up: documents are parsed
-once, merged once for each list of digests, and code is in the cache.
+Theory of operation. One BRP request of type "all" a managent; then its references, at once. Siblings get the same reply
+but for their identifiers, and references have digests, so that for all but the first of them this is looking up:
+replies are read once, documents parsed once and merged once for each list of digests, and code is in the cache.
 
 The repository may change between its reply and the fetching of what the reply names; then a digest does not match, and
 the repository is asked once more. Only if it says the same again it is wrong.
@@ -18,12 +18,13 @@ from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 from weakref import WeakValueDictionary
 
-from deploy.brp import REPLY_LIMITS, Refusal, Reply, Request, read_reply, write_request
+from deploy.brp import REPLY_LIMITS, Refusal, Reply, Request, read_reply, without_id, write_request
 from deploy.configuration import Configuration
 from deploy.documents import ConfigurationDocument, Kind, Reference
 from deploy.identity import BadIdentity, relative
 from deploy.matching import Conflict, check_deployable, merge, prints, with_told
 from deploy.messages import Charge
+from deploy.records import Prints
 from deploy.repository.client import HttpClient
 from deploy.repository.fetcher import Code, Fetcher, Lru
 from deploy.resolved import CodeFile, Resolved, Unresolved
@@ -32,6 +33,9 @@ from deploy.xml import BadXml
 R = TypeVar("R")
 
 MAX_MERGED = 2_000
+MAX_REPLIES = 500
+MAX_KEPT_BYTES = 65_536
+"""Of one reply."""
 _XML = (("content-type", "application/xml"),)
 
 Document = tuple[str, ConfigurationDocument]
@@ -52,6 +56,17 @@ class Fetched:
     managent: tuple[Document, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What a reply comes to, all of whose references have digests, so that it stays so."""
+
+    refs: tuple[Reference, ...]
+    code: tuple[Code, ...]
+    install: Configuration
+    managent: Configuration
+    prints: Prints
+
+
 class HttpResolver:
     """Made on the loop; for all boot stubs of a process. `close` does not close `client` and `fetcher`."""
 
@@ -59,6 +74,8 @@ class HttpResolver:
         self._client = client
         self._fetcher = fetcher
         self._merged: Lru[tuple[Kind, tuple[str, ...]], Configuration] = Lru(MAX_MERGED)
+        self._replies: Lru[bytes, Reply] = Lru(MAX_REPLIES)
+        self._known: Lru[bytes, _Known] = Lru(MAX_REPLIES)
         self._files: WeakValueDictionary[tuple[str, Code], CodeFile] = WeakValueDictionary()
 
     async def resolve(self, path: str, charge: Charge) -> Resolved:
@@ -68,14 +85,17 @@ class HttpResolver:
         except BadIdentity as error:
             raise Unresolved(str(error), again=False) from None
         began = time.monotonic()
-        reply = await self.ask(charge.repository, identifier)
+        reply, same = await self._asked(charge.repository, identifier)
         asked = time.monotonic()
+        known = self._known.find(same)
+        if known is not None and self._is_here(known):
+            return self._resolved(known, charge, (int((asked - began) * 1000), 0, 0))
         try:
             fetched, ms = await self._fetch(reply)
         except Unresolved as error:
             if error.again:
                 raise
-            newer = await self.ask(charge.repository, identifier)
+            newer, same = await self._asked(charge.repository, identifier)
             if newer == reply:
                 raise
             reply = newer
@@ -86,33 +106,53 @@ class HttpResolver:
             check_deployable(path, fetched.code, managent)
         except Conflict as error:
             raise Unresolved(str(error), again=False) from None
-        return Resolved(
-            code=tuple(self._file(ref, code) for ref, code in zip(reply.code, fetched.code, strict=True)),
-            install=install,
-            managent=managent,
-            prints=with_told(
-                prints(
-                    (code.digest for code in fetched.code),
-                    (digest for digest, _ in fetched.install),
-                    (digest for digest, _ in fetched.managent),
-                ),
-                charge.start,
-                charge.lease_s,
+        known = _Known(
+            reply.code,
+            fetched.code,
+            install,
+            managent,
+            prints(
+                (code.digest for code in fetched.code),
+                (digest for digest, _ in fetched.install),
+                (digest for digest, _ in fetched.managent),
             ),
-            ms=(int((asked - began) * 1000), *ms),
         )
+        resolved = self._resolved(known, charge, (int((asked - began) * 1000), *ms))
+        if same and all(ref.digest.startswith("blake3:") for ref in (*reply.code, *reply.install, *reply.managent)):
+            self._known.keep(same, known)
+        return resolved
+
+    def _is_here(self, known: _Known) -> bool:
+        return all(self._fetcher.known_code(ref) is not None for ref in known.refs)
+
+    def _resolved(self, known: _Known, charge: Charge, ms: tuple[int, int, int]) -> Resolved:
+        """Raises Unresolved."""
+        code = tuple(self._file(ref, code) for ref, code in zip(known.refs, known.code, strict=True))
+        told = with_told(known.prints, charge.start, charge.lease_s)
+        return Resolved(code, known.install, known.managent, told, ms)
 
     async def ask(self, repository: str, identifier: str) -> Reply:
         """BRP's request for all. Raises Unresolved."""
-        url = repository_url(repository)
-        return await self._fetcher.tries(lambda: self._ask(url, identifier))
+        return (await self._asked(repository, identifier))[0]
 
     async def close(self) -> None:
         self._merged.clear()
+        self._replies.clear()
+        self._known.clear()
 
-    async def _ask(self, url: str, identifier: str) -> Reply:
+    async def _asked(self, repository: str, identifier: str) -> tuple[Reply, bytes]:
+        """And what is the same in replies for others, empty when that cannot be told. Raises Unresolved."""
+        url = repository_url(repository)
+        return await self._fetcher.tries(lambda: self._ask(url, identifier))
+
+    async def _ask(self, url: str, identifier: str) -> tuple[Reply, bytes]:
         body = write_request(Request("all", identifier))
         answer = await self._client.ask("POST", url, headers=_XML, body=body, limit_bytes=REPLY_LIMITS.bytes)
+        is_small = answer.status == 200 and len(answer.body) <= MAX_KEPT_BYTES
+        same = without_id(answer.body, identifier) if is_small else b""
+        kept = self._replies.find(same)
+        if kept is not None:
+            return replace(kept, id=identifier), same
         try:
             reply = read_reply(answer.body, url)
         except BadXml as error:
@@ -128,7 +168,9 @@ class HttpResolver:
                 f"found one with status {answer.status} for {reply.id} to a request for {reply.type}",
                 again=False,
             )
-        return reply
+        if same:
+            self._replies.keep(same, reply)
+        return reply, same
 
     async def _fetch(self, reply: Reply) -> tuple[Fetched, tuple[int, int]]:
         """And the ms that code and configuration took; both are fetched at once. Raises Unresolved."""

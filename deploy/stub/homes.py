@@ -88,11 +88,11 @@ def old_of(log: Path) -> Path:
 
 def bound_log(log: Path, most_bytes: int) -> None:
     """Keep the last part of a log that is longer than `most_bytes` as its `old_of`, and begin anew: whoever writes to
-    it appends, so goes on at the start."""
+    it appends, so goes on at the start. On a disk that takes no copy, it begins anew without one."""
     with contextlib.suppress(OSError):
         if os.stat(log).st_size <= most_bytes:
             return
-        with log.open("rb") as source, old_of(log).open("wb") as old:
+        with contextlib.suppress(OSError), log.open("rb") as source, old_of(log).open("wb") as old:
             source.seek(-most_bytes // 2, os.SEEK_END)
             shutil.copyfileobj(source, old, 1 << 16)
         os.truncate(log, 0)

@@ -167,10 +167,11 @@ class Installer:
         program = file.name
         async with self._shared.installs:
             if kind == "archive":
-                await asyncio.to_thread(unpack_code, file.file, folder, self._settings.unpacked_bytes)
                 program = INSTALL
-                if not os.access(folder / program, os.X_OK):
-                    return ""
+                limit = self._settings.unpacked_bytes
+                members = await asyncio.to_thread(unpack_code, file.file, folder, limit)
+                if program not in members or not os.access(folder / program, os.X_OK):
+                    return ""  # none, or one that an earlier code brought
             ran = await self._ran(work.path, work.parent, work.resolved.install, [program])
         if ran.said.get("MANAGENT_UNINSTALL") == "yes":
             undo.append(Code(program))

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import msgspec
 
+from deploy.identity import parent_of
 from deploy.messages import AdoptCall, BipAnswer, BipCall, InspectCall, Span, StubPing
 from deploy.records import Prints, StubRef
 from deploy.states import ALIVE, refusal
@@ -151,6 +152,11 @@ class BootStub:
     # --- commands ------------------------------------------------------------------------------------------------
 
     def _command(self, now: float, sender: str, call: BipCall) -> None:
+        if call.parent.path != parent_of(call.managent):
+            parent = parent_of(call.managent) or "the top"
+            reason = f"expected a command of {parent}, its parent, found one of {call.parent.path or 'the top'}"
+            self._answer(sender, call, "refused", reason)
+            return
         managent = self.managents.get(call.managent)
         gone = self._forgotten.get(call.managent) if managent is None else None
         known = managent or gone
@@ -360,6 +366,8 @@ class BootStub:
         gone: list[Forgotten] = []
         taken: list[Managent] = []
         for path in call.managents:
+            if parent_of(path) != call.parent.path:
+                continue  # a stranger's
             managent = self.managents.get(path)
             if managent is None:
                 known = self._forgotten.get(path)

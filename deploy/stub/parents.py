@@ -8,6 +8,7 @@ A bond without managents is forgotten.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -31,6 +32,8 @@ class _Bond:
     heard: float
     managents: dict[str, Managent] = field(default_factory=dict)
     leases: dict[str, float] = field(default_factory=dict)
+    lengths: Counter[float] = field(default_factory=Counter)
+    """Of these leases, which are few different ones: every word of the parent looks for the shortest."""
     changed: set[str] = field(default_factory=set)
     lapse_at: float | None = None
 
@@ -56,10 +59,10 @@ class Parents:
         bond.managents[managent.path] = managent
         lease_s = managent.charge.lease_s if managent.charge is not None and managent.life in ALIVE else 0.0
         if bond.leases.get(managent.path, 0.0) != lease_s:
+            self._unlease(bond, managent.path)
             if lease_s:
                 bond.leases[managent.path] = lease_s
-            else:
-                del bond.leases[managent.path]
+                bond.lengths[lease_s] += 1
             self._set_lapse(bond)
 
     def leave(self, path: str) -> None:
@@ -68,7 +71,7 @@ class Parents:
             bond = self._bonds[key]
             del bond.managents[path]
             bond.changed.discard(path)
-            if bond.leases.pop(path, None):
+            if self._unlease(bond, path):
                 self._set_lapse(bond)
             if not bond.managents:
                 del self._bonds[key]
@@ -123,8 +126,17 @@ class Parents:
                 bond.lapse_at = now + LAPSE_RETRY_S
         return sends, lapsed
 
+    def _unlease(self, bond: _Bond, path: str) -> bool:
+        """Whether it had a lease."""
+        lease_s = bond.leases.pop(path, 0.0)
+        if lease_s:
+            bond.lengths[lease_s] -= 1
+            if not bond.lengths[lease_s]:
+                del bond.lengths[lease_s]
+        return bool(lease_s)
+
     def _set_lapse(self, bond: _Bond) -> None:
-        bond.lapse_at = bond.heard + min(bond.leases.values()) if bond.leases else None
+        bond.lapse_at = bond.heard + min(bond.lengths) if bond.lengths else None
 
     def _beats(self, path: str, to: str, managents: Iterable[Managent], whole: bool) -> list[Send]:
         """One message; several, none of them whole, when it would be too large for one."""

@@ -229,7 +229,7 @@ class Programs:
         signal_group(process.run.pid, signal.SIGKILL)
         if process.watch is not None:
             await _within(process.gone.wait(), self._settings.kill_s)
-        elif await _within(asyncio.to_thread(self._launcher.ended, process.run.pid), self._settings.kill_s):
+        elif await _within(self._launcher.ended(process.run.pid), self._settings.kill_s):
             del self._processes[path]
             process.gone.set()
 

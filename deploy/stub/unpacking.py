@@ -20,8 +20,8 @@ READ_BYTES = 1 << 18
 MAX_MEMBERS = 65_536
 
 
-def unpack_code(archive: Path, into: Path, unpacked_bytes: int) -> None:
-    """Blocks. `into` is there. Raises fabric.images.errors.BadImage, OSError."""
+def unpack_code(archive: Path, into: Path, unpacked_bytes: int) -> frozenset[str]:
+    """The files and links at its top. Blocks. `into` is there. Raises fabric.images.errors.BadImage, OSError."""
     limits = Limits(members=MAX_MEMBERS, unpacked_bytes=unpacked_bytes)
     extractor = _Extractor(str(into))
     stream = TarStream(limits, Layout(limits), extractor)
@@ -39,6 +39,7 @@ def unpack_code(archive: Path, into: Path, unpacked_bytes: int) -> None:
         stream.finish()
     finally:
         extractor.close()
+    return frozenset(extractor.at_top)
 
 
 class _Extractor(Receiver):
@@ -48,6 +49,7 @@ class _Extractor(Receiver):
     def __init__(self, root: str) -> None:
         self._root = root
         self._fd = -1
+        self.at_top: set[str] = set()
 
     def begin(self, body: Body) -> None:
         member = body.member
@@ -57,6 +59,8 @@ class _Extractor(Receiver):
         if member.kind == "folder":
             self._folder(path)
             return
+        if "/" not in member.path:
+            self.at_top.add(member.path)
         self._clear(path)
         if member.kind == "symlink":
             os.symlink(member.target, path)

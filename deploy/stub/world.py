@@ -91,7 +91,8 @@ class World:
         match work:
             case Resolve(path, charge):
                 try:
-                    return await asyncio.wait_for(self._resolver.resolve(path, charge), self._resolve_s)
+                    async with asyncio.timeout(self._resolve_s):
+                        return await self._resolver.resolve(path, charge)
                 except TimeoutError:
                     reason = f"repository {charge.repository}: expected an answer within {self._resolve_s:g} s"
                     raise Unresolved(reason, again=True) from None

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -48,6 +47,7 @@ class World:
     def __init__(self, folder: Path, directory: str, repository: str) -> None:
         self.folder, self.directory, self.repository = folder, directory, repository
         self._stubs: dict[str, subprocess.Popen[bytes]] = {}
+        self._commands: list[asyncio.subprocess.Process] = []
 
     # --- the description -----------------------------------------------------------------------------------------
 
@@ -108,6 +108,9 @@ class World:
         self._stubs = {one: other for one, other in self._stubs.items() if other is not process}
 
     def close(self) -> None:
+        for command in self._commands:
+            if command.returncode is None:
+                command.kill()
         for process in set(self._stubs.values()):
             process.terminate()
         for process in set(self._stubs.values()):
@@ -127,6 +130,26 @@ class World:
             code = await asyncio.wait_for(asyncio.to_thread(main, words), 60)
         assert code == exits, out.getvalue()[-3000:] + err.getvalue()[-3000:]
         return json.loads(out.getvalue()) if out.getvalue() else err.getvalue()
+
+    async def begun(self, *arguments: str) -> asyncio.subprocess.Process:
+        """The same in a process of its own, which says for people how it goes on standard error."""
+        process = await asyncio.create_subprocess_exec(
+            *self.words(*arguments), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        self._commands.append(process)
+        return process
+
+    async def interrupted(self, *arguments: str, when: str) -> tuple[int, str]:
+        """Run a command, interrupt it as Ctrl-C does when it has said `when`; its exit code and all that it said."""
+        process = await self.begun(*arguments)
+        assert process.stderr is not None
+        said = b""
+        while when.encode() not in said:
+            said += (line := await asyncio.wait_for(process.stderr.readline(), 30))
+            assert line, said.decode()
+        process.send_signal(signal.SIGINT)
+        said += await asyncio.wait_for(process.stderr.read(), 30)
+        return await process.wait(), said.decode()
 
     # --- what there is --------------------------------------------------------------------------------------------
 
@@ -177,19 +200,3 @@ async def world(folder: Path, directory: str) -> AsyncIterator[World]:
         here.close()
         await Strays().kill(lambda directory: directory.startswith(str(folder)))
         await server.close()
-
-
-async def interrupted(words: Sequence[str], when: str) -> tuple[int, str]:
-    """Run a command, interrupt it as Ctrl-C does when it has said `when`; its exit code and all that it said."""
-    process = await asyncio.create_subprocess_exec(*words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    assert process.stderr is not None
-    said = b""
-    while when.encode() not in said:
-        said += (line := await asyncio.wait_for(process.stderr.readline(), 30))
-        assert line, said.decode()
-    os.kill(process.pid, signal.SIGINT)
-    said += await asyncio.wait_for(process.stderr.read(), 30)
-    return await process.wait(), said.decode()
-
-
-__all__ = ["LEAVES", "TOTAL", "World", "interrupted", "paths", "world"]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
 from deploy.bip_xml import ControlMessage, write_control
-from tests.system.managents import LEAVES, TOTAL, World, interrupted, paths, world
+from tests.system.managents import LEAVES, TOTAL, World, paths, world
 
 pytestmark = pytest.mark.system
 ROOT = ("--root", "/region1")
@@ -112,11 +111,11 @@ def test_one_rollout_at_a_time_and_its_death_loses_nothing(tmp_path: Path, chroo
         await here.start("s1", "s2", "s3", "s4")
         go = tmp_path / "go"
         here.describe(install=f"while [ ! -e {go} ]; do sleep 0.1; done")
-        code, said = await interrupted(here.words("apply", *ROOT, "--yes", "--wave", "10"), "wave 1 of 4: ")
+        code, said = await here.interrupted("apply", *ROOT, "--yes", "--wave", "10", when="wave 1 of 4: ")
         assert code == 130
         assert "--resume" in said
         assert "Traceback" not in said
-        process = await asyncio.create_subprocess_exec(*here.words("apply", "--yes"), stdout=subprocess.DEVNULL)
+        process = await here.begun("apply", "--yes")
         await here.top_is(process.pid)
         refused = await here.fabric("apply", exits=1)
         assert f"found process {process.pid} on " in refused

@@ -14,6 +14,7 @@ from deploy.brp import (
     RequestType,
     read_reply,
     read_request,
+    without_id,
     write_error,
     write_reply,
     write_request,
@@ -59,6 +60,23 @@ def test_requests_of_all_four_types_read_as_they_were_written(type: RequestType)
 )
 def test_replies_read_as_they_were_written(reply: Reply) -> None:
     assert read_reply(write_reply(reply), "it") == reply
+
+
+def test_replies_for_siblings_differ_in_their_identifier_alone() -> None:
+    refs = (Reference("http://x/a/b", B3),)
+    one, other = (write_reply(Reply("all", id, managent=refs)) for id in ("/a/b", "/a/c"))
+    assert without_id(one, "/a/b") == without_id(other, "/a/c") != b""
+    assert without_id(write_reply(Reply("all", "/a/b")), "/a/b") != without_id(one, "/a/b")
+    assert without_id(one, "/a/c") == without_id(one + one, "/a/b") == b""
+
+
+def test_a_request_reads_the_same_however_it_is_spelled() -> None:
+    for text in (
+        "<request><type>all</type><id>/a/b</id></request>",
+        "<request><type>all</type><id>a/b</id></request>",
+        "<request>\n <id>/a/b</id>\n <type>all</type>\n</request>\n",
+    ):
+        assert read_request(text.encode(), "it") == Request("all", "/a/b")
 
 
 def test_an_error_reads_as_it_was_written() -> None:

@@ -15,7 +15,7 @@ TABLE = Table("", "a" * 32, STUB.address, "o", (Child("region1", 0, STUB), Child
 
 def test_without_names_it_is_for_those_that_are_there() -> None:
     assert roots_of(TABLE, (), False) == ("/region1", "/region2")
-    with pytest.raises(TopError, match="expected a root, such as /region1"):
+    with pytest.raises(TopError, match="expected a root, such as --root /region1"):
         roots_of(None, (), False)
 
 

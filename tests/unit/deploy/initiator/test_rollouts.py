@@ -97,3 +97,13 @@ def test_what_was_shut_down_by_an_order_stays_so_though_its_initiators_were_shut
         path for path in world.target() if path.count("/") == 3
     }
     assert {one.outcome for one in world.order("start", "/*/*/*").values()} == {"done"}
+
+
+def test_a_new_top_says_how_the_roots_are_when_it_has_heard_of_them_itself() -> None:
+    world = tree()
+    first = world.roll()
+    world.run(lambda: world.is_settled(first), 30)
+    world.run_for(5)
+    world.start_top()
+    world.run(lambda: bool(world.top.initiator._house.epoch), 5)
+    assert {entry.outcome for entry in world.order("status", "/*").values()} == {"done"}

@@ -79,6 +79,27 @@ def test_what_a_connection_still_brings_after_its_answer_is_not_the_next_ones() 
     run(main())
 
 
+def test_an_answer_with_a_head_that_was_read_before_is_judged_as_strictly() -> None:
+    async def main() -> None:
+        short, long = answer(b"xy"), answer(b"x" * 20)
+        async with scripted(says(short, long, short, short + b"z", long, short, short[:-1], short)) as server:
+            asker = HttpClient(QUICK)
+            for limit, body in ((20, b"xy"), (20, b"x" * 20), (20, b"xy")):
+                assert (await asker.ask("GET", server.url, limit_bytes=limit)).body == body
+            with pytest.raises(Unresolved, match="found more"):
+                await asker.ask("GET", server.url, limit_bytes=20)
+            with pytest.raises(Unresolved, match="at most 10 bytes, found 20"):
+                await asker.ask("GET", server.url, limit_bytes=10)
+            pieces: list[bytes] = []
+            found = await asker.ask("GET", server.url, limit_bytes=10, sink=pieces.append)
+            assert (found.body, pieces, found.headers) == (b"", [b"xy"], {"content-length": "2"})
+            with pytest.raises(Unresolved, match="found nothing for"):
+                await asker.ask("GET", server.url, limit_bytes=10)
+            await asker.close()
+
+    run(main())
+
+
 def test_more_requests_than_connections_take_turns() -> None:
     limits = client.Limits(connections=3, connections_to_one=2, stall_s=2.0)
     under_way: list[int] = [0, 0]

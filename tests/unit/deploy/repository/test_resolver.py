@@ -109,6 +109,19 @@ def test_siblings_cost_one_request_each_and_share_what_they_get(tmp_path: Path) 
     run(main())
 
 
+def test_what_is_kept_of_a_reply_is_not_given_to_others_after_an_edit(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving_at(described(tmp_path / "d")) as served, stack(tmp_path / "cache") as all:
+            for name in ("/a/b", "/a/c"):
+                assert (await all.resolve(name, served.url)).managent.env == {"A": "1"}
+            rename_over(served.root / "leaf.xml", LEAF.replace(b"1", b"2"))
+            await all.client.fetch(f"{served.url}repository", limit_bytes=1 << 20)
+            for name in ("/a/b", "/a/c"):
+                assert (await all.resolve(name, served.url)).managent.env == {"A": "2"}
+
+    run(main())
+
+
 def test_many_that_come_at_once_fetch_once(tmp_path: Path) -> None:
     async def main() -> None:
         async with serving_at(described(tmp_path / "d")) as served, stack(tmp_path / "cache") as all:
@@ -135,16 +148,16 @@ def test_an_edit_between_reply_and_fetching_is_met_by_asking_again(tmp_path: Pat
 
     async def main() -> None:
         async with serving_at(described(tmp_path / "d")) as served, stack(tmp_path / "cache") as all:
-            ask = all.resolver.ask
+            ask = all.resolver._asked
 
-            async def behind(repository: str, identifier: str) -> Reply:
+            async def behind(repository: str, identifier: str) -> tuple[Reply, bytes]:
                 reply = await ask(repository, identifier)
                 if next(stale, False):
                     rename_over(served.root / "leaf.xml", LEAF.replace(b"1", b"2"))
                     await all.client.fetch(f"{served.url}repository", limit_bytes=1 << 20)
                 return reply
 
-            all.resolver.ask = behind  # type: ignore[method-assign]
+            all.resolver._asked = behind  # type: ignore[method-assign]
             assert (await all.resolve("/a/b", served.url)).managent.env == {"A": "2"}
 
     run(main())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import os
+import re
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -276,6 +277,42 @@ def test_requests_sent_ahead_are_answered_in_their_order(tmp_path: Path) -> None
             found = await raw(served, ASK + unknown + ASK * 300 + LAST)
             assert found.count(b"HTTP/1.1 200") == 303
             assert found.index(b"more") < found.index(LEAF, found.index(LEAF) + 1)
+
+    run(main())
+
+
+def test_requests_with_a_head_that_was_read_before_are_answered_as_the_first(tmp_path: Path) -> None:
+    def post(id: str, *headers: str) -> bytes:
+        body = write_request(Request("all", id))
+        lines = ["POST /repository HTTP/1.1", "Host: x", *headers, f"Content-Length: {len(body)}", "", ""]
+        return "\r\n".join(lines).encode() + body
+
+    async def main() -> None:
+        async with serving_at(described(tmp_path / "d")) as served, connected(served) as (reader, writer):
+
+            async def asked(*pieces: bytes) -> bytes:
+                for piece in pieces:
+                    writer.write(piece)
+                    await asyncio.sleep(0)
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = int(re.search(rb"content-length: (\d+)", head.lower())[1])  # type: ignore[index]
+                return head + await reader.readexactly(length)
+
+            await asked(post("/a/b"))  # with a look at the directory, which takes a thread
+            first = await asked(post("/a/b"))
+            assert first.startswith(b"HTTP/1.1 200")
+            assert b"<id>/a/b</id>" in first
+            assert len(served.server.heads) == 1
+            assert await asked(post("/a/c")) == first.replace(b"/a/b", b"/a/c")
+            assert (await asked(post("//a/"))).startswith(b"HTTP/1.1 400")
+            whole = post("/a/c")
+            assert await asked(whole[:-5], whole[-5:]) == first.replace(b"/a/b", b"/a/c")
+            assert await asked(post("/a/b")) == first
+            assert len(served.server.heads) == 1
+            writer.write(post("/a/b") + post("/a/c") + b"nonsense\r\n\r\n")
+            writer.write_eof()
+            left = await asyncio.wait_for(reader.read(), 10)
+            assert left.startswith(first + first.replace(b"/a/b", b"/a/c") + b"HTTP/1.1 400")
 
     run(main())
 

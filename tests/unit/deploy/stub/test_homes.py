@@ -33,6 +33,14 @@ def test_a_log_that_grows_too_long_keeps_its_last_part_and_goes_on(tmp_path: Pat
     assert log.read_bytes() == b"later\n"
 
 
+def test_a_log_is_bounded_also_where_the_disk_takes_no_copy(tmp_path: Path) -> None:
+    log = tmp_path / "a.log"
+    log.write_bytes(b"x" * 5000)
+    old_of(log).mkdir()  # so that the copy can't be made
+    bound_log(log, 4000)
+    assert log.stat().st_size == 0
+
+
 def test_the_last_lines_of_a_log(tmp_path: Path) -> None:
     log = tmp_path / "a.log"
     assert tail_of(log, 3) == ()

@@ -96,6 +96,22 @@ def test_archives_are_unpacked_their_install_is_run_and_several_codes_in_order(t
     asyncio.run(scenario())
 
 
+def test_an_archive_without_a_program_install_runs_nobody_elses(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with place(tmp_path) as here:
+            script = here.repository.script("install", "echo run >> order")
+            data = here.repository.file("data.tar", archive(("etc/install", "x", 0o755), mode="w"))
+            here.repository.put(script, data, start="sleep 1000")
+            assert (await here.command("deploy")).outcome == "done"
+            assert (here.work() / "order").read_text() == "run\n"
+            folder = here.repository.file("folder.tar", archive(("install/x", "x", 0o644), mode="w"))
+            here.repository.put(folder, start="sleep 1000", path="/site/b")
+            answer = await here.command("deploy", "/site/b")
+            assert (answer.outcome, answer.reason) == ("done", "")
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize(
     ("member", "reason"), [("../out", "expected a path inside"), ("/etc/out", "expected a relative path")]
 )

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from deploy.configuration import Configuration, ProgramRole
-from deploy.messages import AdoptCall, BipAnswer, BipCall, InspectAnswer, InspectCall, Span, deploy_codec
+from deploy.messages import AdoptCall, BipAnswer, BipCall, InspectAnswer, InspectCall, Parent, Span, deploy_codec
 from deploy.records import Prints, StubRef
 from deploy.states import ALIVE, COMMANDS, ENV_STATES, LIFE_STATES, VERBS, refusal
 from deploy.stub.effects import (
@@ -333,12 +333,26 @@ def test_a_boot_stub_takes_so_many_managents_and_so_many_commands_at_once() -> N
     assert "/site/b" not in busy.stub.managents
 
 
-@pytest.mark.parametrize("path", ["/site/..", "/site//a", "site/a", "/site/a/", "/", "/si te", "/a" * 17])
+@pytest.mark.parametrize("path", ["/site/..", "/site//a", "site/a", "/site/a/", "/", "", "/si te", "/a" * 17])
 def test_identifiers_that_can_not_be_do_not_even_decode(path: str) -> None:
     codec = deploy_codec(None)
     call = BipCall("c", "deploy", path, 1, 1, PARENT, CHARGE)
     with pytest.raises(BadFrame):
         codec.decode(codec.encode(call, ""))
+
+
+def test_nobody_but_its_parent_commands_or_adopts_a_managent() -> None:
+    scene = Scene()
+    scene.command("deploy")
+    stranger = Parent("/other", "tcp://127.0.0.1:5002/00000000000000cc")
+    answer = scene.command("shutdown", parent=stranger, epoch=9)
+    assert (answer.outcome, answer.life) == ("refused", "active")
+    assert answer.reason == "expected a command of /site, its parent, found one of /other"
+    scene.send(AdoptCall("a", stranger, 9, ("/site/a", "/site/b")))
+    assert scene.stub.managents["/site/a"].pair == (1, 1)
+    assert scene.command("deploy", "/site/b").outcome == "done", "nor is one that is not here taken away"
+    answer = scene.command("deploy", "/first", parent=stranger)
+    assert answer.reason == "expected a command of the top, its parent, found one of /other"
 
 
 def test_a_message_without_the_clusters_key_does_not_decode() -> None:

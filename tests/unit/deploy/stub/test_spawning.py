@@ -69,7 +69,7 @@ def test_a_program_gets_what_it_is_to_have_and_its_end_is_told(tmp_path: Path) -
             first, second = (tmp_path / "log").read_text().splitlines()
             assert first.split() == [str(pid), str(pid), str(tmp_path), "b=c", "x", "y"]
             assert second == "/dev/null"
-            assert not Path(f"/proc/{pid}").exists()
+            assert process_stat(pid)[0] == ""
             killed = await one.start(program(tmp_path, *LONG))
             os.kill(killed, signal.SIGKILL)
             await until(lambda: process_stat(killed)[0] == "Z")
@@ -145,7 +145,7 @@ def test_when_the_helper_ends_programs_run_on_and_another_one_starts_more(tmp_pa
                 await start
             assert await one.ended(first) == ""
             second = await one.start(program(tmp_path, *LONG))
-            assert sorted(of_folder(tmp_path)) == sorted([first, second])
+            await until(lambda: sorted(of_folder(tmp_path)) == sorted([first, second]))
 
     asyncio.run(scenario())
 
