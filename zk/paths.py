@@ -21,8 +21,8 @@
 
 Stubs and managents are spread over SHARDS shards by a hash of the name, so that none of them, nor any list of children,
 grows past ZooKeeper's manners at 100,000 entries (deploy.directory has the sizes). `key` is the initiator's path with
-":" for "/", and TOP_KEY for the top, whose path is empty. A root is made with all its shards when it is first needed:
-a fabric that is not deployed by initiators has none.
+":" for "/", and TOP_KEY for the top, whose path is empty. Roots and shards are made when each is first needed: a fabric
+that is not deployed by initiators has none.
 """
 
 from __future__ import annotations
@@ -140,11 +140,6 @@ def lost(node: str) -> str:
 def shard(text: str) -> str:
     """Which of the SHARDS `text` belongs to: the same in every process, now and later."""
     return hashlib.blake2b(text.encode(), digest_size=1).hexdigest()
-
-
-def shards(root: str) -> tuple[str, ...]:
-    """All below `root` (STUBS or MANAGENTS)."""
-    return tuple(f"{root}/{number:02x}" for number in range(SHARDS))
 
 
 def stub(name: str) -> str:

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
+from msgspec.structs import asdict
 
 from deploy import matching
+from deploy.cli.places import served_here
 from deploy.cli.showing import emit, shortened
 from deploy.documents import ConfigurationDocument, Reference
 from deploy.identity import BadIdentity, check_path, relative
 from deploy.matching import BadMatch, Conflict, Explained, Merged, Setting, prints
-from deploy.records import Prints
 from deploy.repository.client import HttpClient
 from deploy.repository.content import ContentCache
 from deploy.repository.description import LoadedDescription, description_of, load_description
@@ -61,7 +62,7 @@ class ExplainedView(msgspec.Struct, frozen=True):
     repository: str
     generation: str
     initiator: bool
-    prints: Prints
+    prints: dict[str, str]
     given: tuple[GivenView, ...]
     settings: tuple[SettingView, ...]
 
@@ -74,14 +75,18 @@ _LISTS: dict[str, Literal["managent-code", "install-config", "managent-config"]]
 
 
 def explain(args: Namespace) -> int:
-    """`args`: path, repository (a URL or a directory), scope, format."""
-    if not args.repository:
-        raise Failure("which description? Expected --repository URL or DIR, found none", Exit.USAGE)
+    """`args`: path, repository (a URL or a directory), scope, dir, format."""
+    repository = args.repository or served_here(args)
+    if not repository:
+        raise Failure(
+            "which description? Expected --repository URL or DIR, or a fabric here ('fabric up'); found none",
+            Exit.USAGE,
+        )
     try:
         identifier = relative(check_path(args.path), args.scope)
     except BadIdentity as error:
         raise Failure(str(error), Exit.USAGE) from None
-    view = asyncio.run(_explained(args.path, identifier, args.repository))
+    view = asyncio.run(_explained(args.path, identifier, repository))
     if output.wants_json(args):
         emit(view)
     else:
@@ -131,7 +136,7 @@ def explained_view(path: str, identifier: str, description: LoadedDescription) -
         repository=description.url,
         generation=description.generation,
         initiator=found.managent.configuration.initiator is not None,
-        prints=prints(digests["code"], digests["install"], digests["managent"]),
+        prints=asdict(prints(digests["code"], digests["install"], digests["managent"])),
         given=tuple(
             GivenView(
                 list=_LISTS[one.kind],

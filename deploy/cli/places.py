@@ -1,5 +1,9 @@
 """Where the directory, the key and the repository are: options, else the environment, else the fabric that was started
-on this machine by `fabric up`."""
+on this machine by `fabric up`, or by `fabric up --dir DIR` when that is said here, too.
+
+They belong together: with an option or a variable that names another directory, key and repository of the fabric on
+this machine are not taken.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from deploy.identity import BadIdentity, check_path, depth
 from fabric.cli.exits import Exit, Failure
 from fabric.config import read_cluster_key
 from fabric.config_values import ConfigError
-from fabric.local.folder import DEPLOY, Folder, default_path
+from fabric.local.folder import Folder, default_path
 from zk.connect import parse
 
 ZK_VARIABLE = "FABRIC_ZK"
@@ -42,15 +46,25 @@ def places(args: Namespace) -> Places:
     return Places(directory, _key(args))
 
 
+def _local(args: Namespace) -> Folder | None:
+    """Of the fabric on this machine that is meant; None when the directory is another one. Raises Failure."""
+    if args.dir is not None:
+        if args.directory:
+            raise Failure("expected --directory or --dir, found both", Exit.USAGE)
+        return Folder(args.dir.absolute())
+    return None if args.directory or os.environ.get(ZK_VARIABLE) else Folder(default_path())
+
+
 def _directory(args: Namespace) -> tuple[str, str]:
     """The connect string, and where it was given."""
-    if args.directory:
-        return args.directory, "--directory"
-    if found := os.environ.get(ZK_VARIABLE):
-        return found, f"${ZK_VARIABLE}"
-    state = Folder(default_path()).read_state()
+    folder = _local(args)
+    if folder is None:
+        return (args.directory, "--directory") if args.directory else (os.environ[ZK_VARIABLE], f"${ZK_VARIABLE}")
+    state = folder.read_state()
     if state and state.keeper.alive and state.zookeeper.where:
-        return state.zookeeper.where, "the fabric on this machine"
+        return state.zookeeper.where, f"the fabric in {folder.path}"
+    if args.dir is not None:
+        raise Failure(f"--dir: expected a fabric that runs in {folder.path}, found none", Exit.USAGE)
     raise Failure(
         f"where is the directory? Expected --directory HOSTS, or ${ZK_VARIABLE}, or a fabric on this machine "
         "('fabric up'); found none",
@@ -59,13 +73,12 @@ def _directory(args: Namespace) -> tuple[str, str]:
 
 
 def _key(args: Namespace) -> bytes | None:
-    given = args.key_file or os.environ.get(KEY_VARIABLE)
-    if not given:
-        if args.directory or os.environ.get(ZK_VARIABLE):
-            return None
-        path = Folder(default_path()).key_file
-        return _read(path, str(path)) if path.exists() else None
-    return _read(Path(given), "--key-file" if args.key_file else f"${KEY_VARIABLE}")
+    if args.key_file:
+        return _read(Path(args.key_file), "--key-file")
+    if args.dir is None and (given := os.environ.get(KEY_VARIABLE)):
+        return _read(Path(given), f"${KEY_VARIABLE}")
+    folder = _local(args)
+    return _read(folder.key_file, str(folder.key_file)) if folder and folder.key_file.exists() else None
 
 
 def _read(path: Path, named: str) -> bytes:
@@ -77,24 +90,25 @@ def _read(path: Path, named: str) -> bytes:
 
 def repository(args: Namespace) -> str:
     """Raises Failure."""
-    given = args.repository or _repository_here(args)
-    if not given:
-        raise Failure("which description? Expected --repository URL, found none", Exit.USAGE)
-    if not given.startswith(("http://", "https://")):
-        raise Failure(f"--repository: expected a URL like http://192.0.2.1:8080/, found {given!r}", Exit.USAGE)
-    return str(given)
+    url = args.repository or served_here(args)
+    if not url:
+        raise Failure(
+            "which description? Expected --repository URL, or a fabric on this machine ('fabric up'); found neither",
+            Exit.USAGE,
+        )
+    if not url.startswith(("http://", "https://")):
+        raise Failure(f"--repository: expected a URL like http://192.0.2.1:8080/, found {url!r}", Exit.USAGE)
+    return str(url)
 
 
-def _repository_here(args: Namespace) -> str:
-    """Of the fabric on this machine, for its own directory alone; "" for none."""
-    from deploy.local.crew import URL
-
-    here = Folder(default_path())
-    state = here.read_state()
-    if args.directory or os.environ.get(ZK_VARIABLE) or not state or not state.keeper.alive:
+def served_here(args: Namespace) -> str:
+    """The URL of the repository of the fabric on this machine that is meant; "" when there is none. Raises Failure."""
+    folder = _local(args)
+    state = folder.read_state() if folder else None
+    if folder is None or state is None or not state.keeper.alive:
         return ""
     try:
-        return (here.path / DEPLOY / URL).read_text("utf-8").strip()
+        return folder.repository_url.read_text("utf-8")
     except OSError:
         return ""
 

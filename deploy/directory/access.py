@@ -13,9 +13,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import TypeVar
 
-from zk import paths
 from zk.client import TreeClient
-from zk.tree import ConnectionLost, Create, MultiFailed, NoNode, Overloaded, SessionExpired, Stat, TreeError
+from zk.tree import ConnectionLost, NoNode, Overloaded, SessionExpired, Stat, TreeError
 
 TRIES = 8
 RETRY_FIRST_S = 0.05
@@ -34,31 +33,27 @@ class Access:
     def __init__(self, client: TreeClient, window: int = READS_AT_ONCE) -> None:
         self.client = client
         self._reads = asyncio.Semaphore(window)
+        self._missing: set[str] = set()
         self._making = asyncio.Lock()
 
     async def create(self, path: str, data: bytes) -> Stat:
-        """Create a znode in a shard, and what is missing above it. Raises NodeExists. One operation, once there are
-        shards."""
+        """Create a znode in a shard, and what is missing above it. Raises NodeExists. One operation, once there is the
+        shard."""
         try:
             made = await self.client.create(path, data)
         except NoNode:
-            await self._make_shards(path)
+            await self._make_shard(path.rpartition("/")[0])
             made = await self.client.create(path, data)
         assert made.stat is not None, "a create by itself is answered with a stat"
         return made.stat
 
-    async def _make_shards(self, path: str) -> None:
-        """All of them and their root in one transaction, as they are all needed soon; where the root is there, and
-        somebody removed a shard, that one."""
-        shard = path.rpartition("/")[0]
-        root = shard.rpartition("/")[0]
-        async with self._making:  # many come at once, and the first of them does it for all
-            if await self.client.exists(shard) is not None:
-                return
-            try:
-                await self.client.multi(Create(root), *map(Create, paths.shards(root)))
-            except MultiFailed:
-                await self.client.ensure(shard)
+    async def _make_shard(self, shard: str) -> None:
+        """Many come at once, most often: one makes what all who wait then are missing."""
+        self._missing.add(shard)
+        async with self._making:
+            if shard in self._missing:
+                missing, self._missing = self._missing, set()
+                await self.client.ensure(*sorted(missing))
 
     async def data(self, path: str) -> bytes | None:
         """None when there is no such znode."""

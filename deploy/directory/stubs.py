@@ -5,8 +5,8 @@ it boots, or it answers a discovery. These meet in one record: see `merged`. The
 judged over the bus by those who care, so the directory costs nothing while nothing changes.
 
 An entry that somebody wrote by hand and got wrong is a BadRecord where it alone is asked for, and an `Unreadable` among
-the others in a list. A list of n stubs takes n + 257 reads, and holds no more than SHARDS_AT_ONCE shards in memory
-unless the caller keeps what it is given.
+the others in a list. A list of n stubs takes n + 257 reads at most (the root, its shards, each stub), and holds no more
+than SHARDS_AT_ONCE shards in memory unless the caller keeps what it is given.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """What the keeper's processes do when agents are deployed as managents: a repository, boot stubs, an initiator.
 
-They are forked while ZooKeeper starts. They find each other by files in the fabric's folder: `repository.url` when the
+They are forked while ZooKeeper starts; once all is up the keeper starts repository and boot stubs again whenever they
+end, and agents run on meanwhile. They find each other by files in the fabric's folder: `repository.url` when the
 repository serves, `stubs.ready` when every boot stub is in the directory. The initiator waits for both.
 """
 
@@ -14,6 +15,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from deploy.local import description
 from deploy.local.description import SITE
@@ -27,7 +29,7 @@ from fabric.local.takedown import MARK
 HOST = "127.0.0.1"
 CACHE_BYTES = 1 << 30
 POLL_S = 0.01
-REPOSITORY, URL, READY = "repository", "repository.url", "stubs.ready"
+REPOSITORY, READY = "repository", "stubs.ready"
 
 
 class DeployedCrew(RealCrew):
@@ -44,8 +46,12 @@ class DeployedCrew(RealCrew):
         return True
 
     def warm_companions(self) -> None:
+        import deploy.stub.assembly
+        import deploy.top  # noqa: F401
         import zk.kazoo_tree  # noqa: F401
+        from deploy.messages import DEPLOY as MESSAGES
 
+        MESSAGES.prepare()
         (self.folder.path / DEPLOY).mkdir(mode=0o700)
 
     def warm(self) -> None:
@@ -68,13 +74,18 @@ class DeployedCrew(RealCrew):
 
 
 def run_repository(place: Place) -> int:
+    """Started anew it serves what is there by then, where it did before: initiators know it by its URL."""
     from deploy.repository.process import run
     from fabric.logs import set_up_log
 
     set_up_log(place.spec.log_level)
-    root = _folder(place) / REPOSITORY
-    description.write(root, place.spec, place.zk, place.folder.key_file)
-    asyncio.run(run(root, HOST, 0, "", lambda url: _write(_folder(place) / URL, url)))
+    root, file = _folder(place) / REPOSITORY, place.folder.repository_url
+    port = 0
+    if file.exists():
+        port = urlsplit(file.read_text("utf-8")).port or 0
+    else:
+        description.write(root, place.spec, place.zk, place.folder.key_file)
+    asyncio.run(run(root, HOST, port, "", lambda url: _write(file, url)))
     return 0
 
 
@@ -104,7 +115,6 @@ def run_bootstubs(place: Place, serves: Callable[[], bool]) -> int:
     async def compose(shared: Shared) -> AsyncIterator[Parts]:
         around = Surroundings(_folder(place) / "cache", CACHE_BYTES, directory=place.zk, key=place.key)
         async with assembled(shared, around) as parts:
-
             served = asyncio.ensure_future(asyncio.to_thread(serves))
 
             async def register(record: StubRecord) -> None:
@@ -133,13 +143,13 @@ async def _deploy(place: Place) -> int:
 
     folder = _folder(place)
     deadline = time.monotonic() + place.spec.start_deadline_s
-    while not ((folder / URL).exists() and (folder / READY).exists()):
+    while not (place.folder.repository_url.exists() and (folder / READY).exists()):
         if time.monotonic() > deadline:
             print(f"no repository, or not all boot stubs, within {place.spec.start_deadline_s:g} s", file=sys.stderr)
             return 1
         await asyncio.sleep(POLL_S)
     async with Top.open(place.zk, place.key) as top:
-        plan = await top.plan((folder / URL).read_text(), roots=(f"/{SITE}",))
+        plan = await top.plan(place.folder.repository_url.read_text("utf-8"), roots=(f"/{SITE}",))
         result = await top.apply(plan)
     sets = result.sets
     if sets.complete:

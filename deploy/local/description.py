@@ -42,7 +42,7 @@ _INFORMATION = """\
       <ref url="agent.xml"/>
     </entry>
     <entry>                                       <!-- a node named like r2s01 keeps images -->
-      <pattern regex="/site/[^/]+/r[0-9]+s[0-9]+"/>
+      <pattern xpath="/site/**/r*s*"/>
       <ref url="storage.xml"/>
     </entry>
   </managent-config>

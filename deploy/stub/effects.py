@@ -8,7 +8,6 @@ was persisted before it is on the disk (fabric.gate).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -37,16 +36,14 @@ class Run(msgspec.Struct, frozen=True):
 # --- steps -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Resolve:
+class Resolve(msgspec.Struct, frozen=True):
     """Steps 2 to 4: ask the repository, fetch. Ends in a `Resolved`."""
 
     path: str
     charge: Charge
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
+class Load(msgspec.Struct, frozen=True):
     """Put the code into the managent's folder. `fresh`: which is emptied first. `told`: as for `Install`."""
 
     path: str
@@ -55,8 +52,7 @@ class Load:
     told: str
 
 
-@dataclass(frozen=True, slots=True)
-class Install:
+class Install(msgspec.Struct, frozen=True):
     """Step 5: run the installation code. `told`: the start command that somebody told, "" for none: a code file that it
     names is the managent's program, and is not run now. Ends in `Installed`."""
 
@@ -83,8 +79,7 @@ class Installed(msgspec.Struct, frozen=True):
     programs: tuple[Code, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Uninstall:
+class Uninstall(msgspec.Struct, frozen=True):
     """Reverse all that the installation did; nothing of the managent is left. Ends in `Undone`."""
 
     path: str
@@ -101,8 +96,7 @@ class Undone(msgspec.Struct, frozen=True):
     tail: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(msgspec.Struct, frozen=True):
     """Step 6. Ends in a `Run`; the program is active then."""
 
     path: str
@@ -112,8 +106,7 @@ class Start:
     installed: Installed
 
 
-@dataclass(frozen=True, slots=True)
-class Adopt:
+class Adopt(msgspec.Struct, frozen=True):
     """After a restart of the boot stub: find `run` again (a class is made anew). Ends in a `Run`."""
 
     path: str
@@ -124,24 +117,21 @@ class Adopt:
     active: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(msgspec.Struct, frozen=True):
     """End its program, whatever it does; there is nothing left of it then."""
 
     path: str
     stop_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Switch:
+class Switch(msgspec.Struct, frozen=True):
     """BMP: activate, or deactivate; the program has acknowledged when this ends."""
 
     path: str
     active: bool
 
 
-@dataclass(frozen=True, slots=True)
-class HostInitiator:
+class HostInitiator(msgspec.Struct, frozen=True):
     """Make the initiator of this path, and activate it if so said."""
 
     path: str
@@ -149,14 +139,12 @@ class HostInitiator:
     active: bool
 
 
-@dataclass(frozen=True, slots=True)
-class SwitchInitiator:
+class SwitchInitiator(msgspec.Struct, frozen=True):
     path: str
     active: bool
 
 
-@dataclass(frozen=True, slots=True)
-class CloseInitiator:
+class CloseInitiator(msgspec.Struct, frozen=True):
     path: str
 
 
@@ -175,8 +163,7 @@ Work = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(msgspec.Struct, frozen=True):
     """Do this, and say what came of it with the same `job`."""
 
     job: int
@@ -186,22 +173,19 @@ class Step:
 # --- other effects ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(msgspec.Struct, frozen=True):
     to: str
     message: AnyDeployMessage
 
 
-@dataclass(frozen=True, slots=True)
-class Charged:
+class Charged(msgspec.Struct, frozen=True):
     """The parent of a hosted initiator is another one now, or was told a newer epoch."""
 
     path: str
     charge: InitiatorCharge
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
+class Note(msgspec.Struct, frozen=True):
     """A line for the log."""
 
     level: Literal["debug", "info", "warning", "error"]
@@ -214,16 +198,14 @@ Effect = Step | Send | Charged | Note | Persist
 # --- inputs ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(msgspec.Struct, frozen=True):
     """`sender`: answer there."""
 
     sender: str
     message: BipCall | InspectCall | AdoptCall | StubPing
 
 
-@dataclass(frozen=True, slots=True)
-class StepFailed:
+class StepFailed(msgspec.Struct, frozen=True):
     """`silent`: the program did not answer. `final`: to try again is of no use, the description is wrong. `tail`: the
     last lines of the program's output. `undo`: of an installation that failed, the code that wants to be run to reverse
     it."""
@@ -235,8 +217,7 @@ class StepFailed:
     undo: tuple[Code, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Stepped:
+class Stepped(msgspec.Struct, frozen=True):
     """`ms`: how long it took."""
 
     job: int
@@ -244,8 +225,7 @@ class Stepped:
     ms: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(msgspec.Struct, frozen=True):
     """What ran for this managent (`run`), or its initiator (None), ended by itself."""
 
     path: str

@@ -25,8 +25,9 @@ import os
 import shutil
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
+
+import msgspec
 
 from deploy.configuration import Configuration
 from deploy.resolved import CodeFile
@@ -114,7 +115,7 @@ class Installer:
         try:
             return await self._install(work, undo)
         except Trouble as trouble:
-            trouble.failed = replace(trouble.failed, undo=tuple(undo))
+            trouble.failed = msgspec.structs.replace(trouble.failed, undo=tuple(undo))
             raise
 
     async def _install(self, work: Install, undo: list[Code]) -> Installed:

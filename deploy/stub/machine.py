@@ -59,7 +59,7 @@ MAX_REASON_CHARS = 2000
 MAX_PERSIST_BYTES = 4 * 1024 * 1024
 MAX_TAIL_LINES, MAX_LINE_CHARS = 20, 256
 WITH_CHARGE = frozenset({"deploy", "configure-env", "configure-managent"})
-_STEP_NUMBERS = {Load: 3, Install: 5, Start: 6, HostInitiator: 6}
+_STEP_NUMBERS: dict[type, int] = {Load: 3, Install: 5, Start: 6, HostInitiator: 6}
 
 Outcome = Literal["done", "running", "refused", "failed", "stale", "unknown"]
 

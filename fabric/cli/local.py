@@ -101,7 +101,13 @@ def _up(subparsers: Any) -> None:
     add("--storage", type=_number(0, 1000), default=2, metavar="S", help="storage agents in each (2)")
     add("--zk", metavar="HOSTS", help="use this ensemble ($FABRIC_ZK) instead of a server of its own")
     add("--detach", action="store_true", help="return when it is up; it stays until `fabric down`")
-    add("--agents-per-process", type=_number(1, 1000), default=1, metavar="K", help="host several in one process (1)")
+    add(
+        "--agents-per-process",
+        type=_number(1, 1000),
+        default=1,
+        metavar="K",
+        help="host several in one process (1); above 1 agents are started directly, not deployed as managents",
+    )
     add("--driver", choices=("process", "null"), default="process", help="null starts no instance: for load tests")
     add("--api", metavar="HOST:PORT", default=f"127.0.0.1:{API_PORT}", help=f"where it listens (127.0.0.1:{API_PORT})")
     add("--session-timeout", type=float, default=4.0, metavar="S", help="who is silent so long is gone, in seconds (4)")

@@ -1,7 +1,7 @@
 """What the keeper's processes do: ZooKeeper, agents, API, eyes. The keeper itself knows only when.
 
-`Crew` is the keeper's view; `RealCrew` the fabric. Everything in `warm` is imported before the first agent is forked,
-so that a thousand agents share it; what only one process needs (the web framework) is imported in that process.
+`Crew` is the keeper's view; `RealCrew` the fabric. What is in `warm` is done before the first agent is forked, so that
+a thousand agents share it; what only one process needs (the web framework) is imported in that process.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Crew(Protocol):
         keeper has."""
 
     def warm_companions(self) -> None:
-        """Import what several companions need."""
+        """The same for companions, as far as several of them need it."""
 
     @property
     def agents_wait(self) -> bool:
@@ -85,7 +85,7 @@ class Crew(Protocol):
         """Begin to, unless an ensemble is given; the connect string. Raises CrewError."""
 
     def warm(self) -> None:
-        """Import what agents need."""
+        """Import what agents need, and work out what each of them would."""
 
     def await_zookeeper(self) -> None:
         """Raises zk.server.ServerFailed."""

@@ -8,6 +8,7 @@
         nodes/<node>/                 each agent's state directory
         zookeeper/                    data
         deploy/                       repository and boot stubs, where agents are deployed as managents (deploy.local)
+        deploy/repository.url         where that repository is served
 
 The lock is on the directory, so there is no lock file to leave behind. It lives as long as any process holds the open
 directory: a second `fabric up` is refused while the first one's front or keeper lives, and takes over from dead ones.
@@ -31,7 +32,7 @@ import msgspec
 from fabric.local.state import LocalState
 
 STATE, CONTROL, KEY, LOGS, NODES, ZOOKEEPER = "state.json", "control.sock", "cluster.key", "logs", "nodes", "zookeeper"
-DEPLOY = "deploy"
+DEPLOY, REPOSITORY_URL = "deploy", "repository.url"
 MEMORY = Path("/dev/shm")
 _OURS = f"fabric-{os.getuid()}"
 LOCK_TRIES = 20
@@ -85,6 +86,11 @@ class Folder:
     @property
     def key_file(self) -> Path:
         return self.path / KEY
+
+    @property
+    def repository_url(self) -> Path:
+        """A file; missing where agents are not deployed as managents."""
+        return self.path / DEPLOY / REPOSITORY_URL
 
     def log(self, name: str) -> Path:
         return self.path / LOGS / f"{name}.log"

@@ -9,7 +9,7 @@ leash at once.
 
 Coming up fails when any process ends before all is up, or the deadline passes; then all is taken down, and the
 reason, with the last lines of that process's log, goes to the front. Once up, a dead process is only noted (or
-restarted, `--restart`).
+restarted, `--restart`), but for companions, which always come back.
 
 Started as `python -m fabric.local.keeper LEASH`, a descriptor, with the LocalSpec as JSON on standard input.
 """
@@ -252,10 +252,16 @@ class Keeper:
             job = next((job for job in self.jobs.values() if job.running and job.pid == dead.si_pid), None)
             if job is not None:
                 again = job.again
-                job.exited(how_it_ended(status), now, self.spec.restart and not (job.nodes and self.crew.agents_wait))
+                job.exited(how_it_ended(status), now, self._comes_back(job))
                 self.dirty = True
                 if not again and not job.done:
                     self._ended(job.name, self.folder.log(job.name), job.ended)
+
+    def _comes_back(self, job: Job) -> bool:
+        """By itself. Companions do, as a machine's own services would; of agents that wait, their starter decides."""
+        if job.unseen:
+            return self.phase == "up"
+        return self.spec.restart and not (job.nodes and self.crew.agents_wait)
 
     def _ended(self, name: str, log: Path, how: str) -> None:
         if self.phase == "starting":
@@ -359,9 +365,11 @@ class Keeper:
         where = f"http://{self.place.api[0]}:{self.place.api[1]}" if self.place else ""
         service = Service(where, api.process, bool(api.ready), api.ended) if api else Service(where, None, False)
         views = tuple(view for job in self.jobs.values() for view in job.views())
+        stay = [job for job in self.jobs.values() if job.unseen and not job.once]
+        companions = {job.name: Service("", job.process, bool(job.ready), job.ended) for job in stay}
         return LocalState(
             self.phase, str(self.folder.path), self.spec, self.me, zookeeper, service, views, self.sight.seen.leaders,
-            self.marks, self.error,
+            self.marks, self.error, companions,
         )  # fmt: skip
 
 

@@ -32,7 +32,7 @@ from deploy.initiator.effects import (
 )
 from deploy.messages import AnyDeployMessage, Charge, Parent, StubPing
 from deploy.records import StubRef, Table
-from tests.deployment import guid_of, stub_record, table
+from tests.deployment import stub_record, table
 from tests.zookeeper import MemorySession, eventually, memory_servers, memory_session
 from zk import paths
 from zk.connect import Unreachable
@@ -355,7 +355,7 @@ def test_hundreds_of_initiators_share_a_session_at_three_operations_each() -> No
     count = 300
 
     async def body(stage: Stage) -> None:
-        await Directory(stage.session.client).tables.claim("/warm", guid_of("warm"), "tcp://x")
+        await stage.session.client.ensure(*(f"{paths.MANAGENTS}/{shard:02x}" for shard in range(paths.SHARDS)))
         before = sum(stage.session.tree.operations.values())
         pairs = [stage.initiator(f"/site/r{number}") for number in range(count)]
 

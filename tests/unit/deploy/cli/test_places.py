@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from argparse import Namespace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from deploy.cli.main import main
 from deploy.cli.places import Places, places, repository, roots
 from fabric.cli.exits import Exit, Failure
-from fabric.local.folder import DEPLOY, Folder, default_path
+from fabric.local.folder import Folder, default_path
+from fabric.local.spec import make_spec
+from fabric.local.state import LocalState, Service, process
 
 KEY = bytes(range(32))
 
@@ -24,8 +26,24 @@ def nothing_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 
 
-def given(directory: str | None = None, key_file: str | None = None) -> Namespace:
-    return Namespace(directory=directory, key_file=key_file)
+def given(directory: str | None = None, key_file: str | None = None, dir: Path | None = None) -> Namespace:
+    return Namespace(directory=directory, key_file=key_file, dir=dir, repository=None)
+
+
+def fabric_in(path: Path, keeper: int) -> Folder:
+    """What `fabric up` leaves in its folder, with a keeper of this pid."""
+    folder = Folder(path)
+    folder.repository_url.parent.mkdir(parents=True)
+    nothing = Service("http://127.0.0.1:1", None, ready=True)
+    folder.write_state(
+        LocalState(
+            "up", str(path), make_spec(folder=path), process(keeper), Service("127.0.0.1:9", None, True), nothing, (),
+            {}, {},
+        )
+    )  # fmt: skip
+    key_in(folder.key_file)
+    folder.repository_url.write_text("http://127.0.0.1:7/repository")
+    return folder
 
 
 def key_in(path: Path) -> str:
@@ -55,21 +73,35 @@ def test_the_key_of_the_fabric_here_is_for_its_own_directory_alone(monkeypatch: 
     assert places(given("zk1:2181")).key is None
 
 
-def test_the_repository_of_the_fabric_here_is_for_its_own_directory_alone(
+def test_all_three_of_the_fabric_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    fabric_in(default_path(), os.getpid())
+    assert places(given()) == Places("127.0.0.1:9", KEY)
+    assert repository(given()) == "http://127.0.0.1:7/repository"
+    monkeypatch.setenv("FABRIC_ZK", "zk1:2181")
+    with pytest.raises(Failure, match="Expected --repository URL"):
+        repository(given())  # of another fabric
+
+
+def test_those_of_the_folder_that_is_named_are_before_the_environment(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    here = Folder(default_path())
-    url = here.path / DEPLOY / "repository.url"
-    url.parent.mkdir(parents=True)
-    url.write_text("http://127.0.0.1:8430/repository")
-    monkeypatch.setattr(Folder, "read_state", lambda self: SimpleNamespace(keeper=SimpleNamespace(alive=True)))
-    asked = Namespace(repository=None, directory=None)
-    assert repository(asked) == "http://127.0.0.1:8430/repository"
-    assert repository(Namespace(repository="http://r/", directory=None)) == "http://r/"
-    for elsewhere in (Namespace(repository=None, directory="zk1"), asked):
-        with pytest.raises(Failure, match="Expected --repository URL"):
-            repository(elsewhere)
-        monkeypatch.setattr(Folder, "read_state", lambda self: SimpleNamespace(keeper=SimpleNamespace(alive=False)))
+    monkeypatch.setenv("FABRIC_ZK", "zk1:2181")
+    monkeypatch.setenv("FABRIC_CLUSTER_KEY_FILE", "/nowhere")
+    there = given(dir=fabric_in(tmp_path / "other", os.getpid()).path)
+    assert places(there) == Places("127.0.0.1:9", KEY)
+    assert repository(there) == "http://127.0.0.1:7/repository"
+    with pytest.raises(Failure, match="found both"):
+        places(given("zk2:2181", dir=there.dir))
+
+
+def test_a_fabric_that_was_killed_is_none(tmp_path: Path) -> None:
+    with subprocess.Popen(["true"]) as dead:
+        dead.wait()
+    there = given(dir=fabric_in(tmp_path / "other", dead.pid).path)
+    with pytest.raises(Failure, match=r"--dir: expected a fabric that runs in .*/other, found none"):
+        places(there)
+    with pytest.raises(Failure, match="Expected --repository URL"):
+        repository(there)
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ import asyncio
 import json
 
 import pytest
+from rich.console import Console
 
-from deploy.cli import showing, waiting
+from deploy.cli import applying, showing, waiting
 from deploy.cli.applying import Watching, sentence
 from deploy.messages import Counts, Entry
 from deploy.plan import Change, Plan
@@ -103,6 +104,25 @@ def test_progress_is_one_sentence() -> None:
     counts = Counts(targeted=10, active=6, passive=1, failed=1, pending=2)
     assert sentence(Progress(Wave(2, 5, "/r/9", ()), counts, 50, ())) == "wave 2 of 5: 7 of 50 active, 1 not"
     assert sentence(Progress(Wave(1, 1, "", ()), Counts(active=50), 50, ())) == "50 of 50 active"
+
+
+def test_a_question_between_waves_has_the_screen_for_itself(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A live line would be written over it."""
+
+    async def asked(question: str) -> bool:
+        assert not live.is_started
+        return question == "go on? [y/N] "
+
+    monkeypatch.setattr(output, "Console", lambda **kinds: Console(**kinds, force_terminal=True))
+    monkeypatch.setattr(applying, "_agreed", asked)
+    with output.Progress() as shown:
+        assert shown._live
+        live = shown._live
+        assert asyncio.run(Watching(shown).pause(Wave(1, 2, "/r/9", ()), Counts(targeted=3, active=3)))
+        assert live.is_started
+    assert "wave 1 of 2 is settled: 3 targeted = 3 active" in capsys.readouterr().err
 
 
 def test_what_takes_long_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
