@@ -38,6 +38,7 @@ bench: ## measures the figures in bench/RESULTS.md anew
 	@$(WITH_ZOOKEEPER) $(RUN)/python -m bench.flow
 	$(RUN)/python -m bench.mutations
 	$(RUN)/python -m bench.scale --part growth hundred
+	$(RUN)/python -m bench.deploy
 
 clean: ## removes the virtual environment and all caches
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

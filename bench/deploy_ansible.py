@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -59,8 +60,9 @@ class Best:
 
 
 def find() -> Path | None:
-    """ansible-playbook, where it is installed."""
-    found = shutil.which("ansible-playbook")
+    """ansible-playbook, where it is installed: beside this interpreter, or in PATH."""
+    beside = Path(sys.executable).parent
+    found = shutil.which("ansible-playbook", path=f"{beside}{os.pathsep}{os.environ.get('PATH', '')}")
     return Path(found) if found else None
 
 

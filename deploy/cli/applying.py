@@ -40,7 +40,7 @@ async def _apply(args: Namespace, where: Places, url: str, named: tuple[str, ...
             plan = await top.plan(url, named, only=args.only)
         if not output.wants_json(args):
             showing.show_plan(plan)
-        if plan.empty and not args.recheck:
+        if plan.empty and not args.recheck and not args.resume:
             return _ended(args, plan, None, began)
         if not args.yes and not plan.empty and not await _agreed("apply this? [y/N] "):
             output.remark("nothing was changed")

@@ -45,7 +45,7 @@ def test_whoever_resumes_wants_more_than_the_directory_s_word(
     if flag:
         flags[flag] = True
     args = Namespace(
-        directory="127.0.0.1:1", key_file=None, repository="http://r/", root=[], format="table", **flags
+        directory="127.0.0.1:1", dir=None, key_file=None, repository="http://r/", root=[], format="table", **flags
     )
     args.wave = args.max_failed = None
     assert apply(args) == Exit.DONE

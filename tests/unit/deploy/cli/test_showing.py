@@ -120,7 +120,7 @@ def test_a_question_between_waves_has_the_screen_for_itself(
     with output.Progress() as shown:
         assert shown._live
         live = shown._live
-        assert asyncio.run(Watching(shown).pause(Wave(1, 2, "/r/9", ()), Counts(targeted=3, active=3)))
+        assert asyncio.run(Watching(shown).ask(Wave(1, 2, "/r/9", ()), Counts(targeted=3, active=3)))
         assert live.is_started
     assert "wave 1 of 2 is settled: 3 targeted = 3 active" in capsys.readouterr().err
 
