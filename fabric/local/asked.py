@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -59,6 +60,8 @@ def _start(keeper: Keeper, job: Job, order: Order) -> int:
         pid = nursery.fork(body, name=job.name, log=keeper.folder.log(job.name), keep=(keeper.lifeline,))
     except OSError as error:
         raise ControlError(f"{job.name} could not be started: {error}") from None
+    with contextlib.suppress(ProcessLookupError):  # it has ended already
+        os.setpgid(pid, pid)  # before the asker knows it, who signals it and all that it started by group
     job.forked(process(pid), time.monotonic())
     keeper.dirty = True
     keeper.sight.soon()

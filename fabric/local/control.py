@@ -4,7 +4,8 @@
     {"op": "kill", "who": "r1c01", "signal": 9}  -> {"ok": pid}      also STOP, CONT, TERM; `who` may be "api",
                                                                      "zookeeper"
     {"op": "restart", "who": "r1c01"}            -> {"ok": old pid}  TERM, KILL after a grace time, a new process
-    {"op": "start", "who": "r1c01", "argv": …, "environment": …, "cwd": …}  -> {"ok": pid}  where agents wait for it
+    {"op": "start", "who": "r1c01", "argv": …, "environment": …, "cwd": …}  -> {"ok": pid}  where agents wait for it;
+                                                                     it leads a process group
     {"op": "stop"}                               -> {"ok": null}     take everything down
     what can't be done                           -> {"error": "why"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -27,6 +28,7 @@ def test_agents_run_as_they_were_asked_for_and_only_once(tmp_path: Path) -> None
         told = dict(line.split() for line in fabric.logs("steward").splitlines())
         assert told == {name: str(fabric.pid(name)) for name in ("r1c01", "r1c02", "r1s01")}
         assert fabric.logs("r1c02").splitlines()[0] == "ordered agent r1c02 blue /"
+        assert all(os.getpgid(int(pid)) == int(pid) for pid in told.values()), "so that they can be signalled by group"
         control = fabric.front.control
         with pytest.raises(ControlError, match=r"r1c01 runs already, as pid \d+"):
             control.start("r1c01", ["agent", "r1c01"], {}, "/")
