@@ -4,6 +4,7 @@
 .PHONY: help setup demo test lint sim bench clean
 RUN := .venv/bin
 WITH_ZOOKEEPER := .ci/with-zookeeper
+WORKERS ?= 2
 SIM_SECONDS ?= 600
 SIM ?= --by-date --seconds $(SIM_SECONDS)
 
@@ -17,9 +18,10 @@ demo: ## a fabric of 30 agents on this machine deploys 50 Large instances, shows
 	@.ci/setup
 	@$(WITH_ZOOKEEPER) $(RUN)/fabric demo
 
-test: ## all tests, also those against real processes
+# A file is one worker's, with its fabric and its servers. In order: the long files come first, and many short ones last.
+test: ## all tests, on two cores (WORKERS=2), also those against real processes
 	@.ci/setup
-	@$(WITH_ZOOKEEPER) $(RUN)/python -m pytest
+	@$(WITH_ZOOKEEPER) $(RUN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 sim: ## seeds of the simulator that nobody ran before today, for SIM_SECONDS (600), on all cores
 	@.ci/setup
@@ -36,6 +38,7 @@ bench: ## measures the figures in bench/RESULTS.md anew
 	@$(WITH_ZOOKEEPER) $(RUN)/python -m bench.flow
 	$(RUN)/python -m bench.mutations
 	$(RUN)/python -m bench.scale --part growth hundred
+	$(RUN)/python -m bench.deploy
 
 clean: ## removes the virtual environment and all caches
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,4 +1,5 @@
-"""Asking a top initiator in another process: a bus of its own, a call that is repeated, pages that are put together.
+"""Asking a top initiator in another process, or a boot stub: a bus of its own, and a call that is repeated until it is
+answered; a top answers in pages, which are put together.
 
 One top works at a time (deploy.top_lock). While somebody's rollout is under way, everybody else's questions and orders
 go through that top.
@@ -12,7 +13,7 @@ from collections.abc import Callable
 
 from deploy.gathering import Gathering
 from deploy.identity import TOP
-from deploy.messages import AnyDeployMessage, Parent, TreeCall, TreePage, What, deploy_codec
+from deploy.messages import AnyDeployMessage, BipAnswer, BipCall, Parent, TreeCall, TreePage, What, deploy_codec
 from fabric.runtime.bus import Bus, SocketContext
 
 REPEAT_S = 1.0
@@ -28,6 +29,7 @@ class Asker:
             context, deploy_codec(key), secrets.token_hex(16), bind, on_message=self._take
         )
         self._gatherings: dict[str, tuple[Gathering, asyncio.Event]] = {}
+        self._commands: dict[str, asyncio.Future[BipAnswer]] = {}
 
     @property
     def parent(self) -> Parent:
@@ -53,6 +55,22 @@ class Asker:
             del self._gatherings[gathering.call]
         return gathering
 
+    async def command(self, stub: str, call: BipCall, wait_s: float) -> BipAnswer | None:
+        """Have the boot stub at address `stub` do something; None when it has not said after `wait_s` what came of
+        it."""
+        answer: asyncio.Future[BipAnswer] = asyncio.get_running_loop().create_future()
+        self._commands[call.call] = answer
+        try:
+            async with asyncio.timeout(wait_s):
+                while not answer.done():
+                    self._bus.send(stub, call)
+                    await asyncio.wait([answer], timeout=REPEAT_S)
+            return answer.result()
+        except TimeoutError:
+            return None
+        finally:
+            del self._commands[call.call]
+
     async def _news(self, news: asyncio.Event, enough: Callable[[], bool], wait_s: float) -> None:
         """Returns when it is enough, or when nothing new came for `wait_s`."""
         while not enough():
@@ -68,3 +86,7 @@ class Asker:
             found = self._gatherings.get(message.call)
             if found is not None and found[0].take(message):
                 found[1].set()
+        elif isinstance(message, BipAnswer) and message.outcome != "running":
+            waiting = self._commands.get(message.call)
+            if waiting is not None and not waiting.done():
+                waiting.set_result(message)

@@ -8,14 +8,16 @@
 
 The four types: installation-code, install-configuration, managent-configuration, and all, whose replies say for each
 reference which of the three it is `for`. Beyond the figure a reference has the `digest` and the `format` (script,
-executable, tar, python: what repository information calls its type) that are known of it. Figure 8 writes identifiers
-without a leading slash; both ways are read, one with it is written.
+executable, tar, python, java: what repository information calls its type) that are known of it. Figure 8 writes
+identifiers without a leading slash; both ways are read, one with it is written.
 
 What the repository cannot answer it answers with `<error code="…">what was expected, what was found</error>`.
 """
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -31,10 +33,13 @@ TYPE_OF: dict[Kind, RequestType] = {
 }
 KIND_OF: dict[str, Kind] = {name: kind for kind, name in TYPE_OF.items()}
 TYPES: tuple[RequestType, ...] = (*TYPE_OF.values(), "all")
+_KNOWN_TYPES: dict[bytes, RequestType] = {type.encode(): type for type in TYPES}
 
 REQUEST_LIMITS = Limits(bytes=4_096, elements=8, depth=2, attributes=0, text_chars=1_024)
 REPLY_LIMITS = Limits(bytes=1 << 20, elements=10_000, depth=2, attributes=4, text_chars=MAX_URL_CHARS)
 MAX_ERROR_CHARS = 1_500
+_OURS = re.compile(rb"<request><type>([a-z-]{1,40})</type><id>(/[A-Za-z0-9._/-]{1,511})</id></request>")
+"""As `write_request` writes it: read without a parser of XML, to the same end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +76,12 @@ def wants(type: RequestType, kind: Kind) -> bool:
 
 def read_request(data: bytes, document: str) -> Request:
     """Raises BadXml."""
+    ours = _OURS.fullmatch(data)
+    if ours is not None:
+        known = _KNOWN_TYPES.get(ours[1])
+        with suppress(BadIdentity):
+            if known is not None:
+                return Request(known, check_path(ours[2].decode("ascii")))
     root = parse(data, document, REQUEST_LIMITS)
     root.expect("request")
     root.only(children=("type", "id"))
@@ -96,6 +107,14 @@ def read_reply(data: bytes, document: str) -> Reply | Refusal:
             kind = _kind(child, type)
             refs[kind].append(_ref(child, kind))
     return Reply(type, id, tuple(refs["code"]), tuple(refs["install"]), tuple(refs["managent"]))
+
+
+def without_id(data: bytes, id: str) -> bytes:
+    """A reply as it would be for any other identifier: those that are equal say the same. Empty when it does not have
+    this one, once."""
+    told = f"<id>{id}</id>".encode()
+    before, found, after = data.partition(told)
+    return before + b"\0" + after if found and told not in after else b""
 
 
 def write_reply(reply: Reply) -> bytes:

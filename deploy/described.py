@@ -7,27 +7,24 @@ What follows from the entries that match is worked out once for each choice of e
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from deploy.documents import ConfigurationDocument, Information, Kind, Reference
 from deploy.expansion import Made, Sources, Undescribed
-from deploy.matching import BadMatch, Choice, Conflict, check_deployable, choose, merge, prints, references
+from deploy.matching import BadMatch, Choice, Conflict, Content, check_deployable, choose, merge, prints, references
 
-
-@dataclass(frozen=True, slots=True)
-class Content:
-    """What a reference gave. `error`: why it gave nothing. `document`: of configuration references alone."""
-
-    digest: str = ""
-    document: ConfigurationDocument | None = None
-    error: str = ""
+ELSEWHERE = ("file:", "image:")
+"""Code that may be readable for boot stubs, though it is not for the planner."""
 
 
 class Described:
-    """`contents`: of every reference in `information`, by URL as it stands there."""
+    """`contents`: of every reference in `information`, by URL as it stands there. `broken`: why the repository serves
+    an older description than it holds, or ""."""
 
-    def __init__(self, generation: str, information: Information, contents: Mapping[str, Content]) -> None:
+    def __init__(
+        self, generation: str, information: Information, contents: Mapping[str, Content], broken: str = ""
+    ) -> None:
         self.generation = generation
+        self.broken = broken
         self._information = information
         self._contents = contents
         self._made: dict[Choice, Made | str] = {}
@@ -48,9 +45,12 @@ class Described:
     def _make(self, identifier: str, choice: Choice) -> Made | str:
         """What it is made from, or why nothing can be made."""
         refs = {kind: references(self._information, choice, kind) for kind in _KINDS}
+        code_known = True
         for one in (ref for kind in _KINDS for ref in refs[kind]):
             if error := self._contents[one.url].error:
-                return f"{one.url}: {error}"
+                if one not in refs["code"] or not one.url.startswith(ELSEWHERE):
+                    return f"{one.url}: {error}"
+                code_known = False
         try:
             merge("install", self._documents(refs["install"]))
             managent = merge("managent", self._documents(refs["managent"])).configuration
@@ -63,6 +63,7 @@ class Described:
             prints(digests["code"], digests["install"], digests["managent"]),
             managent.initiator,
             Sources(urls["code"], urls["install"], urls["managent"]),
+            code_known,
         )
 
     def _documents(self, refs: tuple[Reference, ...]) -> list[ConfigurationDocument]:

@@ -25,7 +25,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from deploy.configuration import Children, Control, Failover, Scope
+from deploy.configuration import Children, Control, Failover, Restart, Scope
 from deploy.identity import BadIdentity, check_part
 from deploy.patterns import PATTERN_KINDS, BadPattern, Pattern
 from deploy.records import MAX_CHILDREN
@@ -37,11 +37,16 @@ Kind = Literal["code", "install", "managent"]
 KINDS: tuple[Kind, ...] = ("code", "install", "managent")
 ELEMENTS: dict[str, Kind] = {"managent-code": "code", "install-config": "install", "managent-config": "managent"}
 
-CODE_TYPES = ("script", "executable", "tar", "python")
+CODE_TYPES = ("script", "executable", "tar", "python", "java")
 """What a code reference's `type` may say; without it the boot stub recognises the content."""
 
 INFORMATION_LIMITS = Limits(bytes=1 << 20, elements=10_000, depth=64, attributes=3, text_chars=2_000)
 CONFIGURATION_LIMITS = Limits(bytes=1 << 18, elements=5_000, depth=3, attributes=8, text_chars=16_384)
+SCOPES: tuple[Scope, ...] = ("full", "relative")
+FAILOVERS: tuple[Failover, ...] = ("none", "domain")
+RESTARTS: tuple[Restart, ...] = ("always", "never")
+CONTROLS: tuple[Control, ...] = ("signals", "bmp")
+EACH: tuple[Literal["stub", "domain"], ...] = ("stub", "domain")
 MAX_URL_CHARS = 2_000
 MAX_VALUE_CHARS = 4_000
 MAX_PARAMS = 1_000
@@ -194,6 +199,7 @@ class InitiatorPart:
     lease_s: float | None = None
     start: str | None = None
     retries: int | None = None
+    restart: Restart | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +264,7 @@ def _params(element: Element | None, kind: str, names: re.Pattern[str]) -> tuple
 
 
 def _initiator(element: Element) -> InitiatorPart:
-    names = ("parallel", "repository", "scope", "failover", "lease", "start", "retries")
+    names = ("parallel", "repository", "scope", "failover", "lease", "start", "retries", "restart")
     element.only(attributes=names, children=("children",))
     repository = element.attributes.get("repository")
     if repository is not None and not re.match(r"https?://[!-~]+\Z", repository[: MAX_URL_CHARS + 1], re.ASCII):
@@ -269,22 +275,13 @@ def _initiator(element: Element) -> InitiatorPart:
         children=children,
         parallel=element.whole("parallel", 1, MAX_PARALLEL),
         repository=repository,
-        scope=_scope(element),
-        failover=_failover(element),
+        scope=element.one_of("scope", SCOPES),
+        failover=element.one_of("failover", FAILOVERS),
         lease_s=element.seconds("lease", MAX_LEASE_S),
         start=_command(element),
         retries=element.whole("retries", 0, MAX_RETRIES),
+        restart=element.one_of("restart", RESTARTS),
     )
-
-
-def _scope(element: Element) -> Scope | None:
-    found = element.one_of("scope", ("full", "relative"))
-    return None if found is None else "full" if found == "full" else "relative"
-
-
-def _failover(element: Element) -> Failover | None:
-    found = element.one_of("failover", ("none", "domain"))
-    return None if found is None else "none" if found == "none" else "domain"
 
 
 def _command(element: Element) -> str | None:
@@ -302,9 +299,9 @@ def _children(element: Element) -> Children:
     for name in ("prefix", "first"):
         if name in element.attributes and ways != ["count"]:
             raise element.error(f"{name}: expected with count alone, found with {ways[0]}")
-    each = element.one_of("each", ("stub", "domain"))
+    each = element.one_of("each", EACH)
     if each is not None:
-        return Children("stub" if each == "stub" else "domain")
+        return Children(each)
     try:
         if ways == ["names"]:
             return Children("names", names=tuple(check_part(part) for part in element.attributes["names"].split()))
@@ -334,12 +331,11 @@ def _check_children(element: Element, children: tuple[Children, ...]) -> None:
 
 def _program(element: Element) -> ProgramPart:
     element.only(attributes=("control", "class", "start", "stop"))
-    control = element.one_of("control", ("signals", "bmp"))
     class_name = element.attributes.get("class")
     if class_name is not None and not all(part.isidentifier() for part in class_name[:500].split(".")):
         raise element.error(f"class: expected a Python class's name, found {class_name[:100]!r}")
     return ProgramPart(
-        control=None if control is None else "signals" if control == "signals" else "bmp",
+        control=element.one_of("control", CONTROLS),
         class_name=class_name,
         start=_command(element),
         stop_s=element.seconds("stop", MAX_STOP_S),

@@ -27,6 +27,7 @@ from deploy.configuration import InitiatorRole
 from deploy.identity import MAX_DEPTH, TOP, depth, relative
 from deploy.initiator.charges import child_charge
 from deploy.initiator.placement import BadEnumeration, Place, children_of
+from deploy.matching import with_told
 from deploy.messages import Charge
 from deploy.records import Prints, StubRef
 
@@ -54,11 +55,13 @@ class Sources:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What a description gives one managent. The same object for all that match the same entries."""
+    """What a description gives one managent. The same object for all that match the same entries: `prints` without what
+    its initiator tells. `code_known`: the code could be looked at; else its print says nothing."""
 
     prints: Prints
     role: InitiatorRole | None
     sources: Sources = Sources()
+    code_known: bool = True
 
 
 class Description(Protocol):
@@ -87,6 +90,7 @@ class Want:
     initiator: bool = False
     sources: Sources = Sources()
     error: str = ""
+    code_known: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,16 +164,16 @@ def _visit(walk: _Walk, level: _Level, child: Place) -> _Level | None:
     except Undescribed as error:
         walk.wants.append(Want(path, error=str(error)))
         return None
-    role = made.role
+    role, prints = made.role, with_told(made.prints, charge.start, charge.lease_s)
     if role is None:
-        walk.wants.append(Want(path, made.prints, sources=made.sources))
+        walk.wants.append(Want(path, prints, sources=made.sources, code_known=made.code_known))
         return None
     try:
         children = children_of(path, role, child.slice)
     except BadEnumeration as error:
         if depth(path) >= MAX_DEPTH:
             raise BadTree(str(error)) from error
-        walk.wants.append(Want(path, made.prints, True, made.sources, f"its children: {error}"))
+        walk.wants.append(Want(path, prints, True, made.sources, f"its children: {error}"))
         return None
-    walk.wants.append(Want(path, made.prints, True, made.sources))
+    walk.wants.append(Want(path, prints, True, made.sources, code_known=made.code_known))
     return _Level(path, role, charge, iter(children))

@@ -48,11 +48,16 @@ class InitiatorHome(Protocol):
         """The host's session with this directory (a connect string), opened when it is first asked for and shared by
         all initiators of the host. Raises zk.connect.Unreachable."""
 
-    def log(self, level: str, text: str) -> None: ...
+    def log(self, level: str, text: str) -> None:
+        """`level`: info, warning, error."""
+
+    def failed(self, path: str, reason: str) -> None:
+        """A bug ended the initiator at `path`, on whichever occasion: it has closed itself, takes nothing any more, and
+        is as a managent whose program crashed. Called on the loop, maybe from within a call to it."""
 
 
 class HostedInitiator(Protocol):
-    """What the host asks. All calls on the host's loop."""
+    """What the host asks. All calls on the host's loop; none raises (see InitiatorHome.failed)."""
 
     def take(self, sender: str, message: AnyDeployMessage) -> None:
         """A message whose `to` is this initiator's path. `sender`: answer there."""
@@ -61,7 +66,7 @@ class HostedInitiator(Protocol):
         """Begin, or go on (BMP)."""
 
     def deactivate(self) -> None:
-        """Begin nothing new; children run on."""
+        """Begin nothing new; children run on. One of these two is called first."""
 
     def charged(self, charge: InitiatorCharge) -> None:
         """Its parent, charge or role is another now."""

@@ -25,6 +25,9 @@ PART = re.compile(_PART, re.ASCII)
 Path = Annotated[str, msgspec.Meta(pattern=rf"^(?:/{_PART}){{0,{MAX_DEPTH}}}\Z", max_length=MAX_PATH_CHARS)]
 """As messages and records carry it; "" is the top."""
 
+Managent = Annotated[str, msgspec.Meta(pattern=rf"^(?:/{_PART}){{1,{MAX_DEPTH}}}\Z", max_length=MAX_PATH_CHARS)]
+"""A path that is not the top's, which nobody can deploy."""
+
 
 class BadIdentity(ValueError):
     """No managent can have this identifier: what was expected, what was found."""

@@ -87,6 +87,15 @@ def references(information: Information, choice: Choice, kind: Kind) -> tuple[Re
     return tuple(ref for index in indices for ref in entries[index].refs)
 
 
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a reference gave. `error`: why it gave nothing. `document`: of configuration references alone."""
+
+    digest: str = ""
+    document: ConfigurationDocument | None = None
+    error: str = ""
+
+
 # --- merging ---------------------------------------------------------------------------------------------------------
 
 
@@ -197,6 +206,7 @@ def _role(part: InitiatorPart | None, documents: Sequence[ConfigurationDocument]
         lease_s=default.lease_s if part.lease_s is None else part.lease_s,
         start=part.start or "",
         retries=default.retries if part.retries is None else part.retries,
+        restart=part.restart or default.restart,
     )
 
 
@@ -231,6 +241,13 @@ def fingerprint(digests: Iterable[str]) -> str:
     """16 hexadecimal digits; "" for no digests."""
     told = "\n".join(digests)
     return blake3(told.encode()).hexdigest(length=8) if told else ""
+
+
+def with_told(found: Prints, start: str, lease_s: float) -> Prints:
+    """What the initiator tells is part of it too: the start command, and the lease that the boot stub keeps. Where one
+    of these changes, the managent is another one, though no document of its own is."""
+    told = [*([f"start {start}"] if start else []), *([f"lease {lease_s:g}"] if lease_s else [])]
+    return Prints(found.code, found.install, fingerprint([found.managent, *told])) if told else found
 
 
 # --- explaining ------------------------------------------------------------------------------------------------------

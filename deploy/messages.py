@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from deploy.identity import Path
+from deploy.identity import Managent, Path
 from deploy.records import MAX_STUBS_IN_DOMAIN, Outcome, Prints, Reason, StubName, StubRef
 from deploy.states import EnvState, LifeState, Verb
 from fabric.commands import Message
@@ -66,7 +66,7 @@ class BipCall(Message, frozen=True):
 
     call: CallId
     verb: Verb
-    managent: Path
+    managent: Managent
     epoch: Number
     attempt: Number
     parent: Parent
@@ -107,7 +107,7 @@ class InspectCall(Message, frozen=True):
     """What is there, and what would the repository give now? Changes nothing."""
 
     call: CallId
-    managent: Path
+    managent: Managent
     parent: Parent
     charge: Charge
 
@@ -138,7 +138,7 @@ class AdoptCall(Message, frozen=True):
     call: CallId
     parent: Parent
     epoch: Number
-    managents: Annotated[tuple[Path, ...], msgspec.Meta(max_length=MAX_BEATS)]
+    managents: Annotated[tuple[Managent, ...], msgspec.Meta(max_length=MAX_BEATS)]
 
 
 class StubPing(Message, frozen=True):
@@ -293,7 +293,11 @@ _Bip = BipCall | BipAnswer | InspectCall | InspectAnswer | AdoptCall | StubPing 
 _Tree = RolloutCall | SubtreeReport | TreeCall | TreePage
 AnyDeployMessage = _Bip | _Tree
 
-DEPLOY: Vocabulary[AnyDeployMessage] = Vocabulary(PROTOCOL, Body[AnyDeployMessage])
+
+class _DeployBody(Body[AnyDeployMessage], frozen=True, array_like=True): ...
+
+
+DEPLOY: Vocabulary[AnyDeployMessage] = Vocabulary(PROTOCOL, _DeployBody)
 
 
 def deploy_codec(key: bytes | None) -> FrameCodec[AnyDeployMessage]:

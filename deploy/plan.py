@@ -4,7 +4,8 @@
     reinstall      there, made from other code or another installation configuration: uninstall, deploy
     reconfigure    there, with another configuration of its own: shut down, configure, start
     start          there, and shut down by an order: a rollout starts it again
-    retry          there with the right prints or never brought there, and the last attempt did not succeed
+    mend           there with the right prints, and not well
+    retry          refused or failed with this very description: only an apply with `resume` tries it again
     remove         there, and not described
     invalid        described wrongly: no managent can be made from that; what is there stays
 
@@ -25,8 +26,9 @@ from deploy.expansion import Want
 from deploy.identity import TOP, join
 from deploy.records import Child, Prints, Table
 
-Kind = Literal["add", "reinstall", "reconfigure", "start", "retry", "remove", "invalid"]
-KINDS: tuple[Kind, ...] = ("add", "reinstall", "reconfigure", "start", "retry", "remove", "invalid")
+Kind = Literal["add", "reinstall", "reconfigure", "start", "mend", "retry", "remove", "invalid"]
+KINDS: tuple[Kind, ...] = ("add", "reinstall", "reconfigure", "start", "mend", "retry", "remove", "invalid")
+OWN = "managent configuration"
 PRINT_CHARS = 8
 """Of a fingerprint in a reason: enough to tell two apart."""
 
@@ -42,7 +44,7 @@ class Change:
 class Plan:
     """`repository`: where it is described. `roots`: the paths of the first level. `generation`: of the description.
     `target`: every path that it expands to, in the order of the tree. `changes`: in the same order; what is to be
-    removed comes last, each initiator before its children."""
+    removed comes last, each initiator before its children. `warnings`: of the repositories."""
 
     repository: str
     roots: tuple[str, ...]
@@ -50,6 +52,7 @@ class Plan:
     target: tuple[str, ...]
     changes: tuple[Change, ...]
     unchanged: int
+    warnings: tuple[str, ...] = ()
 
     @property
     def counts(self) -> dict[Kind, int]:
@@ -65,7 +68,7 @@ class Plan:
     def ordered(self, retry: bool) -> tuple[str, ...]:
         """What waves are cut by: changes with a place in the order of the tree. Without `retry`, what failed before is
         left as it is."""
-        kinds = ("add", "reinstall", "reconfigure", "start", *(("retry",) if retry else ()))
+        kinds = ("add", "reinstall", "reconfigure", "start", "mend", *(("retry",) if retry else ()))
         return tuple(change.path for change in self.changes if change.kind in kinds)
 
     def removed(self) -> tuple[str, ...]:
@@ -98,14 +101,19 @@ def _children(tables: Mapping[str, Table], path: str) -> list[tuple[str, Child]]
 
 
 def make_plan(
-    repository: str, roots: tuple[str, ...], generation: str, wants: Iterable[Want], there: Mapping[str, Child]
+    repository: str,
+    roots: tuple[str, ...],
+    generation: str,
+    wants: Iterable[Want],
+    there: Mapping[str, Child],
+    warnings: tuple[str, ...] = (),
 ) -> Plan:
     """`there`: from `rows`."""
     changes: list[Change] = []
     target: dict[str, None] = {}
     for want in wants:
         target[want.path] = None
-        if change := _change(want, there.get(want.path)):
+        if change := _change(want, there.get(want.path), generation):
             changes.append(change)
     unchanged = len(target) - len(changes)
     changes += [
@@ -113,29 +121,30 @@ def make_plan(
         for path, row in there.items()
         if path not in target and not _absent(row)
     ]
-    return Plan(repository, roots, generation, tuple(target), tuple(changes), unchanged)
+    return Plan(repository, roots, generation, tuple(target), tuple(changes), unchanged, warnings)
 
 
 def _absent(row: Child) -> bool:
     return row.env == "non-existent" and row.life == "non-existent"
 
 
-def _change(want: Want, row: Child | None) -> Change | None:
+def _change(want: Want, row: Child | None, generation: str) -> Change | None:
     if want.error:
         return Change(want.path, "invalid", want.error)
     if row is None:
         return Change(want.path, "add", "not there")
-    failed = row.outcome in ("refused", "failed", "unreachable")
+    if row.outcome in ("refused", "failed") and row.tried == generation:
+        return Change(want.path, "retry", _trouble(row))
     if _absent(row):
-        return Change(want.path, "retry" if failed else "add", _trouble(row) if failed else _gone(row))
+        return Change(want.path, "add", _trouble(row) if row.outcome not in ("done", "pending") else _gone(row))
     if reasons := differences(row.prints, want):
-        other = row.prints.code != want.prints.code or row.prints.install != want.prints.install
+        other = any(not reason.startswith(OWN) for reason in reasons)
         return Change(want.path, "reinstall" if other else "reconfigure", "; ".join(reasons))
     if row.outcome == "done" and row.life in ("active", "passive"):
         return None
     if row.outcome == "done" and row.want not in ("active", "passive"):
         return Change(want.path, "start", f"shut down by an order, on stub {row.stub.name}")
-    return Change(want.path, "retry", _trouble(row))
+    return Change(want.path, "mend", _trouble(row))
 
 
 def _gone(row: Child) -> str:
@@ -152,9 +161,9 @@ def _trouble(row: Child) -> str:
 def differences(have: Prints, want: Want) -> list[str]:
     """Which kinds of documents differ, and from where the new ones come."""
     kinds = (
-        ("code", have.code, want.prints.code, want.sources.code),
+        ("code", have.code if want.code_known else want.prints.code, want.prints.code, want.sources.code),
         ("installation configuration", have.install, want.prints.install, want.sources.install),
-        ("managent configuration", have.managent, want.prints.managent, want.sources.managent),
+        (OWN, have.managent, want.prints.managent, want.sources.managent),
     )
     return [
         f"{kind} {_short(was)} -> {_short(now)}" + (f" ({', '.join(sources)})" if sources else "")

@@ -54,8 +54,9 @@ class StubRecord(msgspec.Struct, frozen=True):
 
 
 class Prints(msgspec.Struct, frozen=True, array_like=True):
-    """Fingerprints of what a managent was made from: 16 hex digits of BLAKE3 over the references' contents in order.
-    "": nothing matched, or nothing is there."""
+    """Fingerprints of what a managent was made from: 16 hex digits of BLAKE3 over the references' contents in order;
+    `managent` also over the start command and the lease that its initiator tells, where it does. "": nothing matched,
+    or nothing is there."""
 
     code: Print = ""
     install: Print = ""
@@ -86,7 +87,7 @@ class Child(msgspec.Struct, frozen=True, array_like=True):
     """How it was deployed last: (step of section 3, milliseconds) for what its boot stub did (2 to 6), and (7, from the
     call to the report of its success)."""
     left: Annotated[tuple[StubRef, ...], msgspec.Meta(max_length=MAX_LEFT)] = ()
-    """Boot stubs from which it was placed elsewhere when they did not answer: an older deployment may still be there."""
+    """Boot stubs from which it was placed elsewhere when they did not answer: an older one may still be there."""
     tried: Label = ""
     """The generation for which it was refused or failed."""
 

@@ -11,7 +11,7 @@ from deploy.messages import Charge
 from deploy.records import Prints
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class CodeFile:
     """One code reference's content. `file`: a whole, verified copy in the cache, not to be changed; it stays at least
     until the `Resolved` that names it is dropped. `name`: the last part of the reference, as a file name. `type`: the

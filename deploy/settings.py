@@ -27,10 +27,14 @@ class Settings:
     """A lost boot stub is asked this often whether it is back."""
 
     # calls to boot stubs
+    command_repeat_s: float = 3.0
+    command_repeat_max_s: float = 20.0
+    """A command that was not answered is repeated after the first, then after twice as long, up to the second. One that
+    is "running" is asked after at the second. Messages are seldom lost, and where thousands of managents start at once
+    each of them takes long: to ask after all of them every second makes that longer."""
     call_repeat_s: float = 1.0
     call_repeat_max_s: float = 8.0
-    """A call that was not answered is repeated after the first, then after twice as long, up to the second. A call that
-    is "running" is asked after at the second."""
+    """The same for all other calls."""
     give_up_s: float = 60.0
     """A boot stub that lives, but does not answer a call for so long, is taken not to answer it at all."""
     run_limit_s: float = 3600.0

@@ -96,6 +96,6 @@ def too_many(counts: Counts, limit: Share | None, targeted: int) -> str:
         return ""
     of = f" ({limit} of {targeted})" if limit.percent is not None else ""
     return (
-        f"{bad} managents are not active ({counts.refused} refused, {counts.failed} failed, "
-        f"{counts.unreachable} unreachable), expected at most {allowed}{of}"
+        f"{bad} {'managent is' if bad == 1 else 'managents are'} not active ({counts.refused} refused, "
+        f"{counts.failed} failed, {counts.unreachable} unreachable), expected at most {allowed}{of}"
     )

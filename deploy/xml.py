@@ -19,8 +19,10 @@ import re
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 from xml.parsers import expat
+
+T = TypeVar("T", bound=str)
 
 _DOTS = re.compile(r"[.\s]*\Z")
 _DECLARATION = re.compile(rb"<\?xml\s")
@@ -72,7 +74,8 @@ class Element:
                 raise self.error(f"expected {_listed('attribute', attributes)}, found attribute {name!r}")
         for child in self.children:
             if child.name not in children:
-                raise child.error(f"expected {_listed('element', children)} in <{self.name}>, found <{child.name}>")
+                expected = f"{_listed('element', children)} in <{self.name}>"
+                raise BadXml(self.document, child.line, child.column, f"expected {expected}, found <{child.name}>")
         if self.text and not text:
             raise self.error(f"expected no text, found {self.text[:100]!r}")
 
@@ -84,12 +87,15 @@ class Element:
             raise self.error(f"expected attribute {attribute!r}, found {found}")
         return value
 
-    def one_of(self, attribute: str, values: Sequence[str]) -> str | None:
+    def one_of(self, attribute: str, values: Sequence[T]) -> T | None:
         """None when it is not given."""
         value = self.attributes.get(attribute)
-        if value is not None and value not in values:
-            raise self.error(f"{attribute}: expected {' or '.join(values)}, found {value[:100]!r}")
-        return value
+        if value is None:
+            return None
+        for known in values:
+            if known == value:
+                return known
+        raise self.error(f"{attribute}: expected {' or '.join(values)}, found {value[:100]!r}")
 
     def whole(self, attribute: str, low: int, high: int) -> int | None:
         """A whole number from `low` to `high`; None when it is not given."""
@@ -158,6 +164,8 @@ def parse_several(data: bytes, document: str, limits: Limits) -> list[Element]:
 def _check_size(data: bytes, document: str, limits: Limits) -> None:
     if len(data) > limits.bytes:
         raise BadXml(document, 1, 1, f"expected at most {limits.bytes:,} bytes, found {len(data):,}")
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):  # expat would believe it, whatever encoding it is told
+        raise BadXml(document, 1, 1, "expected encoding UTF-8, found UTF-16")
     if not data.strip():
         raise BadXml(document, 1, 1, "expected an XML document, found nothing")
 

@@ -176,6 +176,7 @@ def agent_config(
         lifeline_fd=values["lifeline_fd"],
         zookeeper_wait_s=values["zookeeper_wait_s"],
         log_level=values["log_level"],
+        managent=values["managent"] or "",
         settings=settings(values),
     )
 

@@ -155,6 +155,7 @@ AGENT_KEYS: tuple[Key, ...] = (
     ),
     Key("scrub_every_s", Number(0.1, MONTH_S, "seconds"), 86400.0, "From the beginning of one such pass to the next."),
     _LIFELINE,
+    Key("managent", Text("the path of a managent", r"(/[A-Za-z0-9._-]+)+", 512), None, "Its path.", True, hidden=True),
     *_per_dimension(),
     *_limits(),
 )

@@ -29,6 +29,7 @@ from fabric.records import (
     Label,
     LayerName,
     Line,
+    ManagentPath,
     Name,
     Number,
     Text,
@@ -169,6 +170,7 @@ class NodeStatus(msgspec.Struct, frozen=True):
     pid: Number
     images: Number
     free_bytes: Number
+    managent: ManagentPath = ""
 
 
 class RackStatus(Message, frozen=True):

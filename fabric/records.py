@@ -49,6 +49,9 @@ Label = Annotated[str, msgspec.Meta(max_length=64)]
 Line = Annotated[str, msgspec.Meta(max_length=256)]
 """A host, an endpoint that may be empty."""
 
+ManagentPath = Annotated[str, msgspec.Meta(max_length=512)]
+"""For people to read: whoever acts on a managent knows its path from the directory."""
+
 Environment = Annotated[
     dict[Line, Annotated[str, msgspec.Meta(max_length=4096)]],
     msgspec.Meta(max_length=128),
@@ -79,7 +82,8 @@ class BadRecord(Exception):
 
 class Member(msgspec.Struct, frozen=True):
     """/members/{layer}/{rack}/{node}: who is here. `address` is the control endpoint with the incarnation;
-    `data_endpoint` serves image chunks (storage layer only). `protocol` is (major, minor)."""
+    `data_endpoint` serves image chunks (storage layer only). `protocol` is (major, minor).
+    `managent`: its path, when it was deployed as one (deploy/), else ""."""
 
     node: Name
     rack: Name
@@ -92,6 +96,7 @@ class Member(msgspec.Struct, frozen=True):
     protocol: tuple[Number, Number]
     host: Line
     pid: Number
+    managent: ManagentPath = ""
 
 
 class Leader(msgspec.Struct, frozen=True):

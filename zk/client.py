@@ -70,9 +70,9 @@ class TreeClient:
         """Raises MultiFailed (index and cause of the first that failed) when nothing was done."""
         return await self._call(Multi(ops), Done)
 
-    async def ensure(self, path: str) -> None:
-        """Make `path` (persistent, empty) and its parents where they are missing."""
-        if trouble := await make_missing(self._outcome, [path]):
+    async def ensure(self, *wanted: str) -> None:
+        """Make these paths (persistent, empty) and their parents where they are missing."""
+        if trouble := await make_missing(self._outcome, wanted):
             raise trouble
 
     async def _call(self, op: Op, kind: type[R]) -> R:

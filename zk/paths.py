@@ -21,8 +21,8 @@
 
 Stubs and managents are spread over SHARDS shards by a hash of the name, so that none of them, nor any list of children,
 grows past ZooKeeper's manners at 100,000 entries (deploy.directory has the sizes). `key` is the initiator's path with
-":" for "/", and TOP_KEY for the top, whose path is empty. Shards, and the two roots above them, are made when first
-needed: a fabric that is not deployed by initiators has none.
+":" for "/", and TOP_KEY for the top, whose path is empty. Roots and shards are made when each is first needed: a fabric
+that is not deployed by initiators has none.
 """
 
 from __future__ import annotations

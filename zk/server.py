@@ -119,6 +119,21 @@ def ask_status(port: int, host: str = HOST, wait_s: float = COMMAND_WAIT_S) -> S
     return Status(fields["Mode"], version, int(fields.get("Node count", "0")))
 
 
+def wait_serving(
+    port: int, wait_s: float = READY_WAIT_S, *, began: float = 0.0, alive: Callable[[], bool] = lambda: True
+) -> bool:
+    """Wait until the server that is starting on this port serves; whether it does, within `wait_s` and while `alive`.
+    `began`: when it was started (time.monotonic), if not just now."""
+    now = time.monotonic()
+    began, deadline = began or now, now + wait_s
+    # A server asked in the wrong moment of its start never answers: be impatient at first.
+    while ask_status(port, wait_s=min(COMMAND_WAIT_S, 0.1 + (time.monotonic() - began) / 4)) is None:
+        if not alive() or time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_EVERY_S)
+    return True
+
+
 class Server:
     """One server; its configuration, log and data are in `data_dir`, which is made if missing and never removed.
 
@@ -203,15 +218,11 @@ class Server:
 
     def wait_ready(self, wait_s: float = READY_WAIT_S) -> None:
         """Wait until it serves; ends it and raises ServerFailed when it does not."""
-        deadline = time.monotonic() + wait_s
-        # A server asked in the wrong moment of its start never answers: be impatient at first.
-        while ask_status(self._port, wait_s=min(COMMAND_WAIT_S, 0.1 + (time.monotonic() - self._began) / 4)) is None:
-            if self.pid is None or time.monotonic() > deadline:
-                trouble = "ended" if self.pid is None else f"did not answer within {wait_s:g} s"
-                self.kill()
-                said = self._log_tail()
-                raise ServerFailed(f"ZooKeeper on {self.hosts} {trouble}; the end of {self.log_path}:\n{said}")
-            time.sleep(POLL_EVERY_S)
+        if not wait_serving(self._port, wait_s, began=self._began, alive=lambda: self.pid is not None):
+            trouble = "ended" if self.pid is None else f"did not answer within {wait_s:g} s"
+            self.kill()
+            said = self._log_tail()
+            raise ServerFailed(f"ZooKeeper on {self.hosts} {trouble}; the end of {self.log_path}:\n{said}")
         self._say(f"ZooKeeper serves on {self.hosts} after {time.monotonic() - self._began:.2f} s")
 
     def stop(self, grace_s: float = STOP_WAIT_S) -> None:

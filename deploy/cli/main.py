@@ -5,6 +5,8 @@ and knows nothing of them. Which there are stands in one place: `GROUPS`, in the
 them.
 
     parser.py    `fabric managent …` with its arguments, help and examples; imports nothing heavy
+    stubs.py     `fabric stub …`, likewise
+    local.py     what `fabric up` and `fabric demo` bring agents up with
 """
 
 from __future__ import annotations
@@ -12,11 +14,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from deploy.cli import parser
+from deploy.cli import bootstub, local, parser, repository, stubs
 from fabric.cli.main import main as fabric_main
 from fabric.cli.parser import Register
 
-GROUPS: tuple[Register, ...] = (parser.register,)
+GROUPS: tuple[Register, ...] = (
+    local.register,
+    parser.register,
+    repository.register,
+    stubs.register,
+    bootstub.register,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,6 +8,7 @@ share which speak with boot stubs or their directory.
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from fabric.cli.parser import Parser, bare, seconds
@@ -19,7 +20,8 @@ SHARES = "a number, or a part such as 10%%"
 PLACES = """\
 The directory is a ZooKeeper: --directory, else $FABRIC_ZK, else that of the fabric started here by 'fabric up'. The
 key that seals messages: --key-file, else $FABRIC_CLUSTER_KEY_FILE, else that of the fabric started here. The
-repository: --repository, else that of the fabric started here."""
+repository: --repository, else that of the fabric started here. After 'fabric up --dir DIR' all three are found by
+--dir DIR."""
 
 PATTERNS = """\
 PATTERN selects managents by their path: /site/r1 is one; in a part, * stands for any run of characters
@@ -51,6 +53,7 @@ def register(subparsers: Any) -> None:
     _explain(verbs)
     _trace(verbs)
     _commands(verbs)
+    _send(verbs)
 
 
 def output_format(parser: Parser) -> None:
@@ -63,12 +66,17 @@ def deploying(parser: Parser) -> None:
     add = group.add_argument
     add("--directory", "--zk", metavar="HOSTS", help="the directory's ZooKeeper, such as 192.0.2.1:2181/site")
     add("--key-file", metavar="FILE", help="the key that seals messages, in hex")
+    _local(group)
     output_format(parser)
+
+
+def _local(parser: Any) -> None:
+    parser.add_argument("--dir", type=Path, metavar="DIR", help="of the fabric that 'fabric up --dir DIR' started")
 
 
 def _describing(parser: Parser) -> None:
     add = parser.add_argument
-    add("--repository", metavar="URL", help="that holds the description")
+    add("--repository", metavar="URL", help="that holds the description (of the fabric started here)")
     add(
         "--root",
         metavar="PATH",
@@ -111,10 +119,10 @@ def _apply(verbs: Any) -> None:
     )
     _describing(apply)
     add = apply.add_argument
-    add("--wave", type=share, metavar="N", help=f"so many changes at once: {SHARES} (default: all)")
+    add("--wave", type=some, metavar="N", help=f"so many changes at once: {SHARES} (default: all)")
     add("--max-failed", type=share, metavar="N", help=f"begin no further wave above so many failures: {SHARES}")
     add("--pause", action="store_true", help="ask before each further wave")
-    add("--resume", action="store_true", help="try again what was refused or failed")
+    add("--resume", action="store_true", help="look whether all is there, and try again what was refused or failed")
     add("--recheck", action="store_true", help="look also at what is up to date by its record")
     add("--keep", action="store_true", help="do not remove what is not described")
     add("--yes", action="store_true", help="do not ask before it begins")
@@ -176,10 +184,17 @@ def _explain(verbs: Any) -> None:
         "explain",
         "deploy.cli.explaining:explain",
         "show which entry of the repository matches a managent, and which document gave which value",
-        ["fabric managent explain /region1/zone3 --repository http://192.0.2.1:8080/"],
+        [
+            "fabric managent explain /region1/zone3 --repository http://192.0.2.1:8430",
+            "fabric managent explain /region1/zone3/dc6 --repository ./zone3 --scope /region1/zone3",
+            "fabric managent explain /site/r1/r1c01    # of the fabric started here by 'fabric up'",
+        ],
     )
     explain.add_argument("path", metavar="PATH", help="of the managent")
-    explain.add_argument("--repository", metavar="URL", help="that holds the description")
+    explain.add_argument("--repository", metavar="URL|DIR", help="that holds the description, served or not")
+    explain.add_argument("--scope", metavar="PATH", default="", help="identifiers are cut by this path there (5.6)")
+    _local(explain)
+    explain.set_defaults(directory=None)
     output_format(explain)
 
 
@@ -196,8 +211,34 @@ def _trace(verbs: Any) -> None:
     deploying(trace)
 
 
+def _send(verbs: Any) -> None:
+    send = bare(
+        verbs,
+        "send",
+        "deploy.cli.sending:send",
+        "send one command of BIP, written as XML, to a boot stub: the way to a managent of no tree",
+        [
+            "fabric managent send deploy.xml --stub r1c01 --id /lab/agent1",
+            "fabric managent send shutdown.xml    # which names the boot stub and the managent itself",
+        ],
+        "The XML is that of HPL-2001-321, Figure 9. Exit code 2: it was refused, or failed; the reason is printed.",
+    )
+    send.add_argument("file", metavar="FILE", help="the message; - reads standard input")
+    send.add_argument("--stub", metavar="NAME", default="", help="the boot stub's name or address (else the message's)")
+    send.add_argument("--id", metavar="PATH", default="", help="the managent (else the message's)")
+    send.add_argument("--timeout", type=seconds, default=DEFAULT_WAIT_S, metavar="S", help="in seconds (30)")
+    deploying(send)
+
+
+def some(text: str) -> str:
+    """A share that is more than nothing."""
+    if not float(share(text).removesuffix("%")):
+        raise argparse.ArgumentTypeError(f"expected more than 0, found {text!r}")
+    return text
+
+
 def share(text: str) -> str:
-    """A number above 0, or a part from 0% to 100%; what it means is deploy.waves'."""
+    """A number, or a part from 0% to 100%; what it means is deploy.waves'."""
     number = text.removesuffix("%")
     good = number.isascii() and number.isdecimal() and len(number) <= 7
     if text.endswith("%"):

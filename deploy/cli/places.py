@@ -1,5 +1,9 @@
 """Where the directory, the key and the repository are: options, else the environment, else the fabric that was started
-on this machine by `fabric up`."""
+on this machine by `fabric up`, or by `fabric up --dir DIR` when that is said here, too.
+
+They belong together: with an option or a variable that names another directory, key and repository of the fabric on
+this machine are not taken.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +30,11 @@ class Places:
     directory: str
     key: bytes | None
 
+    @property
+    def told(self) -> str:
+        """For people who wait for it."""
+        return f"the directory at {self.directory}"
+
 
 def places(args: Namespace) -> Places:
     """Raises Failure."""
@@ -37,15 +46,25 @@ def places(args: Namespace) -> Places:
     return Places(directory, _key(args))
 
 
+def _local(args: Namespace) -> Folder | None:
+    """Of the fabric on this machine that is meant; None when the directory is another one. Raises Failure."""
+    if args.dir is not None:
+        if args.directory:
+            raise Failure("expected --directory or --dir, found both", Exit.USAGE)
+        return Folder(args.dir.absolute())
+    return None if args.directory or os.environ.get(ZK_VARIABLE) else Folder(default_path())
+
+
 def _directory(args: Namespace) -> tuple[str, str]:
     """The connect string, and where it was given."""
-    if args.directory:
-        return args.directory, "--directory"
-    if found := os.environ.get(ZK_VARIABLE):
-        return found, f"${ZK_VARIABLE}"
-    state = Folder(default_path()).read_state()
+    folder = _local(args)
+    if folder is None:
+        return (args.directory, "--directory") if args.directory else (os.environ[ZK_VARIABLE], f"${ZK_VARIABLE}")
+    state = folder.read_state()
     if state and state.keeper.alive and state.zookeeper.where:
-        return state.zookeeper.where, "the fabric on this machine"
+        return state.zookeeper.where, f"the fabric in {folder.path}"
+    if args.dir is not None:
+        raise Failure(f"--dir: expected a fabric that runs in {folder.path}, found none", Exit.USAGE)
     raise Failure(
         f"where is the directory? Expected --directory HOSTS, or ${ZK_VARIABLE}, or a fabric on this machine "
         "('fabric up'); found none",
@@ -54,13 +73,12 @@ def _directory(args: Namespace) -> tuple[str, str]:
 
 
 def _key(args: Namespace) -> bytes | None:
-    given = args.key_file or os.environ.get(KEY_VARIABLE)
-    if not given:
-        if args.directory or os.environ.get(ZK_VARIABLE):
-            return None
-        path = Folder(default_path()).key_file
-        return _read(path, str(path)) if path.exists() else None
-    return _read(Path(given), "--key-file" if args.key_file else f"${KEY_VARIABLE}")
+    if args.key_file:
+        return _read(Path(args.key_file), "--key-file")
+    if args.dir is None and (given := os.environ.get(KEY_VARIABLE)):
+        return _read(Path(given), f"${KEY_VARIABLE}")
+    folder = _local(args)
+    return _read(folder.key_file, str(folder.key_file)) if folder and folder.key_file.exists() else None
 
 
 def _read(path: Path, named: str) -> bytes:
@@ -72,13 +90,27 @@ def _read(path: Path, named: str) -> bytes:
 
 def repository(args: Namespace) -> str:
     """Raises Failure."""
-    if not args.repository:
-        raise Failure("which description? Expected --repository URL, found none", Exit.USAGE)
-    if not args.repository.startswith(("http://", "https://")):
+    url = args.repository or served_here(args)
+    if not url:
         raise Failure(
-            f"--repository: expected a URL like http://192.0.2.1:8080/, found {args.repository!r}", Exit.USAGE
+            "which description? Expected --repository URL, or a fabric on this machine ('fabric up'); found neither",
+            Exit.USAGE,
         )
-    return str(args.repository)
+    if not url.startswith(("http://", "https://")):
+        raise Failure(f"--repository: expected a URL like http://192.0.2.1:8080/, found {url!r}", Exit.USAGE)
+    return str(url)
+
+
+def served_here(args: Namespace) -> str:
+    """The URL of the repository of the fabric on this machine that is meant; "" when there is none. Raises Failure."""
+    folder = _local(args)
+    state = folder.read_state() if folder else None
+    if folder is None or state is None or not state.keeper.alive:
+        return ""
+    try:
+        return folder.repository_url.read_text("utf-8")
+    except OSError:
+        return ""
 
 
 def roots(args: Namespace) -> tuple[str, ...]:

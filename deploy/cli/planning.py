@@ -7,6 +7,7 @@ from argparse import Namespace
 from deploy.cli import showing
 from deploy.cli.places import places, repository, roots
 from deploy.cli.running import run
+from deploy.cli.waiting import Waiting
 from deploy.plan import Plan
 from deploy.top import Top
 from fabric.cli import output
@@ -17,7 +18,8 @@ def plan(args: Namespace) -> int:
     where, url, named = places(args), repository(args), roots(args)
 
     async def ask() -> Plan:
-        async with Top.open(where.directory, where.key) as top:
+        async with Waiting(where.told) as waiting, Top.open(where.directory, where.key) as top:
+            waiting.now(f"the repository {url}, and what is there")
             return await top.plan(url, named, only=args.only)
 
     found = run(ask())

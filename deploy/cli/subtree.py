@@ -7,6 +7,7 @@ from argparse import Namespace
 from deploy.cli import showing
 from deploy.cli.places import places
 from deploy.cli.running import run
+from deploy.cli.waiting import Waiting
 from deploy.messages import What
 from deploy.patterns import CommandPattern
 from deploy.top import Answer, Top
@@ -21,7 +22,7 @@ def status(args: Namespace) -> int:
     else:
         showing.show_entries(answer.entries)
         showing.show_sets(answer.sets, listed=True)
-    return _exit(args, answer)
+    return _exit(answer)
 
 
 def deactivate(args: Namespace) -> int:
@@ -54,7 +55,7 @@ def _told(args: Namespace, verb: What) -> int:
         showing.emit(showing.answer_view(answer))
     else:
         showing.show_sets(answer.sets)
-    return _exit(args, answer)
+    return _exit(answer)
 
 
 def _asked(args: Namespace, what: What) -> Answer:
@@ -62,13 +63,15 @@ def _asked(args: Namespace, what: What) -> Answer:
 
     async def ask() -> Answer:
         CommandPattern(args.pattern)  # before anything is opened
-        async with Top.open(where.directory, where.key) as top:
+        async with Waiting(where.told) as waiting, Top.open(where.directory, where.key) as top:
+            waiting.now(f"answers, {args.timeout:g} s at most")
             return await top.command(args.pattern, what, args.timeout)
 
-    return run(ask())
-
-
-def _exit(args: Namespace, answer: Answer) -> Exit:
+    answer = run(ask())
     if not answer.sets.targeted and args.pattern != "/**":
         raise Failure(f"no managent matches {args.pattern}; see: fabric managent status")
+    return answer
+
+
+def _exit(answer: Answer) -> Exit:
     return Exit.DONE if answer.sets.complete else Exit.NOT_ALL

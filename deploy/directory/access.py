@@ -33,16 +33,27 @@ class Access:
     def __init__(self, client: TreeClient, window: int = READS_AT_ONCE) -> None:
         self.client = client
         self._reads = asyncio.Semaphore(window)
+        self._missing: set[str] = set()
+        self._making = asyncio.Lock()
 
     async def create(self, path: str, data: bytes) -> Stat:
-        """Create it, and what is missing above it. Raises NodeExists. One operation where the shard is there."""
+        """Create a znode in a shard, and what is missing above it. Raises NodeExists. One operation, once there is the
+        shard."""
         try:
             made = await self.client.create(path, data)
         except NoNode:
-            await self.client.ensure(path.rpartition("/")[0])
+            await self._make_shard(path.rpartition("/")[0])
             made = await self.client.create(path, data)
         assert made.stat is not None, "a create by itself is answered with a stat"
         return made.stat
+
+    async def _make_shard(self, shard: str) -> None:
+        """Many come at once, most often: one makes what all who wait then are missing."""
+        self._missing.add(shard)
+        async with self._making:
+            if shard in self._missing:
+                missing, self._missing = self._missing, set()
+                await self.client.ensure(*sorted(missing))
 
     async def data(self, path: str) -> bytes | None:
         """None when there is no such znode."""

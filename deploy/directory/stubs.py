@@ -5,15 +5,16 @@ it boots, or it answers a discovery. These meet in one record: see `merged`. The
 judged over the bus by those who care, so the directory costs nothing while nothing changes.
 
 An entry that somebody wrote by hand and got wrong is a BadRecord where it alone is asked for, and an `Unreadable` among
-the others in a list. A list of n stubs takes n + 257 reads, and holds no more than SHARDS_AT_ONCE shards in memory
-unless the caller keeps what it is given.
+the others in a list. A list of n stubs takes n + 257 reads at most (the root, its shards, each stub), and holds no more
+than SHARDS_AT_ONCE shards in memory unless the caller keeps what it is given.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import msgspec
 
@@ -36,6 +37,7 @@ class Registered:
     """`record`: as it is in the directory now. `replaced`: an address of another incarnation was there."""
 
     record: StubRecord
+    change: Literal["new", "changed", "same"]
     replaced: StubRecord | None = None
 
 
@@ -73,7 +75,7 @@ class StubDirectory:
         async def once() -> Registered:
             try:
                 await self._access.create(path, encode(record))
-                return Registered(record)
+                return Registered(record, "new")
             except NodeExists:
                 pass
             got = await self._client.get(path)
@@ -87,7 +89,7 @@ class StubDirectory:
             wanted = merged(found, record)
             if wanted != found:
                 await self._client.set(path, encode(wanted), got.stat.version)
-            return Registered(wanted, displaced)
+            return Registered(wanted, "changed" if wanted != found else "same", displaced)
 
         return await self._access.settled(once, NoNode, BadVersion)
 
@@ -114,6 +116,17 @@ class StubDirectory:
         path = paths.stub(name)
         data = await self._access.data(path)
         return None if data is None else decode(data, StubRecord, path)
+
+    async def some(self, names: Iterable[str]) -> tuple[StubRecord, ...]:
+        """Those of `names` that are there and can be read."""
+
+        async def read(name: str) -> StubRecord | None:
+            try:
+                return await self.get(name)
+            except BadRecord:
+                return None
+
+        return tuple(one for one in await asyncio.gather(*map(read, names)) if one is not None)
 
     async def each(self, domain: str = "") -> AsyncIterator[StubRecord | Unreadable]:
         """All whose domain is `domain` or below it, in no order that means anything."""

@@ -6,7 +6,7 @@ called at any time. A child's outcome is *pending* until its goal is reached (*d
 failed after `retries`, or at once when the boot stub says that trying again is of no use.
 
 Commands of operators (`order`) go to a child between two such commands, never into the middle of a reinstallation.
-What they bring about stays (see Child.want), so it is in the table before the operator hears that it is done.
+What they bring about stays: see Child.want.
 """
 
 from __future__ import annotations
@@ -391,11 +391,10 @@ class Bringing:
                 kid.want, kid.given_up, kid.tries, kid.restart = LEAVES[verb], False, 0, False
                 if verb in ("deploy", "configure-managent"):
                     self._renewed(kid, call)
-                mark = self._keeper.touch(now, kid, urgent=True)
-                self._keeper.after(mark, lambda at: done(at, "done", ""))
-            elif answer.outcome == "unknown":
-                done(now, outcome, f"no such managent on boot stub {kid.stub}")
-            else:
-                done(now, outcome, " | ".join((answer.reason, *answer.tail))[:500])
+                self._keeper.touch(now, kid)
+            reason = " | ".join((answer.reason, *answer.tail)) if outcome != "done" else ""
+            if answer.outcome == "unknown":
+                reason = f"no such managent on boot stub {kid.stub}"
             self._house.recount(kid)
+            done(now, outcome, reason[:500])
         self.consider(now, kid)

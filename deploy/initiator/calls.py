@@ -47,7 +47,7 @@ class Calls:
 
     def send(self, now: float, stub: str, message: BipCall | InspectCall, done: Done, epoch: int = 0) -> str:
         """Returns the call's id."""
-        call = Call(message.call, stub, message, done, now, now, self._house.settings.call_repeat_s, epoch)
+        call = Call(message.call, stub, message, done, now, now, self._house.settings.command_repeat_s, epoch)
         self._open[call.id] = call
         self._by_stub.setdefault(stub, {})[call.id] = call
         self._house.send(self._addresses.where(stub).address, message)
@@ -60,7 +60,7 @@ class Calls:
             return  # late, or repeated
         if isinstance(answer, BipAnswer) and answer.outcome == "running":
             call.heard_at = now
-            call.wait_s = self._house.settings.call_repeat_max_s
+            call.wait_s = self._house.settings.command_repeat_max_s
             self._house.agenda.set(("call", call.id), now + call.wait_s)
             return
         self._forget(call)
@@ -84,7 +84,7 @@ class Calls:
         elif now - call.heard_at >= settings.give_up_s:
             self._give_up(now, call, f"boot stub {call.stub} did not answer {verb} for {settings.give_up_s:g} s")
         else:
-            call.wait_s = min(call.wait_s * 2, settings.call_repeat_max_s)
+            call.wait_s = min(call.wait_s * 2, settings.command_repeat_max_s)
             self._house.send(self._addresses.where(call.stub).address, call.message)
             self._house.agenda.set(("call", call.id), now + call.wait_s)
 

@@ -22,8 +22,9 @@ again. Anything else that goes wrong is another `TreeFailed`, after which the in
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from deploy.hosting import InitiatorCharge
 from deploy.messages import AnyDeployMessage, Counts, Entry, Problem, Rollout
@@ -33,48 +34,41 @@ from deploy.states import Verb
 # --- effects ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(msgspec.Struct, frozen=True):
     """`to`: an address. A send is never known to have arrived."""
 
     to: str
     message: AnyDeployMessage
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimTable:
+class ClaimTable(msgspec.Struct, frozen=True):
     """Ends in `Claimed` or `TreeFailed`."""
 
 
-@dataclass(frozen=True, slots=True)
-class SaveTable:
+class SaveTable(msgspec.Struct, frozen=True):
     """Ends in `Saved` or `TreeFailed`."""
 
     table: Table
 
 
-@dataclass(frozen=True, slots=True)
-class DropTable:
+class DropTable(msgspec.Struct, frozen=True):
     """All children are gone, and this initiator is about to go: remove its znode. Ends in `Saved` or `TreeFailed`."""
 
 
-@dataclass(frozen=True, slots=True)
-class FindStubs:
+class FindStubs(msgspec.Struct, frozen=True):
     """These boot stubs do not answer: look in the directory where they are now. Ends in `StubsKnown`, or in nothing."""
 
     names: tuple[StubName, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
+class Note(msgspec.Struct, frozen=True):
     """For the log."""
 
     level: Literal["info", "warning", "error"]
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(msgspec.Struct, frozen=True):
     """The top only: how far `rollout` is, at most every `report_s`."""
 
     rollout: str
@@ -83,8 +77,7 @@ class Progress:
     problems: tuple[Problem, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(msgspec.Struct, frozen=True):
     """The top only: everything up to `until` of this (rollout, seq) has its final outcome. Comes again when something
     changed and settled again, as after a restart."""
 
@@ -94,8 +87,7 @@ class Settled:
     problems: tuple[Problem, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Gathered:
+class Gathered(msgspec.Struct, frozen=True):
     """The top only: part of what came of an `Order`; the last one says so."""
 
     call: str
@@ -108,45 +100,39 @@ Effect = Send | ClaimTable | SaveTable | DropTable | FindStubs | Note | Progress
 # --- inputs ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Activate:
+class Activate(msgspec.Struct, frozen=True):
     """Begin, or go on."""
 
 
-@dataclass(frozen=True, slots=True)
-class Deactivate:
-    """Begin nothing new. What is under way is finished; reports and commands to the subtree go on."""
+class Deactivate(msgspec.Struct, frozen=True):
+    """Begin nothing new. What is under way is finished; reports and commands to the subtree go on. It may be the first
+    input, instead of `Activate`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Charged:
+class Charged(msgspec.Struct, frozen=True):
     """The parent, the charge or the role is another now."""
 
     charge: InitiatorCharge
 
 
-@dataclass(frozen=True, slots=True)
-class Claimed:
+class Claimed(msgspec.Struct, frozen=True):
     """`table`: what stood there; None: nothing. `epoch`: the zxid of the claim."""
 
     table: Table | None
     epoch: int
 
 
-@dataclass(frozen=True, slots=True)
-class Saved:
+class Saved(msgspec.Struct, frozen=True):
     """The last `SaveTable` or `DropTable` is in ZooKeeper."""
 
 
-@dataclass(frozen=True, slots=True)
-class TreeFailed:
+class TreeFailed(msgspec.Struct, frozen=True):
     """The last `ClaimTable`, `SaveTable` or `DropTable` was not done. "fenced": the table is another's now."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class StubsKnown:
+class StubsKnown(msgspec.Struct, frozen=True):
     """Where boot stubs are, from the directory. `gone`: it has none of these names any more, as an operator took them
     out; what was there is given up. What is in neither stays as it was."""
 
@@ -154,21 +140,18 @@ class StubsKnown:
     gone: tuple[StubName, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(msgspec.Struct, frozen=True):
     sender: str
     message: AnyDeployMessage
 
 
-@dataclass(frozen=True, slots=True)
-class Roll:
+class Roll(msgspec.Struct, frozen=True):
     """The top only: bring this about. The initiator fills in `epoch`; `seq` must grow while the initiator lives."""
 
     rollout: Rollout
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(msgspec.Struct, frozen=True):
     """The top only: `what` for all of the tree that matches; comes back as `Gathered`, the last one within `wait_s`."""
 
     call: str

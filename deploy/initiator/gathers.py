@@ -11,6 +11,9 @@ with its rollout while some of its children are still to be reached. Coming up (
 comes first, for the same reason. "status" takes them in the order of going down, as an entry says whether the subtree
 answered. A child has one entry.
 
+What was ordered is in the table before the gather ends: the asker may shut this initiator down next, or be a top that
+goes away, and a successor that finds nothing about an order there would mend what it did.
+
 The pages of one asker are a stream of numbers (`Pages`). The asker repeats its call, saying how many it has without a
 gap; what it lacks is sent again. No more than `window_pages` are under way; when an asker is that slow, what comes from
 below is not taken, and will come again. So a gather of any size needs little memory, and nothing is lost in silence.
@@ -24,6 +27,7 @@ from typing import Protocol
 
 from deploy.initiator.bringing import Bringing
 from deploy.initiator.house import House
+from deploy.initiator.keeping import Keeper
 from deploy.initiator.kid import Kid
 from deploy.initiator.pages import Pages, Stream
 from deploy.initiator.steps import RUNS
@@ -44,8 +48,10 @@ class Matcher(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Gather:
-    """`owed`: the children whose own entry is still to come. `streams`: those from below whom an answer is still to
-    come; not `begun` while the child itself has to come up first."""
+    """`owed`: the children whose own entry is still to come; of these, `unheard`: on boot stubs that are being adopted,
+    so nobody knows yet how they are. `streams`: those from below whom an answer is still to come; not `begun` while the
+    child itself has to come up first. `written`: the number of the save of the table that has all that was ordered;
+    None before all have answered."""
 
     call: str
     pattern: str
@@ -54,13 +60,18 @@ class Gather:
     deadline: float
     pages: Pages
     owed: dict[str, Kid] = field(default_factory=dict)
+    unheard: dict[str, Kid] = field(default_factory=dict)
     streams: dict[str, Stream] = field(default_factory=dict)
+    written: int | None = None
     done: bool = False
 
 
 class Gathers:
-    def __init__(self, house: House, stubs: Stubs, bringing: Bringing, matcher: Callable[[str], Matcher]) -> None:
+    def __init__(
+        self, house: House, stubs: Stubs, bringing: Bringing, keeper: Keeper, matcher: Callable[[str], Matcher]
+    ) -> None:
         self._house = house
+        self._keeper = keeper
         self._stubs = stubs
         self._bringing = bringing
         self._matcher = matcher
@@ -128,7 +139,10 @@ class Gathers:
     def _own(self, now: float, gather: Gather, kid: Kid) -> None:
         """The child's own part: look it up, or command it."""
         if gather.what == "status":
-            self._entry(now, gather, kid, kid.outcome, kid.reason)
+            if self._stubs.is_unheard(kid.stub):
+                gather.unheard[kid.name] = kid
+            else:
+                self._entry(now, gather, kid, kid.outcome, kid.reason)
             return
         if gather.what == "uninstall" and kid.initiator and kid.subtree.below:
             reason = f"expected nothing left below it, found {kid.subtree.below} managents: uninstall them first"
@@ -141,6 +155,15 @@ class Gathers:
                 self._maybe_end(at, gather)
 
         self._bringing.order(now, kid, gather.what, done)
+
+    def look(self, now: float) -> None:
+        """After anything has happened: who was waited for may have been heard, or be lost."""
+        for gather in [one for one in self._open.values() if one.unheard]:
+            for kid in [one for one in gather.unheard.values() if not self._stubs.is_unheard(one.stub)]:
+                del gather.unheard[kid.name]
+                if kid.name in gather.owed:
+                    self._own(now, gather, kid)
+            self._maybe_end(now, gather)
 
     def _entry(self, now: float, gather: Gather, kid: Kid, outcome: Outcome, reason: str) -> None:
         gather.owed.pop(kid.name, None)
@@ -223,10 +246,21 @@ class Gathers:
             gather.pages.add(now, (self._made(kid, "unreachable", missing),))
 
     def _maybe_end(self, now: float, gather: Gather) -> None:
-        if not gather.owed and not gather.streams and not gather.done:
-            gather.done = True
-            gather.pages.end(now)
-            self._house.agenda.set(("gather", gather.call), now + self._house.settings.linger_s)
+        if gather.owed or gather.streams or gather.done:
+            return
+        if gather.written is None:
+            gather.written = self._keeper.hurry() if gather.what != "status" else 0
+        if self._keeper.saved >= gather.written:
+            self._end(now, gather)
+
+    def _end(self, now: float, gather: Gather) -> None:
+        gather.done = True
+        gather.pages.end(now)
+        self._house.agenda.set(("gather", gather.call), now + self._house.settings.linger_s)
+
+    def on_saved(self, now: float) -> None:
+        for gather in self._open.values():
+            self._maybe_end(now, gather)
 
     def on_time(self, now: float, call: str) -> None:
         """The deadline; or, when it has ended, the time to forget it."""
@@ -234,6 +268,7 @@ class Gathers:
         if gather.done:
             del self._open[call]
             return
+        gather.unheard.clear()
         for stream in list(gather.streams.values()):
             if stream.begun:
                 self._stream_ended(now, gather, stream, "its initiator did not answer in time for what is below it")
@@ -243,7 +278,7 @@ class Gathers:
             if gather.what != "status":
                 self._bringing.abandon_orders(kid)
             self._entry(now, gather, kid, "pending", f"no answer in time to {gather.what} from boot stub {kid.stub}")
-        self._maybe_end(now, gather)
+        self._end(now, gather)
 
     def on_page_time(self, now: float, call: str) -> None:
         gather = self._open.get(call)

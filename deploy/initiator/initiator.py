@@ -88,7 +88,7 @@ class Initiator:
         self._subtrees.parenting = self._bringing
         self._covering = Covering(house, stubs, self._keeper)
         upkeep.wire(stubs, calls, self._keeper, self._bringing, Strays(house, calls, upkeep.clean))
-        self._gathers = Gathers(house, stubs, self._bringing, matcher)
+        self._gathers = Gathers(house, stubs, self._bringing, self._keeper, matcher)
         self._reporting = Reporting(house)
         self._hosted = charge.charge
         self.fenced = False
@@ -122,8 +122,7 @@ class Initiator:
             case Activate():
                 self._activate(now)
             case Deactivate():
-                self._house.active, self._house.changed = False, True
-                self._consider_all(now)
+                self._deactivate(now)
             case Claimed():
                 self._on_claimed(now, news)
             case TreeFailed(reason):
@@ -165,6 +164,7 @@ class Initiator:
             house.take()
             return [Note("warning", f"initiator {house.path or '(top)'}: another incarnation owns its table; it ends")]
         self._bringing.pump(now)
+        self._gathers.look(now)
         if house.settled and house.rollout is not None:
             if house.rollout.remove_all and not house.kids:
                 self._keeper.drop()
@@ -180,11 +180,23 @@ class Initiator:
         house = self._house
         house.active = house.changed = True
         if not house.epoch:
-            self._keeper.claim()
-            house.agenda.by(("report", ""), now + house.settings.beat_s)
+            self._begin(now)
             return
         self._consider_all(now)
         self._upkeep.retry_stranded(now)
+
+    def _deactivate(self, now: float) -> None:
+        """Also what a passive incarnation begins with: it has children to answer for."""
+        house = self._house
+        house.active, house.changed = False, True
+        if not house.epoch:
+            self._begin(now)
+            return
+        self._consider_all(now)
+
+    def _begin(self, now: float) -> None:
+        self._keeper.claim()
+        self._house.agenda.by(("report", ""), now + self._house.settings.beat_s)
 
     def _on_claimed(self, now: float, news: Claimed) -> None:
         house = self._house
@@ -205,7 +217,7 @@ class Initiator:
         self.fenced = True
 
     def _again(self) -> None:
-        if self._house.active and not self._house.epoch:
+        if not self._house.epoch:
             self._keeper.claim()
 
     def _on_hosted(self, now: float, charge: InitiatorCharge) -> None:
@@ -300,6 +312,7 @@ class Initiator:
     def _on_saved(self, now: float, kids: list[Kid]) -> None:
         for kid in kids:
             self._bringing.consider(now, kid)
+        self._gathers.on_saved(now)
 
     def _on_kid_time(self, now: float, name: str) -> None:
         kid = self._house.kids.get(name)

@@ -30,7 +30,6 @@ class Keeper:
         self._urgent = False
         self._claiming = False
         self._waiting: dict[Kid, None] = {}
-        self._after: list[tuple[int, Callable[[float], None]]] = []
         self.dropped = False
         self._dropping = False
         self._drops = False
@@ -60,13 +59,10 @@ class Keeper:
         self._waiting[kid] = None
         self._urgent = True
 
-    def after(self, mark: int, then: Callable[[float], None]) -> None:
-        """`then` when a save with this number is in ZooKeeper."""
-        self._after.append((mark, then))
-
-    def hurry(self) -> None:
-        """Save what there is to save."""
+    def hurry(self) -> int:
+        """Save what there is to save; returns the number of a save that will do."""
         self._urgent = self._urgent or self._mark > max(self.saved, self._under_way or 0)
+        return self._mark
 
     @property
     def is_saved(self) -> bool:
@@ -106,12 +102,7 @@ class Keeper:
         ready = [kid for kid in self._waiting if kid.intent <= self.saved]
         for kid in ready:
             del self._waiting[kid]
-        after, self._after = self._after, []
-        self._after = [one for one in after if one[0] > self.saved]
         self._on_saved(now, ready)
-        for mark, then in after:
-            if mark <= self.saved:
-                then(now)
 
     def on_failed(self, now: float) -> None:
         """Whatever was under way was not done: again, a little later."""

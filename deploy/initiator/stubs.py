@@ -150,6 +150,11 @@ class Stubs:
         known = self._stubs.get(stub)
         return known is not None and known.state in ("new", "ok", "suspect")
 
+    def is_unheard(self, stub: str) -> bool:
+        """It is being adopted: what is there now is not known."""
+        known = self._stubs.get(stub)
+        return known is not None and known.state == "adopting"
+
     def is_lost(self, stub: str) -> bool:
         known = self._stubs.get(stub)
         return known is not None and known.state == "lost"

@@ -23,104 +23,61 @@ from __future__ import annotations
 import logging
 import os
 import re
-import stat
-import time
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from urllib.parse import unquote, urljoin, urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from blake3 import blake3
 
 from deploy.documents import (
     CONFIGURATION_LIMITS,
     INFORMATION_LIMITS,
-    ConfigurationDocument,
+    KINDS,
     Entry,
     Information,
-    Kind,
     Reference,
     read_configuration,
     read_information,
     write_information,
 )
-from deploy.repository.digests import Digester, mismatch
+from deploy.matching import Content
+from deploy.repository.digests import mismatch
+from deploy.repository.files import (
+    BadFolder,
+    Document,
+    NoDocument,
+    Signature,
+    chunks_of,
+    content_of,
+    load,
+    plain,
+    signature_of,
+)
 from deploy.xml import BadXml
 
 INFORMATION = "repository.xml"
 MAX_DOCUMENTS = 1_000
 """That one description may refer to here."""
 MAX_DOCUMENT_BYTES = 1 << 30
-IN_MEMORY_BYTES = 1 << 18
-"""A larger document is held as an open file."""
-MAX_PATH_CHARS = 512
 MAX_OTHERS = 256
 """Documents that nothing refers to, kept from one request to the next."""
-YOUNG_S = 0.1
-"""A file that changed so short before it was read may change again without its times telling."""
-READ_TRIES = 5
-MAX_FILES = 100_000
-_READ_BYTES = 1 << 20
 
-_NAME = re.compile(r"[A-Za-z0-9_@+,=~-][A-Za-z0-9_@+,=~ .-]{0,127}", re.ASCII)
+_ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 log = logging.getLogger(__name__)
-
-
-class BadFolder(Exception):
-    """The description cannot be served: which file, where, what was expected, what was found."""
-
-
-class NoDocument(Exception):
-    """Nothing to serve at this path; `str()` says why."""
-
-
-Signature = tuple[int, int, int, int]
-"""Device, inode, size, time of the last change in ns."""
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """`path`: below the directory, without a leading slash. `data` is None when it is held by `fd`."""
-
-    path: str
-    digest: str
-    size: int
-    signature: Signature
-    young: bool
-    data: bytes | None
-    held: Held | None = None
-
-    @property
-    def etag(self) -> str:
-        return f'"{self.digest.rpartition(":")[2]}"'
-
-
-class Held:
-    """An open file, closed when the last document that refers to it is dropped."""
-
-    __slots__ = ("fd",)
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-
-    def __del__(self) -> None:
-        with suppress(OSError):
-            os.close(self.fd)
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """`information`: with whole URLs. `xml`: the same as a document. `documents`: those it refers to here, by path.
-    `configurations`: those of them that are configuration documents, by URL."""
+    `contents`: the same by URL, as planners want them."""
 
     information: Information
     xml: bytes
     generation: str
     documents: dict[str, Document]
-    configurations: dict[str, ConfigurationDocument]
+    contents: dict[str, Content]
 
 
 class Folder:
@@ -131,8 +88,7 @@ class Folder:
         self.base = base
         self.broken = ""
         self._snapshot: Snapshot | None = None
-        self._seen: dict[str, Signature | None] = {}
-        self._loaded: dict[str, Document] = {}
+        self._last = _Reading(self.root, base, {})
         self._others: OrderedDict[str, Document] = OrderedDict()
 
     @property
@@ -142,16 +98,17 @@ class Folder:
 
     def is_current(self) -> bool:
         """Nothing has changed since the last `look`."""
-        if any(document.young for document in self._loaded.values()):
+        if any(document.young for document in self._last.loaded.values()):
             return False
-        return all(_signature(self.root / path) == seen for path, seen in self._seen.items())
+        return all(signature_of(self.root / path) == seen for path, seen in self._last.seen.items())
 
     def look(self) -> Snapshot:
         """What the directory says now, or said last when it is broken now. Raises BadFolder when it never was good."""
-        seen: dict[str, Signature | None] = {}
-        loaded: dict[str, Document] = {}
+        reading = _Reading(self.root, self.base, self._last.loaded)
         try:
-            self._snapshot = self._read(seen, loaded)
+            found = reading.snapshot()
+            if self._snapshot is None or self._snapshot.generation != found.generation:
+                self._snapshot = found
             if self.broken:
                 log.info("repository %s is good again", self.root)
             self.broken = ""
@@ -161,7 +118,7 @@ class Folder:
             if str(error) != self.broken:
                 log.error("repository %s is broken, and is served as it was before: %s", self.root, error)
             self.broken = str(error)
-        self._seen, self._loaded = seen, loaded
+        self._last = reading
         return self.snapshot
 
     def document(self, path: str) -> Document:
@@ -172,7 +129,7 @@ class Folder:
             return found
         known = self._others.pop(name, None)
         try:
-            if known is None or known.young or _signature(self.root / name) != known.signature:
+            if known is None or known.young or signature_of(self.root / name) != known.signature:
                 known = load(self.root, name, MAX_DOCUMENT_BYTES)
         except BadFolder as error:
             raise NoDocument(str(error)) from None
@@ -181,157 +138,81 @@ class Folder:
             self._others.popitem(last=False)
         return known
 
-    def files(self) -> Iterator[str]:
-        """Paths of all that could be served, at most `MAX_FILES` of them."""
-        left = MAX_FILES
-        for folder, folders, files in os.walk(self.root):
-            folders[:] = sorted(name for name in folders if _NAME.fullmatch(name))
-            for name in sorted(files)[:left]:
-                left -= 1
-                if _NAME.fullmatch(name):
-                    yield os.path.relpath(os.path.join(folder, name), self.root)
 
-    # --- reading -----------------------------------------------------------------------------------------------------
+@dataclass(slots=True)
+class _Reading:
+    """One look. `before`: what was loaded at the last one, by path. `seen`: what there was, None for nothing: what is
+    broken is looked at again when it changes."""
 
-    def _read(self, seen: dict[str, Signature | None], loaded: dict[str, Document]) -> Snapshot:
-        """Fills `seen` and `loaded` as far as it comes, so that what is broken is looked at again when it changes."""
+    root: Path
+    base: str
+    before: dict[str, Document]
+    loaded: dict[str, Document] = field(default_factory=dict)
+    seen: dict[str, Signature | None] = field(default_factory=dict)
+    documents: dict[str, Document] = field(default_factory=dict)
+    contents: dict[str, Content] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def snapshot(self) -> Snapshot:
+        """Raises BadFolder with all that is wrong."""
         try:
-            information = read_information(
-                _content(self._get(INFORMATION, INFORMATION_LIMITS.bytes, seen, loaded)), INFORMATION
-            )
+            information = read_information(content_of(self._load(INFORMATION, INFORMATION_LIMITS.bytes)), INFORMATION)
         except BadXml as error:
             raise BadFolder(str(error)) from None
-        documents: dict[str, Document] = {}
-        configurations: dict[str, ConfigurationDocument] = {}
-
-        def whole(entry: Entry, ref: Reference) -> Reference:
-            url = self._own_url(entry, ref)
-            if not url:
-                return ref
-            path = self._path_of(entry, ref, url)
-            largest = MAX_DOCUMENT_BYTES if entry.kind == "code" else CONFIGURATION_LIMITS.bytes
-            documents[path] = document = self._get(path, largest, seen, loaded)
-            if len(documents) > MAX_DOCUMENTS:
-                raise BadFolder(f"{INFORMATION}: expected at most {MAX_DOCUMENTS:,} documents of its own, found more")
-            if found := mismatch(ref.digest, document.digest, lambda: chunks_of(document)):
-                raise BadFolder(f"{INFORMATION}, {entry}: {ref.url}: expected {ref.digest}, found {found}")
-            if entry.kind != "code":
-                try:
-                    configurations[url] = read_configuration(_content(document), path)
-                except BadXml as error:
-                    raise BadFolder(str(error)) from None
-            return replace(ref, url=url, digest=document.digest)
-
-        def all_whole(kind: Kind) -> tuple[Entry, ...]:
-            entries = information.entries(kind)
-            return tuple(replace(entry, refs=tuple(whole(entry, ref) for ref in entry.refs)) for entry in entries)
-
-        resolved = Information(all_whole("code"), all_whole("install"), all_whole("managent"))
-        told = [f"{path} {documents[path].digest}".encode() for path in sorted(documents)]
+        whole = Information(*(tuple(map(self._whole, information.entries(kind))) for kind in KINDS))
+        xml = write_information(whole)
+        limit = INFORMATION_LIMITS.bytes
+        if len(xml) > limit:
+            self.problems.append(f"{INFORMATION}: expected at most {limit:,} bytes with whole URLs, found {len(xml):,}")
+        if self.problems:
+            raise BadFolder(*self.problems)
+        told = [f"{path} {self.documents[path].digest}".encode() for path in sorted(self.documents)]
         generation = blake3(b"\n".join([write_information(information), *told])).hexdigest(length=16)
-        if self._snapshot is not None and self._snapshot.generation == generation:
-            return self._snapshot
-        return Snapshot(resolved, write_information(resolved), generation, documents, configurations)
+        return Snapshot(whole, xml, generation, self.documents, self.contents)
 
-    def _own_url(self, entry: Entry, ref: Reference) -> str:
-        """Where the document of this repository is that is meant; "" when it is somebody else's."""
-        if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*:", ref.url):
-            return ref.url if ref.url.startswith(self.base) else ""
+    def _whole(self, entry: Entry) -> Entry:
+        refs = []
+        for ref in entry.refs:
+            try:
+                refs.append(self._own(entry, ref) if self._is_own(ref) else ref)
+            except BadFolder as error:
+                self.problems += [f"{INFORMATION}, {entry}: {ref.url}: {one}" for one in error.problems]
+        return replace(entry, refs=tuple(refs))
+
+    def _is_own(self, ref: Reference) -> bool:
+        return not _ABSOLUTE.match(ref.url) or ref.url.startswith(self.base)
+
+    def _own(self, entry: Entry, ref: Reference) -> Reference:
+        """A reference to a document of this repository, whole. Raises BadFolder."""
         url = urljoin(self.base, ref.url)
-        if not url.startswith(self.base) or ".." in ref.url.split("/"):
-            raise BadFolder(f"{INFORMATION}, {entry}: expected a document below {self.base}, found {ref.url!r}")
-        return url
-
-    def _path_of(self, entry: Entry, ref: Reference, url: str) -> str:
+        parts = urlsplit(url)
+        if not url.startswith(self.base) or ".." in ref.url.split("/") or parts.query or parts.fragment:
+            raise BadFolder(f"expected a document below {self.base}, found another form")
         try:
-            if urlsplit(url).query or urlsplit(url).fragment:
-                raise NoDocument("expected no query and no fragment")
-            return plain(url[len(self.base) :])
+            path = plain(url[len(self.base) :])
         except NoDocument as error:
-            raise BadFolder(f"{INFORMATION}, {entry}: {ref.url}: {error}") from None
+            raise BadFolder(str(error)) from None
+        if path not in self.documents and len(self.documents) >= MAX_DOCUMENTS:
+            raise BadFolder(f"expected at most {MAX_DOCUMENTS:,} documents of its own, found more")
+        document = self._load(path, MAX_DOCUMENT_BYTES if entry.kind == "code" else CONFIGURATION_LIMITS.bytes)
+        self.documents[path] = document
+        if found := mismatch(ref.digest, document.digest, lambda: chunks_of(document)):
+            raise BadFolder(f"expected {ref.digest}, found {found}")
+        if entry.kind == "code":
+            self.contents.setdefault(url, Content(document.digest))
+        elif url not in self.contents or self.contents[url].document is None:
+            try:
+                self.contents[url] = Content(document.digest, read_configuration(content_of(document), path))
+            except BadXml as error:
+                raise BadFolder(str(error)) from None
+        return replace(ref, url=url, digest=document.digest)
 
-    def _get(self, path: str, largest: int, seen: dict[str, Signature | None], loaded: dict[str, Document]) -> Document:
+    def _load(self, path: str, largest: int) -> Document:
         """As it is now; what has not changed is not read again. Raises BadFolder."""
-        known = self._loaded.get(path)
-        seen[path] = _signature(self.root / path)
-        if known is None or known.young or known.signature != seen[path] or known.size > largest:
+        known = self.loaded.get(path) or self.before.get(path)
+        self.seen[path] = signature_of(self.root / path)
+        if known is None or known.young or known.signature != self.seen[path] or known.size > largest:
             known = load(self.root, path, largest)
-            seen[path] = known.signature
-        loaded[path] = known
+            self.seen[path] = known.signature
+        self.loaded[path] = known
         return known
-
-
-def load(root: Path, path: str, largest: int) -> Document:
-    """Read and digest a file, as often as it changes meanwhile. `root` has no symbolic links. Raises BadFolder."""
-    for _ in range(READ_TRIES):
-        document = _load_once(root, path, largest)
-        if document is not None:
-            return document
-    raise BadFolder(f"{path}: expected it to stay as it is while it is read, found it changed {READ_TRIES} times")
-
-
-def _load_once(root: Path, path: str, largest: int) -> Document | None:
-    real = os.path.realpath(root / path)
-    if not real.startswith(f"{root}/".replace("//", "/")):
-        raise BadFolder(f"{path}: expected a file below {root}, found a symbolic link to {real}")
-    try:
-        held = Held(os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC))
-        found = os.fstat(held.fd)
-        if not stat.S_ISREG(found.st_mode):
-            raise BadFolder(f"{path}: expected a file, found something else")
-        if found.st_size > largest:
-            raise BadFolder(f"{path}: expected at most {largest:,} bytes, found {found.st_size:,}")
-        before = _signed(found)
-        young = -1.0 < time.time() - found.st_mtime < YOUNG_S  # far in the future: a clock is wrong, not the file
-        digester = Digester()
-        pieces = []
-        for chunk in read_all(held.fd, found.st_size):
-            digester.update(chunk)
-            if found.st_size <= IN_MEMORY_BYTES:
-                pieces.append(chunk)
-        if digester.size != found.st_size or _signed(os.fstat(held.fd)) != before or _signature(root / path) != before:
-            return None
-    except OSError as error:
-        raise BadFolder(f"{path}: expected a file that can be read: {error.strerror}") from None
-    data = b"".join(pieces) if found.st_size <= IN_MEMORY_BYTES else None
-    return Document(path, digester.digest, digester.size, before, young, data, held if data is None else None)
-
-
-def read_all(fd: int, size: int) -> Iterator[bytes]:
-    at = 0
-    while at < size and (chunk := os.pread(fd, min(_READ_BYTES, size - at), at)):
-        at += len(chunk)
-        yield chunk
-
-
-def chunks_of(document: Document) -> Iterator[bytes]:
-    """Raises OSError."""
-    if document.held is None:
-        yield document.data or b""
-    else:
-        yield from read_all(document.held.fd, document.size)
-
-
-def _content(document: Document) -> bytes:
-    return b"".join(chunks_of(document))
-
-
-def _signature(path: Path) -> Signature | None:
-    try:
-        return _signed(os.stat(path))
-    except OSError:
-        return None
-
-
-def _signed(found: os.stat_result) -> Signature:
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def plain(quoted: str) -> str:
-    """The path below the directory that a URL's path means. Raises NoDocument."""
-    path = unquote(quoted)
-    if len(path) > MAX_PATH_CHARS or not all(_NAME.fullmatch(part) for part in path.split("/")):
-        raise NoDocument(
-            f"expected names of ASCII letters, digits and some signs, not beginning with a dot, found {path[:100]!r}"
-        )
-    return path

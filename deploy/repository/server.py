@@ -19,12 +19,12 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable
-from contextlib import suppress
 
 from deploy.brp import Reply, RequestType, read_request, wants, write_error, write_refs
 from deploy.matching import BadMatch, Choice, choose, references
-from deploy.repository.folder import Document, Folder, NoDocument, Snapshot
-from deploy.repository.serving import Answer, Asked, HttpServer, Limits
+from deploy.repository.files import Document, NoDocument
+from deploy.repository.folder import Folder, Snapshot
+from deploy.repository.serving import Answer, Asked
 from deploy.xml import BadXml
 
 ADDRESS = "repository"
@@ -163,13 +163,3 @@ def _given(asked: Asked, document: Document) -> Answer:
 def _same(asked: Asked, etag: str) -> bool:
     wanted = asked.headers.get("if-none-match")
     return wanted is not None and any(one.strip().removeprefix("W/") in (etag, "*") for one in wanted.split(","))
-
-
-async def start(
-    folder: Folder, host: str, port: int, limits: Limits | None = None
-) -> HttpServer:
-    """Serves; raises OSError when it can't listen there."""
-    repository = Repository(folder)
-    server = HttpServer(repository.handle, refuse, limits)
-    await server.listen(host, port)
-    return server

@@ -3,9 +3,9 @@
 Theory of operation. One asyncio.Protocol a connection. Bytes go into h11, a whole request goes to the handler, its
 answer goes out in one write when it is small; the next request of the same connection waits until then. A handler
 answers at once, or with an awaitable when it must wait for something. A file is sent in pieces, as fast as the other
-side takes them.
+side takes them. A request that comes in one piece with a head that was read before goes past h11 (heads).
 
-Bounds: `Limits`. One sweep a second closes connections that were idle, or that have not finished their request or taken
+Bounds: `Limits`. A sweep each second closes connections that were idle, or that did not finish their request or take
 their answer, for too long; when there are as many connections as may be, the one that is idle for longest makes room.
 Closing a server lets answers under way be finished for `stop_s`.
 """
@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import h11
 
-from deploy.repository.folder import Held, read_all
+from deploy.repository.files import Held, read_all
+from deploy.repository.heads import Heads, is_simple, parted
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +63,19 @@ class Answer:
     size: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """Of a request that was read before."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    length: int
+
+
+_Said = tuple[int, tuple[tuple[str, str], ...], int]
+"""What an answer's head is made from: status, headers, length."""
+
 Handler = Callable[[Asked], Answer | Awaitable[Answer]]
 Refuse = Callable[[int, str], Answer]
 """An answer for what never reached the handler: (status, why)."""
@@ -75,16 +90,16 @@ class HttpServer:
         self.connections: dict[Connection, None] = {}
         self.requests = 0
         self.closing = False
+        self.heads: Heads[bytes, _Head] = Heads()
+        self.written: Heads[_Said, bytes] = Heads()
         self._loop = asyncio.get_running_loop()
         self._server: asyncio.Server | None = None
         self._sweeper: asyncio.TimerHandle | None = None
 
-    async def listen(self, host: str, port: int) -> tuple[str, int]:
-        """Where it listens. Raises OSError."""
-        self._server = await self._loop.create_server(lambda: Connection(self), host, port, backlog=1_024)
+    async def listen(self, listener: socket.socket) -> None:
+        """`listener` is bound, and closed by `close`."""
+        self._server = await self._loop.create_server(lambda: Connection(self), sock=listener, backlog=1_024)
         self._sweep()
-        address = self._server.sockets[0].getsockname()
-        return address[0], address[1]
 
     async def close(self) -> None:
         self.closing = True
@@ -118,7 +133,9 @@ class HttpServer:
         now = self._loop.time()
         for connection in list(self.connections):
             connection.check(now)
-        self._sweeper = self._loop.call_later(1.0, self._sweep)
+        limits = self.limits
+        every_s = min(1.0, limits.idle_s, limits.request_s, limits.stalled_s)
+        self._sweeper = self._loop.call_later(every_s, self._sweep)
 
 
 class Connection(asyncio.Protocol):
@@ -137,6 +154,7 @@ class Connection(asyncio.Protocol):
         self._since = self._loop.time()
         self._refused = False
         self._ended = False
+        self._whole = b""  # what came while nothing was under way: a whole request, if it is looked at again
         self.idle = True
 
     # --- what asyncio calls ------------------------------------------------------------------------------------------
@@ -162,11 +180,14 @@ class Connection(asyncio.Protocol):
         self._read()
 
     def data_received(self, data: bytes) -> None:
-        if self.idle:
-            self.idle = False
-            self._since = self._loop.time()
         if self._refused:
             return
+        self._whole = b""
+        if self.idle:
+            if self._quick(data):
+                return
+            self.idle, self._whole = False, data
+            self._since = self._loop.time()
         self._http.receive_data(data)
         self._read()
         if len(self._http.trailing_data[0]) > self._limits.header_bytes:
@@ -189,6 +210,11 @@ class Connection(asyncio.Protocol):
             if event is h11.NEED_DATA or event is h11.PAUSED:
                 return
             if isinstance(event, h11.Request):
+                # h11 bounds what is incomplete, not what came whole in one piece
+                size = len(event.target) + sum(len(name) + len(value) for name, value in event.headers)
+                if size > self._limits.header_bytes:
+                    self._refuse(431, f"expected at most {self._limits.header_bytes:,} bytes of headers, found more")
+                    return
                 self._request = event
                 if self._http.they_are_waiting_for_100_continue:
                     self._send(h11.InformationalResponse(status_code=100, headers=[]))
@@ -204,6 +230,31 @@ class Connection(asyncio.Protocol):
                 self._transport.close()
                 return
 
+    def _quick(self, data: bytes) -> bool:
+        """Answered, if it is a whole request with a known head, and so is the answer's."""
+        head, body = parted(data)
+        known = self._server.heads.get(head)
+        closing = self._server.closing or self._ended or self._transport.is_closing()
+        if known is None or known.length != len(body) or closing or not self._writable.is_set():
+            return False
+        self._server.requests += 1
+        asked = Asked(known.method, known.path, known.headers, body)
+        answer = self._handled(asked)
+        if isinstance(answer, Answer) and answer.file is None:
+            written = self._server.written.get((answer.status, answer.headers, len(answer.body)))
+            if written is not None:
+                self._transport.write(written + answer.body)
+                self._since = self._loop.time()
+                self._server.used(self)
+                return True
+        self.idle = False
+        self._since = self._loop.time()
+        self._http.receive_data(data)
+        while not isinstance(self._http.next_event(), h11.EndOfMessage):
+            pass
+        self._answer_soon(asked, answer)
+        return True
+
     def _ask(self) -> None:
         request, self._request = self._request, None
         assert request is not None
@@ -215,11 +266,16 @@ class Connection(asyncio.Protocol):
         asked = Asked(
             request.method.decode("latin-1"), request.target.decode("latin-1").partition("?")[0], headers, body
         )
+        self._answer_soon(asked, self._handled(asked))
+
+    def _handled(self, asked: Asked) -> Answer | Awaitable[Answer]:
         try:
-            answer = self._server.handler(asked)
+            return self._server.handler(asked)
         except Exception:
             log.exception("%s %s", asked.method, asked.path)
-            answer = self._server.refuse(500, "a fault of this server; its log says more")
+            return self._server.refuse(500, "a fault of this server; its log says more")
+
+    def _answer_soon(self, asked: Asked, answer: Answer | Awaitable[Answer]) -> None:
         if isinstance(answer, Answer) and answer.file is None:
             self._answer(asked, answer)
         else:
@@ -237,8 +293,19 @@ class Connection(asyncio.Protocol):
     # --- answers -----------------------------------------------------------------------------------------------------
 
     def _answer(self, asked: Asked, answer: Answer) -> None:
-        self._write_whole(answer, asked.method, close=self._server.closing)
+        head = self._write_whole(answer, asked.method, close=self._server.closing)
+        if self._is_done() and asked.method != "HEAD" and answer.status == 200 and is_simple(asked.headers):
+            self._remember(asked, answer, head)
         self._next()
+
+    def _remember(self, asked: Asked, answer: Answer, written: bytes) -> None:
+        head, body = parted(self._whole)
+        if self._whole and body == asked.body:
+            self._server.heads.keep(head, _Head(asked.method, asked.path, asked.headers, len(body)))
+            self._server.written.keep((answer.status, answer.headers, len(answer.body)), written)
+
+    def _is_done(self) -> bool:
+        return self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
 
     async def _answer_later(self, asked: Asked, answer: Answer | Awaitable[Answer]) -> None:
         try:
@@ -262,10 +329,10 @@ class Connection(asyncio.Protocol):
             self._read()
 
     def _next(self) -> None:
-        done = self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
-        if not done or self._ended or self._server.closing:
+        if not self._is_done() or self._ended or self._server.closing:
             self._transport.close()
             return
+        self._whole = b""
         self._http.start_next_cycle()
         self._since = self._loop.time()
         self.idle = not self._http.trailing_data[0]
@@ -279,12 +346,15 @@ class Connection(asyncio.Protocol):
             headers.append(("connection", "close"))
         return h11.Response(status_code=answer.status, headers=headers)
 
-    def _write_whole(self, answer: Answer, method: str, close: bool) -> None:
-        pieces = [self._http.send(self._head(answer, len(answer.body), close)) or b""]
+    def _write_whole(self, answer: Answer, method: str, close: bool) -> bytes:
+        """The head that was written."""
+        head = self._http.send(self._head(answer, len(answer.body), close)) or b""
+        pieces = [head]
         if method != "HEAD" and answer.status != 304:
             pieces.append(self._http.send(h11.Data(data=answer.body)) or b"")
         pieces.append(self._http.send(h11.EndOfMessage()) or b"")
         self._transport.write(b"".join(pieces))
+        return head
 
     async def _write_file(self, answer: Answer, file: Held, method: str) -> None:
         self._send(self._head(answer, answer.size, self._server.closing))

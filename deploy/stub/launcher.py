@@ -1,7 +1,7 @@
 """How the program of a managent becomes a process.
 
-The default launcher executes it. Another one may make it in a cheaper way: the local fabric forks its agents from a
-process that has all their modules loaded. What every launcher keeps to:
+The default launcher (deploy.stub.spawning) executes it. Another one may make it in a cheaper way: the local fabric
+forks its agents from a process that has all their modules loaded. What every launcher keeps to:
 
 - the process leads a session of its own, reads /dev/null, and appends its output to the log;
 - it goes on when the boot stub ends;
@@ -28,10 +28,15 @@ class Program:
     log: Path
 
 
+class LauncherLost(Exception):
+    """Whether the program was started, nobody can say."""
+
+
 class Launcher(Protocol):
     async def start(self, program: Program) -> int:
-        """The pid. Raises OSError as execve says it (no such file, no permission, no program)."""
+        """The pid. When this is cancelled, the program does not run, or is killed. Raises OSError as execve says it (no
+        such file, no permission, no program), ValueError for what no process can have, LauncherLost."""
 
-    def ended(self, pid: int) -> str:
+    async def ended(self, pid: int) -> str:
         """How this process, which has ended, did: "exit status 3", "killed by SIGSEGV"; "" when it is not known. Called
         once, whereupon the pid may be used again."""

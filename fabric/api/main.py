@@ -23,8 +23,9 @@ import uvicorn
 from fabric.api.app import create_app
 from fabric.api.control import ControlPlane
 from fabric.api.settings import ApiConfig
+from fabric.logs import set_up_log
 from fabric.runtime.bus import BindFailed
-from fabric.runtime.process import EXIT_LIFELINE, set_up_log
+from fabric.runtime.process import EXIT_LIFELINE
 from zk.connect import Unreachable
 from zk.tree import TreeError
 

@@ -312,6 +312,7 @@ class NodeView(Model):
     pid: int
     images: int
     free_bytes: int
+    managent: str = Field(description="Its path, when its agent was deployed as a managent; else empty.")
     leader: bool
     draining: str | None = Field(description="By when it is to be empty; null: it is not drained.")
     lost: str | None = Field(description="Since when it is lost; null: it is here.")

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 API_PORT = 8420
 BRAKE_WAIT_S = 3.0
+DIRECT_KEEPER = "fabric.local.keeper"
+"""Starts every process itself. What stands above may give `up` and `demo` another (the namespace's `keeper`)."""
 _SETTING = "setting:"
 """Prefix of the namespace's names that hold configuration flags."""
 
@@ -44,6 +46,7 @@ def register(subparsers: Any) -> None:
     )
     demo.add_argument("--zk", metavar="HOSTS", help="use this ensemble ($FABRIC_ZK) instead of a server of its own")
     _format(demo)
+    demo.set_defaults(keeper=DIRECT_KEEPER)
     _foreground(subparsers, "agent", _agent, "run one agent in the foreground", "fabric agent --config agent.toml")
     _foreground(subparsers, "api", _api, "run the request API in the foreground", "fabric api --config api.toml")
 
@@ -91,13 +94,20 @@ def _up(subparsers: Any) -> None:
         ],
         "Nothing of it outlives `fabric down`, Ctrl-C, or a killed `fabric up`.",
     )
+    up.set_defaults(keeper=DIRECT_KEEPER)
     add = up.add_argument
     add("--racks", type=_number(1, 200), default=3, metavar="R", help="how many racks (3)")
     add("--compute", type=_number(0, 1000), default=8, metavar="C", help="compute agents in each (8)")
     add("--storage", type=_number(0, 1000), default=2, metavar="S", help="storage agents in each (2)")
     add("--zk", metavar="HOSTS", help="use this ensemble ($FABRIC_ZK) instead of a server of its own")
     add("--detach", action="store_true", help="return when it is up; it stays until `fabric down`")
-    add("--agents-per-process", type=_number(1, 1000), default=1, metavar="K", help="host several in one process (1)")
+    add(
+        "--agents-per-process",
+        type=_number(1, 1000),
+        default=1,
+        metavar="K",
+        help="host several in one process (1); above 1 agents are started directly, not deployed as managents",
+    )
     add("--driver", choices=("process", "null"), default="process", help="null starts no instance: for load tests")
     add("--api", metavar="HOST:PORT", default=f"127.0.0.1:{API_PORT}", help=f"where it listens (127.0.0.1:{API_PORT})")
     add("--session-timeout", type=float, default=4.0, metavar="S", help="who is silent so long is gone, in seconds (4)")
@@ -212,7 +222,7 @@ def _run_up(args: Namespace) -> int:
         restart=args.restart,
         log_level=args.log_level,
     )
-    return commands.up(spec, args.detach)
+    return commands.up(spec, args.detach, args.keeper if spec.agents_per_process == 1 else DIRECT_KEEPER)
 
 
 def _folder_of(args: Namespace) -> Any:
@@ -252,7 +262,7 @@ def brake_of(api: str) -> str:
 def _demo(args: Namespace) -> int:
     from fabric.local import demo
 
-    return demo.run(_given_zk(args), args.format == "json")
+    return demo.run(_given_zk(args), args.format == "json", args.keeper)
 
 
 def _settings(args: Namespace) -> tuple[Path | None, dict[str, str], dict[str, str]]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
@@ -263,6 +264,17 @@ class Progress:
     @property
     def live(self) -> bool:
         return self._live is not None
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Off the screen, for a question to a person: while it is on, a line without an end is held back."""
+        if self._live:
+            self._live.stop()
+        try:
+            yield
+        finally:
+            if self._live:
+                self._live.start()
 
     def show(self, text: str, done: int = 0, total: int = 0) -> None:
         """`done` of `total` draws a bar on a terminal; elsewhere the text is to say it."""

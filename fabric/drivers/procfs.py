@@ -47,10 +47,10 @@ def start_time(pid: int) -> int:
     return process_stat(pid)[2]
 
 
-def marked_directory(pid: int) -> str | None:
-    """The value of MARK in the environment that `pid` was started with; empty when there is none, or it is hidden. None
-    when there is no environment: that is also what one sees, for a moment, of a process that executes or dies."""
-    prefix = MARK.encode() + b"="
+def marked_directory(pid: int, mark: str = MARK) -> str | None:
+    """The value of `mark` in the environment that `pid` was started with; empty when there is none, or it is hidden.
+    None when there is no environment: that is also what one sees, for a moment, of a process that executes or dies."""
+    prefix = mark.encode() + b"="
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
             entries = file.read().split(b"\0")

@@ -29,10 +29,10 @@ class NotRunning(Exception):
     """There is no local fabric to tell of."""
 
 
-def up(spec: LocalSpec, detach: bool) -> int:
+def up(spec: LocalSpec, detach: bool, keeper_module: str) -> int:
     """Bring it up; stay until Ctrl-C (exit code 130), `fabric down` (0), or its end by accident. Raises UpFailed,
     FolderError, NotEnded."""
-    front = Front(spec)
+    front = Front(spec, keeper_module)
     with Interrupts() as interrupts:
         try:
             front.start()
@@ -67,6 +67,8 @@ def _welcome(state: LocalState, detach: bool) -> None:
     if spec.driver == "null":
         say("  driver     null: instances are not really started")
     given = "" if Path(state.folder) == default_path() else f" --dir {state.folder}"
+    if state.companions:
+        say(f"  managents  fabric managent status{given}   (also plan, apply, explain: agents are deployed as such)")
     say(f"it stays until: fabric down{given}" if detach else "Ctrl-C takes it down")
 
 
@@ -123,6 +125,8 @@ def _show(state: LocalState) -> None:
     )
     console.print(f"API        {_service(state.api)}")
     console.print(f"ZooKeeper  {_service(state.zookeeper)}")
+    for name, companion in state.companions.items():
+        console.print(f"{name:<10} {_service(companion)}")
     leaders = {node for by_rack in state.leaders.values() for node in by_rack.values()}
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for heading in ("NODE", "RACK", "LAYER", "STATE", "PID", "LEADS", "ENDED"):
@@ -142,4 +146,4 @@ def _show(state: LocalState) -> None:
 
 def _service(service: Service) -> str:
     pid = f", pid {service.process.pid}" if service.process and not service.ended else ""
-    return f"{service.where} ({service.ended or ('ready' if service.ready else 'not ready')}{pid})"
+    return f"{service.where} ({service.ended or ('ready' if service.ready else 'not ready')}{pid})".lstrip()

@@ -2,9 +2,12 @@
 
     {"op": "status"}                             -> {"ok": LocalState}
     {"op": "kill", "who": "r1c01", "signal": 9}  -> {"ok": pid}      also STOP, CONT, TERM; `who` may be "api",
-    "zookeeper" {"op": "restart", "who": "r1c01"}            -> {"ok": old pid}  TERM, KILL after a grace time, then a
-    new process {"op": "stop"}                               -> {"ok": null}     take everything down anything that
-    can't be done                  -> {"error": "why"}
+                                                                     "zookeeper"
+    {"op": "restart", "who": "r1c01"}            -> {"ok": old pid}  TERM, KILL after a grace time, a new process
+    {"op": "start", "who": "r1c01", "argv": …, "environment": …, "cwd": …}  -> {"ok": pid}  where agents wait for it;
+                                                                     it leads a process group
+    {"op": "stop"}                               -> {"ok": null}     take everything down
+    what can't be done                           -> {"error": "why"}
 
 The socket lies in the fabric's folder, which only its owner may enter. It is reached through the open folder, so a
 long path does not meet the 108 bytes of a socket's name.
@@ -16,7 +19,7 @@ import contextlib
 import os
 import selectors
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -24,7 +27,7 @@ import msgspec
 from fabric.local.folder import CONTROL, Folder
 from fabric.local.state import LocalState
 
-MAX_REQUEST_BYTES = 4096
+MAX_REQUEST_BYTES = 64 * 1024
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
 MAX_CLIENTS = 32
 ANSWER_WAIT_S = 10.0
@@ -39,9 +42,14 @@ class ControlError(Exception):
 
 
 class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`argv`, `environment` and `cwd` are start's."""
+
     op: str
     who: str = ""
     signal: int = 0
+    argv: tuple[str, ...] = ()
+    environment: dict[str, str] = {}
+    cwd: str = ""
 
 
 class ControlClient:
@@ -59,6 +67,10 @@ class ControlClient:
 
     def restart(self, who: str) -> int:
         return int(self._ask(Request("restart", who)))
+
+    def start(self, who: str, argv: Sequence[str], environment: Mapping[str, str], cwd: str) -> int:
+        """The new process's pid. Raises ControlError."""
+        return int(self._ask(Request("start", who, 0, tuple(argv), dict(environment), cwd)))
 
     def stop(self) -> None:
         self._ask(Request("stop"))

@@ -1,7 +1,7 @@
 """What the keeper's processes do: ZooKeeper, agents, API, eyes. The keeper itself knows only when.
 
-`Crew` is the keeper's view; `RealCrew` the fabric. Everything in `warm` is imported before the first fork, so that a
-thousand agents share it; what only one process needs (the web framework) is imported in that process.
+`Crew` is the keeper's view; `RealCrew` the fabric. What is in `warm` is done before the first agent is forked, so that
+a thousand agents share it; what only one process needs (the web framework) is imported in that process.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -17,7 +18,7 @@ from fabric.local.folder import ZOOKEEPER, Folder
 from fabric.local.state import LocalSpec, Node, nodes_of
 from fabric.roles.settings import Settings
 from zk import connect
-from zk.server import Server, find_zookeeper, free_ports
+from zk.server import Server, find_zookeeper, wait_serving
 
 if TYPE_CHECKING:
     from fabric.runtime.settings import AgentConfig
@@ -44,12 +45,47 @@ class Place:
     lifeline: int
 
 
+@dataclass(frozen=True, slots=True)
+class Companion:
+    """One more process of this fabric. `once`: it has something to do, and the fabric is up only when it has ended
+    well; else it stays."""
+
+    name: str
+    body: Callable[[Place], int]
+    once: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """How an agent is to be started, by somebody who asks the keeper to (control.py)."""
+
+    argv: tuple[str, ...]
+    environment: dict[str, str]
+    cwd: str
+
+
 class Crew(Protocol):
+    @property
+    def companions(self) -> tuple[Companion, ...]:
+        """Forked after `warm_companions`, while ZooKeeper starts: they have more to do before the first agent than the
+        keeper has."""
+
+    def warm_companions(self) -> None:
+        """The same for companions, as far as several of them need it."""
+
+    @property
+    def agents_wait(self) -> bool:
+        """Agents are not started by the keeper of itself, but when somebody asks for each: who starts them also says
+        when they start again."""
+
+    def run_ordered(self, place: Place, order: Order) -> int:
+        """In a child: be the agent that was asked for; its exit code."""
+
     def start_zookeeper(self) -> str:
         """Begin to, unless an ensemble is given; the connect string. Raises CrewError."""
 
     def warm(self) -> None:
-        """Import what agents need."""
+        """Import what agents need, and work out what each of them would."""
 
     def await_zookeeper(self) -> None:
         """Raises zk.server.ServerFailed."""
@@ -87,6 +123,21 @@ class RealCrew:
         self.folder = Folder(Path(spec.folder))
         self.server: Server | None = None
         self.zookeeper_child = 0
+        self._held: list[socket.socket] = []
+
+    @property
+    def companions(self) -> tuple[Companion, ...]:
+        return ()
+
+    def warm_companions(self) -> None:
+        pass
+
+    @property
+    def agents_wait(self) -> bool:
+        return False
+
+    def run_ordered(self, place: Place, order: Order) -> int:
+        raise NotImplementedError  # nobody asks: `agents_wait` is False
 
     @property
     def own_zookeeper(self) -> bool:
@@ -104,7 +155,7 @@ class RealCrew:
             )
         tick_ms = max(100, min(2000, int(1000 * self.spec.session_timeout_s / TICKS_A_SESSION)))
         data = self.folder.path / ZOOKEEPER
-        self.server = Server(installation, data, port=free_ports(1)[0], tick_ms=tick_ms)
+        self.server = Server(installation, data, port=self._hold(HOST, 0), tick_ms=tick_ms)
         self.server.launch()
         self.zookeeper_child = self.server.pid or 0
         return self.server.hosts
@@ -113,23 +164,37 @@ class RealCrew:
         if self.server is not None:
             self.server.wait_ready(ZOOKEEPER_WAIT_S)
 
+    def zookeeper_serves(self) -> bool:
+        """In a companion: waits for it, as it is better not asked before (zk.kazoo_tree)."""
+        return self.server is None or wait_serving(self.server.port, ZOOKEEPER_WAIT_S)
+
     def api_address(self) -> tuple[str, int]:
-        """A free port is found by listening on it for a moment; so it may be gone again, which the API then says."""
         host, port = self.spec.api_host, self.spec.api_port
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-                probe.listen()
-            except OSError as error:
-                raise CrewError(
-                    f"the API can't listen at {host}:{port}: {error.strerror}; choose another address (--api HOST:PORT)"
-                ) from None
-            return host, int(probe.getsockname()[1])
+        try:
+            return host, self._hold(host, port)
+        except OSError as error:
+            raise CrewError(
+                f"the API can't listen at {host}:{port}: {error.strerror}; choose another address (--api HOST:PORT)"
+            ) from None
+
+    def _hold(self, host: str, port: int) -> int:
+        """A port (0: a free one), bound as long as the keeper lives: the system gives it to nobody who wants any port,
+        neither before its server listens there, seconds later, nor while that is restarted. A server that sets
+        SO_REUSEADDR, as ours do, may listen there all the same. Raises OSError when somebody listens there."""
+        holder = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        self._held.append(holder)
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind((host, port))
+        return int(holder.getsockname()[1])
 
     def warm(self) -> None:
         import fabric.local.eyes
-        import fabric.runtime.process  # noqa: F401
+        import fabric.runtime.process
+        from fabric.wire import FABRIC
+
+        FABRIC.prepare()
+        if self.spec.driver == "process":
+            import fabric.drivers.process  # noqa: F401
 
     def run_agents(self, place: Place, nodes: tuple[Node, ...]) -> int:
         from fabric.runtime.process import run_agents

@@ -95,13 +95,13 @@ class Outcome(msgspec.Struct, frozen=True):
     down_s: float
 
 
-def run(zk: str, as_json: bool) -> int:
+def run(zk: str, as_json: bool, keeper_module: str) -> int:
     """Raises UpFailed, FolderError, NotEnded."""
     from fabric.local import demo_report
 
     folder = passing_path(f"demo-{os.getpid()}", ROOM_BYTES)
     spec = make_spec(folder=folder, racks=RACKS, compute=COMPUTE, storage=STORAGE, zk=zk)
-    front = Front(spec)
+    front = Front(spec, keeper_module)
     with Interrupts() as interrupts:
         demo = _Demo(front, interrupts)
         code = 0

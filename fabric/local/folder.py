@@ -7,6 +7,8 @@
         logs/<node>.log, api.log, keeper.log, zookeeper/
         nodes/<node>/                 each agent's state directory
         zookeeper/                    data
+        deploy/                       repository and boot stubs, where agents are deployed as managents (deploy.local)
+        deploy/repository.url         where that repository is served
 
 The lock is on the directory, so there is no lock file to leave behind. It lives as long as any process holds the open
 directory: a second `fabric up` is refused while the first one's front or keeper lives, and takes over from dead ones.
@@ -30,6 +32,7 @@ import msgspec
 from fabric.local.state import LocalState
 
 STATE, CONTROL, KEY, LOGS, NODES, ZOOKEEPER = "state.json", "control.sock", "cluster.key", "logs", "nodes", "zookeeper"
+DEPLOY, REPOSITORY_URL = "deploy", "repository.url"
 MEMORY = Path("/dev/shm")
 _OURS = f"fabric-{os.getuid()}"
 LOCK_TRIES = 20
@@ -84,6 +87,11 @@ class Folder:
     def key_file(self) -> Path:
         return self.path / KEY
 
+    @property
+    def repository_url(self) -> Path:
+        """A file; missing where agents are not deployed as managents."""
+        return self.path / DEPLOY / REPOSITORY_URL
+
     def log(self, name: str) -> Path:
         return self.path / LOGS / f"{name}.log"
 
@@ -122,7 +130,7 @@ class Folder:
 
     def foreign(self) -> str:
         """The name of something in here that no local fabric put there; empty if there is nothing such."""
-        known = {STATE, STATE + ".new", CONTROL, KEY, LOGS, NODES, ZOOKEEPER}
+        known = {STATE, STATE + ".new", CONTROL, KEY, LOGS, NODES, ZOOKEEPER, DEPLOY}
         return next((name for name in sorted(os.listdir(self.path)) if name not in known), "")
 
     def taken(self) -> bool:

@@ -44,7 +44,8 @@ class UpFailed(Exception):
 
 
 class Front:
-    """`keeper_module`: what to run as the keeper; tests have keepers of other crews."""
+    """`keeper_module`: what to run as the keeper: that of this package, which starts every agent itself, or one with
+    another crew."""
 
     def __init__(self, spec: LocalSpec, keeper_module: str = "fabric.local.keeper") -> None:
         self.spec, self.keeper_module = spec, keeper_module

@@ -86,9 +86,10 @@ class LocalFabric:
         return next(view for view in self.status().nodes if view.node.name == name)
 
     def pid(self, who: str) -> int:
-        """Of a node's agent, "api" or "zookeeper", or "keeper". 0 when it is dead."""
+        """Of a node's agent, "api" or "zookeeper", a companion, or "keeper". 0 when it is dead."""
         state = self.status()
         known = {"api": state.api.process, "zookeeper": state.zookeeper.process, "keeper": state.keeper}
+        known |= {name: companion.process for name, companion in state.companions.items()}
         found = known[who] if who in known else self.node(who).process
         return found.pid if found and found.alive else 0
 
@@ -103,16 +104,18 @@ class LocalFabric:
     # --- what can be done to it ----------------------------------------------------------------------------------
 
     def kill(self, who: str, number: int = signal.SIGKILL) -> int:
-        """Send the signal to the process of `who`: a node, "api" or "zookeeper". After SIGKILL it is dead, and the
-        keeper has noted it. Returns the pid."""
+        """Send the signal to the process of `who`: a node, "api" or "zookeeper", or a companion. After SIGKILL it is
+        dead, and the keeper has noted it. Returns the pid."""
         pid = self.front.control.kill(who, number)
         if number == signal.SIGKILL:
-            self.wait(lambda: self.ended(who), f"{who} to die")
+            self.wait(lambda: self.pid(who) != pid and (self.ended(who) or self.pid(who) > 0), f"{who} to die")
         return pid
 
     def ended(self, who: str) -> bool:
-        """Whether the keeper has noted the end of a node's process, of "api" or "zookeeper"."""
+        """Whether the keeper has noted the end of a node's process, of "api" or "zookeeper", or a companion's."""
         state = self.status()
+        if who in state.companions:
+            return bool(state.companions[who].ended)
         if who == "zookeeper":
             return state.zookeeper.process is None
         return bool(state.api.ended) if who == "api" else self.node(who).state == "dead"

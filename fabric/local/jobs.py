@@ -25,8 +25,9 @@ STEADY_AFTER_S = 10.0
 
 @dataclass(slots=True)
 class Job:
-    """One process that the keeper forks. `name`: that of its first node, or "api". `due`: when to fork it, None when
-    it runs or is left dead. `ready`: its nodes that are registered, or, for the API, {"api"}."""
+    """One process that the keeper forks. `name`: that of its first node, "api", or a companion's. `due`: when to fork
+    it, None when it runs, is left dead, or waits to be asked for. `ready`: its nodes that are registered, or its name:
+    the API's when it answers, a companion's (`unseen`) as soon as it runs. `once`: done when it has ended well."""
 
     name: str
     body: Callable[[], int]
@@ -40,10 +41,17 @@ class Job:
     kill_at: float | None = None
     backoff_s: float = BACKOFF_FIRST_S
     ready: frozenset[str] = frozenset()
+    unseen: bool = False
+    once: bool = False
 
     @property
     def running(self) -> bool:
         return self.process is not None and not self.ended
+
+    @property
+    def done(self) -> bool:
+        """It did what it was there for."""
+        return self.once and self.ended == ENDED_WELL
 
     @property
     def pid(self) -> int:
@@ -60,13 +68,14 @@ class Job:
 
     def forked(self, process: Process, now: float) -> None:
         self.process, self.forked_at, self.due = process, now, None
-        self.ended, self.paused, self.again, self.kill_at, self.ready = "", False, False, None, frozenset()
+        self.ended, self.paused, self.again, self.kill_at = "", False, False, None
+        self.ready = self.expected if self.unseen else frozenset()
 
     def exited(self, how: str, now: float, restart: bool) -> None:
         self.ended, self.paused, self.kill_at, self.ready = how, False, None, frozenset()
         if self.again:
             self.due = now
-        elif restart:
+        elif restart and not self.once:
             if now - self.forked_at > STEADY_AFTER_S:
                 self.backoff_s = BACKOFF_FIRST_S
             self.due = now + self.backoff_s
@@ -77,6 +86,8 @@ class Job:
         if self.nodes:
             fresh = {name for name in self.expected if seen.pids.get(name) == self.pid}
             ready = frozenset((self.ready & frozenset(seen.members)) | fresh)
+        elif self.unseen:
+            ready = self.ready
         else:
             ready = self.expected if seen.api else frozenset()
         changed, self.ready = ready != self.ready, ready
@@ -93,6 +104,9 @@ class Job:
         if self.paused:
             return "paused"
         return "registered" if node.name in self.ready else "starting"
+
+
+ENDED_WELL = "exited with 0"
 
 
 def how_it_ended(status: int) -> str:

@@ -9,7 +9,7 @@ leash at once.
 
 Coming up fails when any process ends before all is up, or the deadline passes; then all is taken down, and the
 reason, with the last lines of that process's log, goes to the front. Once up, a dead process is only noted (or
-restarted, `--restart`).
+restarted, `--restart`), but for companions, which always come back.
 
 Started as `python -m fabric.local.keeper LEASH`, a descriptor, with the LocalSpec as JSON on standard input.
 """
@@ -25,13 +25,14 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
-from fabric.local import logs, nursery
-from fabric.local.control import ControlError, ControlServer, Request
-from fabric.local.crew import Crew, CrewError, Place, RealCrew
+from fabric.local import asked, logs, nursery
+from fabric.local.control import ControlServer
+from fabric.local.crew import Companion, Crew, CrewError, Place, RealCrew
 from fabric.local.eyes import Seen
 from fabric.local.folder import LOGS, NODES, Folder, FolderError
 from fabric.local.jobs import Job, how_it_ended
@@ -43,7 +44,6 @@ from zk.server import ServerFailed
 
 PARALLEL = 64
 TURN_S, TURN_FAST_S = 0.2, 0.02
-KILL_AFTER_S = 5.0
 RETRY_S = 1.0
 STATE_EVERY_S = 0.2
 LOGS_EVERY_S = 10.0
@@ -66,7 +66,7 @@ class Keeper:
         self.error = ""
         self.marks: dict[str, int] = {}
         self.selector = selectors.DefaultSelector()
-        self.control = ControlServer(self.selector, self._asked)
+        self.control = ControlServer(self.selector, partial(asked.answer, self))
         self.lifeline, self.lifeline_end = os.pipe()
         self.place: Place | None = None
         self.jobs: dict[str, Job] = {}
@@ -139,7 +139,11 @@ class Keeper:
         zk = self.crew.start_zookeeper()
         self.place = Place(self.spec, self.folder, zk, key, self.crew.api_address(), self.lifeline)
         # The API goes first: it imports a web framework, which takes as long as ZooKeeper takes to start.
-        self.jobs["api"] = Job("api", lambda: self.crew.run_api(self._placed))
+        self.jobs["api"] = Job("api", lambda: self.crew.run_api(self.placed))
+        self._fork_due(time.monotonic())
+        self.crew.warm_companions()
+        nursery.freeze()
+        self.jobs |= {job.name: job for job in map(self._companion, self.crew.companions)}
         self._fork_due(time.monotonic())
         self.crew.warm()
         self.crew.await_zookeeper()
@@ -149,15 +153,19 @@ class Keeper:
         self.jobs |= {job.name: job for job in map(self._agents, grouped(self.nodes, self.spec.agents_per_process))}
 
     @property
-    def _placed(self) -> Place:
+    def placed(self) -> Place:
         assert self.place
         return self.place
 
     def _eyes(self, requests: int, answers: int) -> int:
-        return self.crew.run_eyes(self._placed, requests, answers)
+        return self.crew.run_eyes(self.placed, requests, answers)
 
     def _agents(self, nodes: tuple[Node, ...]) -> Job:
-        return Job(nodes[0].name, lambda: self.crew.run_agents(self._placed, nodes), nodes)
+        due = None if self.crew.agents_wait else 0.0
+        return Job(nodes[0].name, lambda: self.crew.run_agents(self.placed, nodes), nodes, due)
+
+    def _companion(self, one: Companion) -> Job:
+        return Job(one.name, lambda: one.body(self.placed), unseen=True, once=one.once)
 
     def _turn(self) -> None:
         for key, _ in self.selector.select(self._wait_s()):
@@ -244,10 +252,16 @@ class Keeper:
             job = next((job for job in self.jobs.values() if job.running and job.pid == dead.si_pid), None)
             if job is not None:
                 again = job.again
-                job.exited(how_it_ended(status), now, self.spec.restart)
+                job.exited(how_it_ended(status), now, self._comes_back(job))
                 self.dirty = True
-                if not again:
+                if not again and not job.done:
                     self._ended(job.name, self.folder.log(job.name), job.ended)
+
+    def _comes_back(self, job: Job) -> bool:
+        """By itself. Companions do, as a machine's own services would; of agents that wait, their starter decides."""
+        if job.unseen:
+            return self.phase == "up"
+        return self.spec.restart and not (job.nodes and self.crew.agents_wait)
 
     def _ended(self, name: str, log: Path, how: str) -> None:
         if self.phase == "starting":
@@ -282,6 +296,7 @@ class Keeper:
             "registered": now_at.registered == now_at.nodes,
             "elected": now_at.elected == now_at.leaders,
             "api_ready": now_at.api,
+            "deployed": all(job.done for job in self.jobs.values() if job.once),
         }
         for stage, reached in done.items():
             if reached:
@@ -350,61 +365,12 @@ class Keeper:
         where = f"http://{self.place.api[0]}:{self.place.api[1]}" if self.place else ""
         service = Service(where, api.process, bool(api.ready), api.ended) if api else Service(where, None, False)
         views = tuple(view for job in self.jobs.values() for view in job.views())
+        stay = [job for job in self.jobs.values() if job.unseen and not job.once]
+        companions = {job.name: Service("", job.process, bool(job.ready), job.ended) for job in stay}
         return LocalState(
             self.phase, str(self.folder.path), self.spec, self.me, zookeeper, service, views, self.sight.seen.leaders,
-            self.marks, self.error,
+            self.marks, self.error, companions,
         )  # fmt: skip
-
-    # --- what the control socket asks ----------------------------------------------------------------------------
-
-    def _asked(self, request: Request) -> object:
-        if request.op == "status":
-            return self.state()
-        if request.op == "stop":
-            self.phase = "leaving"
-            return None
-        if request.op not in ("kill", "restart"):
-            raise ControlError(f"expected status, kill, restart or stop, found {request.op[:20]!r}")
-        if request.who == "zookeeper":
-            return self._to_zookeeper(request)
-        job = next((job for job in self.jobs.values() if request.who in job.expected), None)
-        if job is None:
-            raise ControlError(f"expected a node of this fabric, api or zookeeper, found {request.who[:80]!r}")
-        if request.op == "restart":
-            return self._restart(job)
-        if not job.running:
-            raise ControlError(f"{request.who} has no process: {job.ended or 'it was not started yet'}")
-        if request.signal not in signal.valid_signals():
-            raise ControlError(f"expected a signal's number, found {request.signal}")
-        os.kill(job.pid, request.signal)
-        job.paused = request.signal == signal.SIGSTOP or (job.paused and request.signal != signal.SIGCONT)
-        return job.pid
-
-    def _restart(self, job: Job) -> int:
-        now = time.monotonic()
-        old = job.pid
-        if job.running:
-            job.again, job.kill_at = True, now + KILL_AFTER_S
-            os.kill(old, signal.SIGTERM)
-            os.kill(old, signal.SIGCONT)
-        else:
-            job.due = now
-        self.sight.soon()
-        return old
-
-    def _to_zookeeper(self, request: Request) -> int:
-        pid = self.crew.zookeeper_pid()
-        if request.op == "restart":
-            try:
-                self.crew.restart_zookeeper()
-                self.sight.doubt("ZooKeeper is being restarted")
-            except CrewError as error:
-                raise ControlError(str(error)) from None
-        elif not pid:
-            raise ControlError("no ZooKeeper of ours is running")
-        else:
-            os.kill(pid, request.signal)
-        return pid
 
 
 def now_ms() -> int:

@@ -101,7 +101,8 @@ class NodeView(msgspec.Struct, frozen=True):
 
 
 class Service(msgspec.Struct, frozen=True):
-    """ZooKeeper or the API: `where` is the connect string or the URL; `process` is None for a foreign ensemble."""
+    """ZooKeeper, the API, or a companion: `where` is the connect string or the URL, "" for who has none; `process` is
+    None for a foreign ensemble."""
 
     where: str
     process: Process | None
@@ -111,7 +112,8 @@ class Service(msgspec.Struct, frozen=True):
 
 class LocalState(msgspec.Struct, frozen=True):
     """`leaders`: rack -> node, by layer. `error`: why it could not come up. `marks_ms`: wall clock of each stage of
-    coming up ("zookeeper_started", "zookeeper_ready", "registered", "elected", "api_ready", "up")."""
+    coming up ("zookeeper_started", "zookeeper_ready", "registered", "elected", "api_ready", "deployed", "up").
+    `companions`: the further processes that stay, by name."""
 
     phase: Phase
     folder: str
@@ -123,6 +125,7 @@ class LocalState(msgspec.Struct, frozen=True):
     leaders: dict[LayerName, dict[str, str]]
     marks_ms: dict[str, int]
     error: str = ""
+    companions: dict[str, Service] = {}
 
     @property
     def registered(self) -> int:
@@ -137,8 +140,10 @@ class LocalState(msgspec.Struct, frozen=True):
         return sum(len(by_rack) for by_rack in self.leaders.values())
 
     def processes(self) -> tuple[Process, ...]:
-        """All that are known: keeper, ZooKeeper, API, agents. Supervisors and instances are found by their marks."""
-        services = [service.process for service in (self.zookeeper, self.api) if service.process]
+        """All that are known: keeper, ZooKeeper, API, companions, agents. Supervisors and instances are found by their
+        marks."""
+        known = (self.zookeeper, self.api, *self.companions.values())
+        services = [service.process for service in known if service.process]
         return (self.keeper, *services, *{view.process for view in self.nodes if view.process})
 
 

@@ -239,6 +239,7 @@ class Membership:
             protocol=PROTOCOL,
             host=one.host,
             pid=one.pid,
+            managent=one.managent,
         )
         data = encode(record)
         checks = self._home.checks if self._home is not None else ()

@@ -320,6 +320,7 @@ class RackLeader:
             pid=member.pid,
             images=beat.images if beat else 0,
             free_bytes=beat.free_bytes if beat else 0,
+            managent=member.managent,
         )
 
     # --- time ----------------------------------------------------------------------------------------------------

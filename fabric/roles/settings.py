@@ -111,7 +111,8 @@ class Settings:
 @dataclass(frozen=True, slots=True)
 class Identity:
     """Who an agent is. `guid` is new at every start of the process; `previous` are the guids that its journal knows.
-    `total`: what the node offers to instances (host reserve taken off, overcommit applied)."""
+    `total`: what the node offers to instances (host reserve taken off, overcommit applied). `managent`: its path, when
+    it was deployed as one."""
 
     node: str
     rack: str
@@ -124,3 +125,4 @@ class Identity:
     pid: int
     data_endpoint: str = ""
     previous: tuple[str, ...] = ()
+    managent: str = ""

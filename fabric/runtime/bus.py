@@ -121,7 +121,8 @@ class Bus(Generic[M]):
                 log.error("%s to %s was not sent: expected what msgpack can say: %s", type(message).__name__, to, error)
             self.counters.dropped["encoding"] += 1
             return
-        if to == OWN_ROUTE or endpoint == self._endpoint:
+        own = to == OWN_ROUTE or endpoint == self._endpoint
+        if own:
             failure = self._loop_back(frame)
         elif by_route:
             failure = self._send_frame(_route_name(to), frame)
@@ -135,7 +136,8 @@ class Bus(Generic[M]):
         else:
             self.counters.sent[type(message).__name__] += 1
             self.counters.bytes_sent += len(frame)
-        self._schedule_drain()
+        if not own:
+            self._schedule_drain()
 
     def close(self) -> None:
         """Stop listening and drop every connection; what is still queued is lost. May be called twice."""
@@ -174,7 +176,7 @@ class Bus(Generic[M]):
         return None
 
     def _loop_back(self, frame: bytes) -> str | None:
-        if len(self._to_self) >= self._limits.queue_messages:
+        if len(self._to_self) >= self._limits.own_messages:
             return "full"
         self._to_self.append(frame)
         self._loop.call_soon(self._deliver_own)

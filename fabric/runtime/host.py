@@ -184,6 +184,7 @@ class AgentHost:
             pid=os.getpid(),
             data_endpoint=self._world.data_endpoint,
             previous=previous,
+            managent=config.managent,
         )
         tree = self._tree = KazooTree(config.zookeeper, session_timeout_s=config.settings.session_timeout_s)
         stack.push_async_callback(tree.close)

@@ -8,7 +8,9 @@ disk, or a foreign hand. That is `JournalCorrupt`, and a matter for a person, be
 agent had promised.
 
 Group commit: all journals of a process share one `Writer`, a thread that takes everything that waits, writes it as one
-frame a journal, fsyncs, and calls the `done` callbacks on the loop. While the disk works, the next group gathers.
+frame a journal, fsyncs, and calls the `done` callbacks on the loop. While the disk works, the next group gathers. The
+thread is woken when the loop has done what it has to do now, not for each append: it and the loop would only take
+Python's lock from each other.
 
 A write that failed (disk full, input/output error) is final: what is on the disk is not known any more, so each later
 append of that journal fails as well, and the agent has to leave.
@@ -27,6 +29,7 @@ import contextlib
 import fcntl
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +43,8 @@ MAX_FRAME_BYTES = 8 * 1024 * 1024
 MAX_APPEND_BYTES = 8 * 1024 * 1024
 MAX_WAITING = 10_000
 """Appends waiting for the disk, in one process."""
+REPORT_S = 0.002
+"""Journals written within so long are told to the loop together."""
 COMPACT_FACTOR = 4
 COMPACT_MIN_BYTES = 1024 * 1024
 
@@ -60,6 +65,7 @@ class JournalCorrupt(JournalError):
 
 
 Done = Callable[[JournalError | None], None]
+_Written = tuple[Done, JournalError | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +90,7 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._wake = threading.Condition()
         self._waiting: list[_Append | _Close] = []
+        self._waking = False
         self._thread: threading.Thread | None = None
         self._closing = False
         self.groups = 0
@@ -92,14 +99,22 @@ class Writer:
         """Appends that they held."""
 
     def submit(self, work: _Append | _Close) -> None:
+        """On the loop."""
         with self._wake:
             if self._closing:
                 raise RuntimeError("the journal writer is closed")
             self._waiting.append(work)
-            self._wake.notify()
+        if not self._waking:
+            self._waking = True
+            self._loop.call_soon(self._wake_up)
+
+    def _wake_up(self) -> None:
+        self._waking = False
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
             self._thread.start()
+        with self._wake:
+            self._wake.notify()
 
     @property
     def waiting(self) -> int:
@@ -113,6 +128,8 @@ class Writer:
             self._wake.notify()
         if self._thread is not None:
             self._thread.join(timeout_s)
+        else:
+            self._run()  # it was not woken yet
 
     def _run(self) -> None:
         while True:
@@ -122,10 +139,28 @@ class Writer:
                 work, self._waiting = self._waiting, []
             if not work:
                 return
+            told = time.monotonic()
+            written: list[_Written] = []
             for group in _groups(work):
-                self._write(group)
+                written += self._write(group)
+                if time.monotonic() - told > REPORT_S:
+                    self._tell(written)
+                    written, told = [], time.monotonic()
+            self._tell(written)
 
-    def _write(self, group: Sequence[_Append | _Close]) -> None:
+    def _tell(self, written: list[_Written]) -> None:
+        if written:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits for these any more
+                self._loop.call_soon_threadsafe(self._report, written)
+
+    def _report(self, written: list[_Written]) -> None:
+        for done, error in written:
+            try:
+                done(error)
+            except Exception as fault:  # of one journal's owner; the others are to hear all the same
+                self._loop.call_exception_handler({"message": "a journal's callback failed", "exception": fault})
+
+    def _write(self, group: Sequence[_Append | _Close]) -> list[_Written]:
         journal = group[0].journal
         appends = [item for item in group if isinstance(item, _Append)]
         error = journal.write(appends) if appends else None
@@ -134,13 +169,7 @@ class Writer:
         if appends:
             self.groups += 1
             self.appends += len(appends)
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits for these any more
-                self._loop.call_soon_threadsafe(_report, [append.done for append in appends], error)
-
-
-def _report(dones: Iterable[Done], error: JournalError | None) -> None:
-    for done in dones:
-        done(error)
+        return [(append.done, error) for append in appends]
 
 
 def _groups(work: Sequence[_Append | _Close]) -> Iterable[list[_Append | _Close]]:

@@ -19,10 +19,10 @@ import logging
 import os
 import resource
 import signal
-import sys
 import threading
 from collections.abc import Sequence
 
+from fabric.logs import set_up_log
 from fabric.runtime.bus import SocketContext, new_context
 from fabric.runtime.host import AgentHost
 from fabric.runtime.journal import Writer
@@ -154,14 +154,3 @@ async def _watch_files() -> None:
         if near and not was:
             log.warning("%d of %d file descriptors are in use: raise the limit (LimitNOFILE=)", open_now, limit)
         await asyncio.sleep(FILES_LOOK_S)
-
-
-def set_up_log(level: str) -> None:
-    """Lines on stderr: time, level, who, what. `level`: debug, info, warning, error."""
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=getattr(logging, level.upper()),
-        format="%(asctime)s.%(msecs)03d %(levelname)-7s %(name)s: %(message)s",
-        datefmt="%Y-%m-%dT%H:%M:%S",
-        force=True,
-    )

@@ -27,7 +27,8 @@ class AgentConfig:
     this agent alone; journal, instances, cache or store are in it. `cache_bytes`: images on a compute node;
     `store_bytes`: on a storage node (None: what the disk has); all of them are read again at `scrub_mib_s`, from the
     beginning at most every `scrub_every_s`. `lifeline_fd`: the reading end of a pipe; when its last writing end is
-    closed, the process ends at once. `zookeeper_wait_s`: for the first connection."""
+    closed, the process ends at once. `zookeeper_wait_s`: for the first connection. `managent`: its path, when it was
+    deployed as one."""
 
     node: str
     rack: str
@@ -47,4 +48,5 @@ class AgentConfig:
     lifeline_fd: int | None = None
     zookeeper_wait_s: float = 60.0
     log_level: str = "info"
+    managent: str = ""
     settings: Settings = field(default_factory=Settings)

@@ -25,6 +25,8 @@ class BusLimits:
     """An outgoing connection unused for so long is closed. Longer than any call waits for its answer."""
     queue_messages: int = 1_000
     """Per connection and direction; what does not fit is dropped."""
+    own_messages: int = 50_000
+    """From a bus to itself, as hundreds of initiators may live in one boot stub; what does not fit is dropped."""
     drain_messages: int = 64
     """Received in a row before the loop gets its turn."""
     heartbeat_ms: int = 10_000

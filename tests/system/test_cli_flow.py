@@ -1,7 +1,8 @@
 """The command line against a real fabric: agents, API, ZooKeeper and instances are processes of this machine.
 
-One fabric for the file, each test with images and deployments of its own; the command runs as a process, as a user
-runs it, and what it says is compared with what /proc says.
+One fabric for the file, each test with images and deployments of its own; what the command says is compared with what
+/proc says. It runs in this process, which is quicker, but where it matters that it is one of its own: where it gets
+signals, and where it writes. The README's tour types it in a shell (test_cli_tour.py).
 """
 
 from __future__ import annotations
@@ -14,20 +15,26 @@ import sys
 import tarfile
 import uuid
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from io import BytesIO
+from functools import partial
+from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fabric.cli.exits import Exit
+from fabric.cli.main import main
 from fabric.local.harness import LocalFabric
-from tests.waiting import wait_until
+from tests import waiting
 
 pytestmark = pytest.mark.system
 SCRIPT = b'#!/bin/sh\necho "$FABRIC_INSTANCE on $FABRIC_NODE says $GREETING"\nexec sleep 100000\n'
 ROOM = 2 * 2 * 16
 """Large instances that 2 racks of 2 nodes of 64 vcpus hold."""
+wait_until = partial(waiting.wait_until, every_s=0.2)
+"""Asking a fabric costs it time that it needs to become what it is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,24 +52,35 @@ class Command:
     """`fabric ARGUMENTS`, against the fabric of this file."""
 
     def __init__(self, api: str, folder: Path) -> None:
-        self.environment = {**os.environ, "FABRIC_API": api}
+        self.api = api
         self.folder = folder
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             (sys.executable, "-m", "deploy.cli.main", *arguments),
-            env=self.environment,
+            env={**os.environ, "FABRIC_API": self.api},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
 
-    def __call__(self, *arguments: str) -> Ended:
+    def typed(self, *arguments: str) -> Ended:
+        """As a process."""
         with self.start(*arguments) as process:
             out, err = process.communicate(timeout=60)
         assert "Traceback" not in err
         return Ended(process.returncode, out, err)
+
+    def __call__(self, *arguments: str) -> Ended:
+        """In this process."""
+        written = BytesIO()
+        out = TextIOWrapper(written, "utf-8", write_through=True)  # what a log's bytes are written to has to be a file
+        with redirect_stdout(out), redirect_stderr(StringIO()) as err:
+            code = main(("--api", self.api, *arguments))
+        if code == Exit.INTERRUPTED:
+            raise KeyboardInterrupt  # meant for the tests
+        return Ended(code, written.getvalue().decode(), err.getvalue())
 
     def image(self, script: bytes = SCRIPT, mode: int = 0o755, entry: str = "entrypoint") -> str:
         """Push an image that no other test has; returns its name."""
@@ -326,7 +344,7 @@ def test_json_is_alone_on_standard_output(fabric: Command) -> None:
         ("version",),
         ("image", "show", image),
     ):
-        ended = fabric(*arguments, "--format", "json")
+        ended = fabric.typed(*arguments, "--format", "json")
         assert ended.code == 0
         assert ended.json
         assert ended.err == ""

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from fabric.local.harness import LocalFabric
-from tests.system.test_cli_flow import Command
-from tests.waiting import wait_until
+from tests.system.test_cli_flow import Command, wait_until
 
 pytestmark = pytest.mark.system
 ROOM = 4 * 16

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from fabric.local.harness import LocalFabric
-from tests.system.test_cli_flow import Command
-from tests.waiting import wait_until
+from tests.system.test_cli_flow import Command, wait_until
 
 pytestmark = pytest.mark.system
 SESSION_S = 2.0
@@ -63,7 +62,6 @@ def test_a_dead_agents_ordinals_run_elsewhere_in_time_and_its_copies_stop_when_i
         lambda: len(found := running(fabric, made["id"], {victim})) == 6 and found,
         SESSION_S + 2 + 20,
         "all six to run elsewhere",
-        every_s=0.3,
     )
     kept = {ordinal: where for ordinal, where in before.items() if where[0] != victim}
     assert {ordinal: whole[ordinal] for ordinal in kept} == kept, "the others were left alone"
@@ -92,7 +90,7 @@ def storm(fabric: Command, local: LocalFabric) -> None:
     """A whole rack of three, half of the fabric, dies at once."""
     for node in RACK:
         local.kill(node)
-    wait_until(lambda: brake(fabric)["on"], SESSION_S + 20, "the brake to be on", every_s=0.3)
+    wait_until(lambda: brake(fabric)["on"], SESSION_S + 20, "the brake to be on")
 
 
 def test_a_storm_puts_the_brake_on_and_a_release_takes_it_off(fabric: Command, local: LocalFabric) -> None:
@@ -137,7 +135,7 @@ def test_an_image_that_lost_a_holder_is_found_by_the_audit_until_it_is_whole_aga
         return found
 
     local.kill("r1s01")
-    wait_until(lambda: "r1s01" not in fabric("nodes").out, SESSION_S + 15, "it to be counted out", every_s=0.3)
+    wait_until(lambda: "r1s01" not in fabric("nodes").out, SESSION_S + 15, "it to be counted out")
     found = fabric("audit", "--format", "json")
     assert found.code == 3, found.out + found.err
     assert image in " ".join(one["subject"] for one in found.json["findings"] if one["kind"] == "under-redundant")

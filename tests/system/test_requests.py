@@ -78,11 +78,22 @@ def settling() -> Iterator[Api]:
         yield api
 
 
-@pytest.fixture
-def real() -> Iterator[tuple[LocalFabric, Api]]:
+@pytest.fixture(scope="module")
+def processes() -> Iterator[tuple[LocalFabric, Api]]:
     shape = {"racks": 2, "compute": 3, "storage": 1, "session_timeout_s": 2.0}
     with LocalFabric(**shape) as fabric, closing(Api(fabric)) as api:
         yield fabric, api
+
+
+@pytest.fixture
+def real(processes: tuple[LocalFabric, Api]) -> Iterator[tuple[LocalFabric, Api]]:
+    """When the test ends, every node is back, and nothing of it runs any more."""
+    yield processes
+    fabric, api = processes
+    for view in fabric.status().nodes:
+        if view.state == "dead":
+            fabric.restart(view.node.name)
+    api.delete(*(one["id"] for one in api.http.get("/v1/deployments").json()["items"] if one["state"] != "deleted"))
 
 
 def at_once(api: Api, requests: int, count: int) -> list[dict[str, Any]]:

@@ -214,6 +214,14 @@ def test_the_end_of_the_lifeline_is_the_end_of_everything(world: World) -> None:
 # --- floods and strangers ------------------------------------------------------------------------------------------
 
 
+def size_of(log: Path) -> int:
+    """0 in the moment of its rotation, in which it has its new name already and the next is not there."""
+    try:
+        return log.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
 def test_a_flood_of_output_stays_bounded_and_starves_nobody(world: World) -> None:
     async def main() -> None:
         flood, quiet = world.script("exec yes flood", "flood"), world.script("echo here; exec sleep 1000", "quiet")
@@ -229,7 +237,7 @@ def test_a_flood_of_output_stays_bounded_and_starves_nobody(world: World) -> Non
             assert time.monotonic() - before < 3.0
             for ordinal in range(3):
                 home = world.state / INSTANCES / f"d-1.{ordinal}"
-                assert sum(file.stat().st_size for file in home.glob("log*")) <= 200_000
+                assert 0 < sum(size_of(home / file) for file in ("log", "log.old")) <= 200_000
                 assert set(driver.log(f"d-1.{ordinal}", 50_000).split()[1:-1]) == {b"flood"}
             await driver.stop("d-1.0", 5.0)
             assert world.exits[0].log_tail.splitlines()[-1].startswith("flo")

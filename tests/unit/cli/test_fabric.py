@@ -63,6 +63,7 @@ def node(name: str, **changes: object) -> NodeView:
         "pid": 99,
         "images": 1,
         "free_bytes": 2**30,
+        "managent": "",
         "leader": False,
         "draining": None,
         "lost": None,

@@ -1,4 +1,4 @@
-"""What the README says can be typed or copied: its configuration files are read, and its commands are known."""
+"""What the README says can be typed or copied: its configuration files and documents are read, its commands known."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 from deploy.cli.main import GROUPS
+from deploy.documents import read_configuration, read_information
 from fabric.cli.parser import build
 from fabric.config import agent_config, api_config
 from fabric.flavors import DEFAULT_FILE
@@ -34,9 +35,19 @@ def test_the_configuration_files_are_good(tmp_path: Path) -> None:
     assert api_config(tmp_path / "api.toml", {}, {}).port == 8420
 
 
+def test_the_documents_are_good() -> None:
+    information, configuration = blocks("xml")
+    assert len(read_information(information.encode(), "README").managent) == 4
+    assert read_configuration(configuration.encode(), "README").initiator
+    short = re.findall(r"^echo '(<configuration>.*)' > (\S+)$", README, re.MULTILINE)
+    assert {name for _, name in short} <= set(re.findall(r'url="(.*?)"', information))
+    roles = [read_configuration(text.encode(), name).initiator is not None for text, name in short]
+    assert roles == [True, True, False, False]
+
+
 def test_every_command_named_is_known() -> None:
     """In the blocks and in the text; options too, as far as they stand there."""
-    found = {line.split("#")[0].strip() for block in blocks("") for line in block.splitlines() if "fabric " in line}
+    found = {line.split("#")[0].strip(" &") for block in blocks("") for line in block.splitlines() if "fabric " in line}
     commands = sorted(line for line in found if line.startswith("fabric "))
     assert len(commands) > 15
     for command in commands:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
 from deploy.configuration import Children, InitiatorRole
 from deploy.expansion import BadTree, Made, Undescribed, Unloaded, Want, expand
 from deploy.identity import MAX_DEPTH, depth
+from deploy.matching import with_told
 from deploy.records import Prints, StubRef
 
 LEAF = Made(Prints(managent="1" * 16), None)
@@ -57,6 +59,20 @@ def test_the_order_is_depth_first_an_initiator_before_its_children() -> None:
         ("/region1/n2/n2", False),
     ]
     assert missing == frozenset()
+
+
+def test_a_start_command_or_lease_that_an_initiator_tells_changes_its_childrens_prints() -> None:
+    """As the boot stub's resolver says it; else a new one would never be brought to children that are there."""
+
+    def of(**told: Any) -> list[Prints]:
+        role = InitiatorRole((Children("count", count=1, prefix="n"),), **told)
+        wants, _ = expanded({REPOSITORY: Levels(initiator(role), LEAF)})
+        return [want.prints for want in wants]
+
+    region, leaf = of()
+    assert of(start="./run") == [region, with_told(leaf, "./run", 0)]
+    assert of(lease_s=20.0) == [region, with_told(leaf, "", 20.0)]
+    assert of(start="./run")[1] != leaf
 
 
 def test_what_no_entry_matches_is_an_error_of_that_path_alone() -> None:

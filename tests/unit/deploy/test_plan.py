@@ -32,8 +32,9 @@ def test_what_is_not_there_is_added() -> None:
     gone = Child("r", 0, STUB, 1)
     assert change(gone) == Change("/r", "add", "not there")
     assert change(replace(gone, outcome="failed", reason="no code")) == Change(
-        "/r", "retry", "failed on stub s1: no code"
+        "/r", "add", "failed on stub s1: no code"
     )
+    assert change(replace(gone, want="non-existent", outcome="done")) == Change("/r", "add", "uninstalled by an order")
 
 
 def test_a_second_apply_has_nothing_to_do() -> None:
@@ -56,13 +57,20 @@ def test_the_reason_names_the_documents_that_differ() -> None:
     )
 
 
-def test_what_did_not_succeed_is_tried_again_only_when_told() -> None:
-    crashed = replace(row("r"), outcome="failed", reason="its program ended with 1")
-    assert change(crashed) == Change("/r", "retry", "failed on stub s1: its program ended with 1")
-    assert change(replace(row("r"), life="configured")) == Change("/r", "retry", "it is configured, on stub s1")
-    plan = make_plan("http://r/", ("/r",), "g", [want("/r"), want("/s")], {"/r": crashed})
+def test_what_did_not_succeed_with_this_description_is_tried_again_only_when_told() -> None:
+    failed = replace(row("r"), outcome="failed", reason="its program ended with 1", tried="g")
+    assert change(failed) == Change("/r", "retry", "failed on stub s1: its program ended with 1")
+    plan = make_plan("http://r/", ("/r",), "g", [want("/r"), want("/s")], {"/r": failed})
     assert plan.ordered(retry=True) == ("/r", "/s")
     assert plan.ordered(retry=False) == ("/s",)
+
+
+def test_what_is_not_well_is_mended() -> None:
+    lost = replace(row("r"), outcome="unreachable", reason="boot stub s1 does not answer")
+    assert change(lost) == Change("/r", "mend", "unreachable on stub s1: boot stub s1 does not answer")
+    assert change(replace(row("r"), life="configured")) == Change("/r", "mend", "it is configured, on stub s1")
+    older = replace(row("r"), outcome="failed", reason="its program ended with 1", tried="older")
+    assert change(older) == Change("/r", "mend", "failed on stub s1: its program ended with 1")
 
 
 def test_what_an_order_stopped_is_started_again() -> None:

@@ -14,6 +14,7 @@ import pytest
 from fabric.local import folder as folder_module
 from fabric.local import logs
 from fabric.local.control import ControlClient, ControlError
+from fabric.local.crew import RealCrew
 from fabric.local.display import Stages
 from fabric.local.eyes import Seen
 from fabric.local.folder import Folder, FolderError, Taken, default_path, passing_path
@@ -261,3 +262,17 @@ def test_logs_are_bounded_and_their_end_is_told(tmp_path: Path, monkeypatch: pyt
         logs.bound(tmp_path)
         writer.write("after\n")
     assert log.read_text() == "after\n"
+
+
+# --- ports -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_port_of_the_api_is_its_own_before_it_listens_there(tmp_path: Path) -> None:
+    crew = RealCrew(make_spec(folder=tmp_path, api_port=0))
+    address = crew.api_address()
+    with socket.socket() as other, pytest.raises(OSError, match="Address already in use"):
+        other.bind(address)
+    with socket.create_server(address), socket.create_connection(address):
+        pass
+    for holder in crew._held:
+        holder.close()

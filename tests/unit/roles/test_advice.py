@@ -204,9 +204,9 @@ def test_five_thousand_full_nodes_take_well_under_a_second():
         NodeOffer(f"n{n}", f"r{n % 100}", 0, cordoned=n % 50 == 0, free=Resources(0, n % 7, 0), holders=holders)
         for n in range(5000)
     ]
-    began = time.perf_counter()
+    began = time.process_time()
     advise(Case(Wish(9000, max_per_node=2, max_per_rack=20), NEED, offers, FLAVORS))
-    assert time.perf_counter() - began < 2.0
+    assert time.process_time() - began < 2.0
 
 
 # --- in a small fabric ------------------------------------------------------------------------------------------------

@@ -106,6 +106,6 @@ def test_explain_names_dimension_cordon_and_limits_per_rack():
 
 def test_ten_thousand_instances_on_a_thousand_nodes_take_well_under_a_second():
     offers = [NodeOffer(f"r{n % 25}n{n}", f"r{n % 25}", 16) for n in range(1000)]
-    began = time.perf_counter()
+    began = time.process_time()
     assert place(Wish(10_000, salt="d"), offers).short == 0
-    assert time.perf_counter() - began < 1.0
+    assert time.process_time() - began < 1.0

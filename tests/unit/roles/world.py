@@ -12,6 +12,7 @@ import random
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import msgspec
 
@@ -393,7 +394,7 @@ class World:
         ]
 
     def record(self, deployment: str) -> Deployment:
-        return decode(self.tree.nodes[paths.deployment(deployment)].data, Deployment, deployment)
+        return _decoded(self.tree.nodes[paths.deployment(deployment)].data, deployment)
 
     def change(self, deployment: str, **fields) -> None:
         record = self.record(deployment)
@@ -425,6 +426,12 @@ class World:
             for host in self.hosts.values()
             if host.identity.layer == "compute" and host.alive
         )
+
+
+@lru_cache(1024)
+def _decoded(data: bytes, deployment: str) -> Deployment:
+    """Tests look at every record after every event, and few have changed."""
+    return decode(data, Deployment, deployment)
 
 
 def hash_of(text: str) -> int:

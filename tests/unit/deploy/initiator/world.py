@@ -285,8 +285,7 @@ class World:
             return
         incarnation = stub.incarnation
         self._new(key, charge, stub.address, lambda: stub.alive and stub.incarnation == incarnation)
-        if managent.life == "active":
-            self.tell(self.hosted[key], fx.Activate())
+        self.tell(self.hosted[key], fx.Activate() if managent.life == "active" else fx.Deactivate())
 
     def close(self, stub: Stub, managent: Managent) -> None:
         self.hosted.pop((stub.name, managent.path), None)

@@ -1,0 +1,169 @@
+"""What the keeper's processes do when agents are deployed as managents: a repository, boot stubs, an initiator.
+
+They are forked while ZooKeeper starts; once all is up the keeper starts repository and boot stubs again whenever they
+end, and agents run on meanwhile. They find each other by files in the fabric's folder: `repository.url` when the
+repository serves, `stubs.ready` when every boot stub is in the directory. The initiator waits for both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from deploy.local import description
+from deploy.local.description import SITE
+from deploy.records import StubRecord
+from fabric.local.control import ControlClient
+from fabric.local.crew import Companion, Order, Place, RealCrew
+from fabric.local.folder import DEPLOY
+from fabric.local.state import Node, nodes_of
+from fabric.local.takedown import MARK
+
+HOST = "127.0.0.1"
+CACHE_BYTES = 1 << 30
+POLL_S = 0.01
+REPOSITORY, READY = "repository", "stubs.ready"
+
+
+class DeployedCrew(RealCrew):
+    @property
+    def companions(self) -> tuple[Companion, ...]:
+        return (
+            Companion("bootstubs", self.run_bootstubs),
+            Companion("repository", run_repository),
+            Companion("initiator", run_initiator, once=True),
+        )
+
+    @property
+    def agents_wait(self) -> bool:
+        return True
+
+    def warm_companions(self) -> None:
+        import deploy.stub.assembly
+        import deploy.top  # noqa: F401
+        import zk.kazoo_tree  # noqa: F401
+        from deploy.messages import DEPLOY as MESSAGES
+
+        MESSAGES.prepare()
+        (self.folder.path / DEPLOY).mkdir(mode=0o700)
+
+    def warm(self) -> None:
+        import deploy.agent  # noqa: F401
+
+        super().warm()
+
+    def run_bootstubs(self, place: Place) -> int:
+        return run_bootstubs(place, self.zookeeper_serves)
+
+    def run_ordered(self, place: Place, order: Order) -> int:
+        from deploy import agent
+
+        os.chdir(order.cwd)
+        os.environ.clear()
+        os.environ.update(order.environment)
+        os.environ["FABRIC_LIFELINE_FD"] = str(place.lifeline)
+        os.environ[MARK] = str(place.folder.path)
+        return agent.main()
+
+
+def run_repository(place: Place) -> int:
+    """Started anew it serves what is there by then, where it did before: initiators know it by its URL."""
+    from deploy.repository.process import run
+    from fabric.logs import set_up_log
+
+    set_up_log(place.spec.log_level)
+    root, file = _folder(place) / REPOSITORY, place.folder.repository_url
+    port = 0
+    if file.exists():
+        port = urlsplit(file.read_text("utf-8")).port or 0
+    else:
+        description.write(root, place.spec, place.zk, place.folder.key_file)
+    asyncio.run(run(root, HOST, port, "", lambda url: _write(file, url)))
+    return 0
+
+
+def run_bootstubs(place: Place, serves: Callable[[], bool]) -> int:
+    """`serves` waits for ZooKeeper."""
+    from deploy.local.launcher import KeeperLauncher
+    from deploy.stub.assembly import Surroundings, assembled
+    from deploy.stub.process import Parts, run_stubs
+    from deploy.stub.settings import StubConfig
+    from deploy.stub.shared import Shared
+    from fabric.logs import set_up_log
+
+    set_up_log(place.spec.log_level)
+    nodes = nodes_of(place.spec)
+    left = {node.name for node in nodes}
+
+    def config(node: Node) -> StubConfig:
+        return StubConfig(
+            node.name,
+            _folder(place) / "stubs" / node.name,
+            domain=f"/{SITE}/{node.rack}",
+            listen=f"{HOST}:0",
+            cluster_key=place.key,
+        )
+
+    @asynccontextmanager
+    async def compose(shared: Shared) -> AsyncIterator[Parts]:
+        around = Surroundings(_folder(place) / "cache", CACHE_BYTES, directory=place.zk, key=place.key)
+        async with assembled(shared, around) as parts:
+            served = asyncio.ensure_future(asyncio.to_thread(serves))
+
+            async def register(record: StubRecord) -> None:
+                assert parts.register
+                await asyncio.shield(served)
+                await parts.register(record)
+                left.discard(record.name)
+                if not left:
+                    _write(_folder(place) / READY, "")
+
+            launcher = KeeperLauncher(ControlClient(place.folder), shared.spawner)
+            yield replace(parts, register=register, launcher=launcher)
+
+    return run_stubs([config(node) for node in nodes], compose)
+
+
+def run_initiator(place: Place) -> int:
+    from fabric.logs import set_up_log
+
+    set_up_log(place.spec.log_level)
+    return asyncio.run(_deploy(place))
+
+
+async def _deploy(place: Place) -> int:
+    from deploy.top import Top
+
+    folder = _folder(place)
+    deadline = time.monotonic() + place.spec.start_deadline_s
+    while not (place.folder.repository_url.exists() and (folder / READY).exists()):
+        if time.monotonic() > deadline:
+            print(f"no repository, or not all boot stubs, within {place.spec.start_deadline_s:g} s", file=sys.stderr)
+            return 1
+        await asyncio.sleep(POLL_S)
+    async with Top.open(place.zk, place.key) as top:
+        plan = await top.plan(place.folder.repository_url.read_text("utf-8"), roots=(f"/{SITE}",))
+        result = await top.apply(plan)
+    sets = result.sets
+    if sets.complete:
+        return 0
+    print(f"not all is active: {sets}", file=sys.stderr)
+    return 1
+
+
+def _folder(place: Place) -> Path:
+    return place.folder.path / DEPLOY
+
+
+def _write(file: Path, text: str) -> None:
+    """Whole, or not at all."""
+    new = file.with_suffix(".new")
+    new.write_text(text, "utf-8")
+    new.rename(file)

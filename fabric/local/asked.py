@@ -1,0 +1,100 @@
+"""What the control socket asks of the keeper (control.py), done."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+from fabric.local import nursery
+from fabric.local.control import ControlError, Request
+from fabric.local.crew import CrewError, Order
+from fabric.local.state import process
+
+if TYPE_CHECKING:
+    from fabric.local.jobs import Job
+    from fabric.local.keeper import Keeper
+
+KILL_AFTER_S = 5.0
+OPS = ("status", "kill", "restart", "start", "stop")
+
+
+def answer(keeper: Keeper, request: Request) -> object:
+    """What "ok" is to be. Raises ControlError."""
+    if request.op == "status":
+        return keeper.state()
+    if request.op == "stop":
+        keeper.phase = "leaving"
+        return None
+    if request.op not in OPS:
+        raise ControlError(f"expected one of {', '.join(OPS)}, found {request.op[:20]!r}")
+    if request.who == "zookeeper":
+        return _to_zookeeper(keeper, request)
+    job = next((job for job in keeper.jobs.values() if request.who in job.expected), None)
+    if job is None:
+        raise ControlError(f"expected a node of this fabric, api or zookeeper, found {request.who[:80]!r}")
+    if request.op == "restart":
+        return _restart(keeper, job)
+    if request.op == "start":
+        return _start(keeper, job, Order(request.argv, request.environment, request.cwd))
+    if not job.running:
+        raise ControlError(f"{request.who} has no process: {job.ended or 'it was not started yet'}")
+    if request.signal not in signal.valid_signals():
+        raise ControlError(f"expected a signal's number, found {request.signal}")
+    os.kill(job.pid, request.signal)
+    job.paused = request.signal == signal.SIGSTOP or (job.paused and request.signal != signal.SIGCONT)
+    return job.pid
+
+
+def _start(keeper: Keeper, job: Job, order: Order) -> int:
+    """At once, since the asker wants the pid; how many start together is the asker's care."""
+    if not keeper.crew.agents_wait or not job.nodes:
+        raise ControlError(f"{job.name} is started by the keeper itself")
+    if job.running:
+        raise ControlError(f"{job.name} runs already, as pid {job.pid}")
+    body = partial(keeper.crew.run_ordered, keeper.placed, order)
+    try:
+        pid = nursery.fork(body, name=job.name, log=keeper.folder.log(job.name), keep=(keeper.lifeline,))
+    except OSError as error:
+        raise ControlError(f"{job.name} could not be started: {error}") from None
+    with contextlib.suppress(ProcessLookupError):  # it has ended already
+        os.setpgid(pid, pid)  # before the asker knows it, who signals it and all that it started by group
+    job.forked(process(pid), time.monotonic())
+    keeper.dirty = True
+    keeper.sight.soon()
+    return pid
+
+
+def _restart(keeper: Keeper, job: Job) -> int:
+    if job.nodes and keeper.crew.agents_wait:
+        raise ControlError(f"{job.name} is a managent: its boot stub starts it again (fabric managent restart)")
+    now = time.monotonic()
+    old = job.pid
+    if job.running:
+        job.again, job.kill_at = True, now + KILL_AFTER_S
+        os.kill(old, signal.SIGTERM)
+        os.kill(old, signal.SIGCONT)
+    else:
+        job.due = now
+    keeper.sight.soon()
+    return old
+
+
+def _to_zookeeper(keeper: Keeper, request: Request) -> int:
+    pid = keeper.crew.zookeeper_pid()
+    if request.op == "restart":
+        try:
+            keeper.crew.restart_zookeeper()
+            keeper.sight.doubt("ZooKeeper is being restarted")
+        except CrewError as error:
+            raise ControlError(str(error)) from None
+    elif request.op != "kill":
+        raise ControlError(f"expected kill or restart for zookeeper, found {request.op}")
+    elif not pid:
+        raise ControlError("no ZooKeeper of ours is running")
+    else:
+        os.kill(pid, request.signal)
+    return pid
