@@ -30,8 +30,6 @@ class Parenting(Protocol):
 
     def is_cleared(self, now: float, kid: Kid) -> None: ...
 
-    def is_initiator(self, now: float, kid: Kid, yes: bool) -> None: ...
-
     def give_up(self, now: float, kid: Kid, outcome: Outcome, reason: str) -> None: ...
 
 
@@ -96,15 +94,14 @@ class Subtrees:
 
     def on_report(self, now: float, report: SubtreeReport) -> None:
         kid = self._house.kids.get(name_of(report.path))
-        if kid is None or kid.path != report.path:
-            return
+        if kid is None or kid.path != report.path or not kid.initiator:
+            return  # that it is one, its boot stub says: a report may be one of an earlier deployment
         subtree, told = kid.subtree, kid.subtree.told
         if not report.epoch:
             subtree.heard_at = now
         if report.epoch < max(subtree.epoch, subtree.least, 1):
             return
         subtree.heard_at = now
-        self.parenting.is_initiator(now, kid, True)
         another, subtree.epoch = report.epoch > subtree.epoch > 0, report.epoch
         if told is None or not answers(report, told):
             if another:  # a new incarnation, that was not told yet

@@ -53,9 +53,8 @@ class Upkeep:
             if kid is None:
                 continue
             told.add(kid.name)
-            self._house.attempts = max(
-                self._house.attempts, one.attempt
-            )  # an incarnation that was cut off may count on
+            # an incarnation that was cut off may have counted on, and its attempts are under our epoch since the adoption
+            self._house.attempts = max(self._house.attempts, one.attempt)
             if kid.stub != beat.stub.name:
                 self._strays.found(now, beat.stub.name, one)
                 continue
@@ -74,8 +73,8 @@ class Upkeep:
                 self._bringing.consider(now, kid)
 
     def _on_news(self, now: float, kid: Kid, one: ManagentBeat, adopted: bool) -> None:
-        if one.epoch == self._house.epoch and one.attempt < kid.attempt and not adopted:
-            return  # an older deployment's
+        if (one.epoch, one.attempt) < (self._house.epoch, kid.attempt) and not adopted:
+            return  # of an older deployment, or from before it was adopted
         kid.attempt = max(kid.attempt, one.attempt)
         before = (kid.env, kid.life)
         kid.env, kid.life, kid.unsure = one.env, one.life, False
@@ -118,16 +117,16 @@ class Upkeep:
         self._stubs.house_kid(kid, ref)
         self._keeper.touch(now, kid)
         house.recount(kid)
+        self._stubs.adopt(now, ref.name)
         return kid
 
     def _on_absence(self, now: float, kid: Kid, adopted: bool) -> None:
         """It is not in a whole beat."""
         if kid.call is not None or (not adopted and now - kid.answered_at < self._house.settings.doubt_s):
             return
-        if adopted:
-            kid.unsure = kid.sent
-        elif kid.env == "non-existent" and kid.life == "non-existent":
+        if not adopted and kid.env == "non-existent" and kid.life == "non-existent":
             return
+        kid.unsure = kid.sent  # the beat may be an old one
         kid.env = kid.life = "non-existent"
         kid.row = None
         if kid.found and kid.place is None and not kid.covered:

@@ -112,7 +112,14 @@ class Managent:
 
     def beat(self) -> ManagentBeat:
         return ManagentBeat(
-            self.path, self.epoch, self.attempt, self.env, self.life, self.health, self.reason[:MAX_REASON_CHARS]
+            self.path,
+            self.epoch,
+            self.attempt,
+            self.env,
+            self.life,
+            self.health,
+            self.reason[:MAX_REASON_CHARS],
+            self.is_initiator,
         )
 
     def initiator_charge(self) -> InitiatorCharge:

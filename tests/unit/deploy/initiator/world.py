@@ -423,9 +423,11 @@ class World:
             return
         znode = self.znodes.get(parent_of(call.managent))
         if znode is not None and znode.epoch == call.epoch:
-            rows = {row.name: row.stub.name for row in znode.table.children}
-            if rows.get(name_of(call.managent)) != stub:
-                raise Broken("intent", f"{call.managent} is being deployed on {stub}, its row says {rows}")
+            rows = {row.name: row for row in znode.table.children}
+            row = rows.get(name_of(call.managent))
+            late = row is not None and row.attempt > call.attempt
+            if not late and (row is None or row.stub.name != stub):
+                raise Broken("intent", f"{call.managent} is being deployed on {stub}, its row says {row}")
 
     def _check_counts(self, who: str, counts: Counts, settled: bool) -> None:
         _, *parts = msgspec.structs.astuple(counts)
