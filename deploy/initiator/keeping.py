@@ -55,8 +55,9 @@ class Keeper:
         return self._mark
 
     def wait(self, kid: Kid) -> None:
-        """`on_saved` will come for this child."""
+        """Save it now; `on_saved` will come for this child."""
         self._waiting[kid] = None
+        self._urgent = True
 
     def hurry(self) -> int:
         """Save what there is to save; returns the number of a save that will do."""

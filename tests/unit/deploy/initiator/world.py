@@ -2,8 +2,10 @@
 repeats and delays. Messages pass through the real codec. Promises are checked after every event.
 
 - *once*: nobody runs on two boot stubs at a time, but for those whom a lost boot stub without a lease still has;
+- *intent*: what is deployed stands in the table of its initiator, on this boot stub;
+- *counts*: those of every report add up, and nothing is pending in a settled one;
 - *attempts*: no deployment is made twice under the same epoch and attempt;
-- *fenced*: nobody writes a table that another incarnation has claimed; nor sends after it was told so.
+- *fenced*: nobody does anything more who was told that another incarnation owns its table.
 
 What else must hold is held by `settle`: when the faults are over, the tree is as the description says, by name, and
 the counts at the top add up.
@@ -19,6 +21,8 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import msgspec
+
 from deploy.configuration import Children, InitiatorRole
 from deploy.hosting import InitiatorCharge
 from deploy.identity import name_of, parent_of
@@ -26,7 +30,17 @@ from deploy.initiator import effects as fx
 from deploy.initiator.charges import child_charge
 from deploy.initiator.initiator import Initiator
 from deploy.initiator.placement import children_of
-from deploy.messages import AnyDeployMessage, Charge, Counts, Entry, Parent, Rollout, deploy_codec
+from deploy.messages import (
+    AnyDeployMessage,
+    BipCall,
+    Charge,
+    Counts,
+    Entry,
+    Parent,
+    Rollout,
+    SubtreeReport,
+    deploy_codec,
+)
 from deploy.patterns import CommandPattern
 from deploy.records import Prints, StubRef, Table
 from deploy.settings import Settings
@@ -63,6 +77,8 @@ class Hosted:
     address: str
     alive: Callable[[], bool]
     wake_at: float | None = None
+    fenced: bool = False
+    """It was told so."""
 
 
 @dataclass
@@ -104,6 +120,8 @@ class World:
         self.guids = itertools.count(1)
         self.cut: set[str] = set()
         """Boot stubs (or "top") that neither hear nor are heard."""
+        self.mute: set[str] = set()
+        """Boot stubs that hear, and are not heard."""
         self.notes: list[str] = []
         self.deployments: Counter[tuple[str, int, int]] = Counter()
         self.doubles_allowed = False
@@ -203,7 +221,7 @@ class World:
 
     def _arrive(self, sender: str, to: str, frame: bytes) -> None:
         host = to.removeprefix("tcp://").partition(":")[0]
-        if sender in self.cut or host in self.cut:
+        if sender in self.cut or host in self.cut or sender in self.mute:
             return
         guid, message = CODEC.decode(frame)
         self.delivered += 1
@@ -277,11 +295,9 @@ class World:
 
     def tell(self, hosted: Hosted, news: fx.Input) -> None:
         if self.current(hosted):
-            was_fenced = hosted.initiator.fenced
-            effects = hosted.initiator.handle(self.now, news)
-            if was_fenced and effects:
-                raise Broken("fenced", f"{hosted.initiator} goes on: {effects[:2]}")
-            self.perform(hosted, effects)
+            if news == fx.TreeFailed("fenced"):
+                hosted.fenced = True
+            self.perform(hosted, hosted.initiator.handle(self.now, news))
 
     def current(self, hosted: Hosted) -> bool:
         return hosted.alive() and any(one is hosted for one in self.hosted.values())
@@ -290,12 +306,14 @@ class World:
         sender = hosted.address.removeprefix("tcp://").partition(":")[0]
         path = hosted.initiator._house.path
         for effect in effects:
+            if hosted.fenced and not isinstance(effect, fx.Note):
+                raise Broken("fenced", f"{path} goes on: {effect}")
             match effect:
                 case fx.Send(to, message):
+                    if isinstance(message, SubtreeReport):
+                        self._check_counts(message.path, message.counts, message.settled)
                     self.deliver(sender, to, message)
                 case fx.ClaimTable() | fx.SaveTable() | fx.DropTable():
-                    if hosted.initiator.fenced:
-                        raise Broken("fenced", f"{path} writes: {effect}")
                     self.at(0.004 + 0.01 * self.rng.random(), lambda e=effect: self._write(hosted, path, e))
                 case fx.FindStubs(names):
                     refs = tuple(self.stubs[name].ref for name in names)
@@ -303,8 +321,10 @@ class World:
                 case fx.Note(level, text):
                     self.notes.append(f"{self.now:.1f} {level} {text}")
                 case fx.Settled():
+                    self._check_counts("the top", effect.counts, True)
                     self.settled.append(effect)
                 case fx.Progress():
+                    self._check_counts("the top", effect.counts, False)
                     self.progress.append(effect)
                 case fx.Gathered(call, entries, last):
                     self.gathered.setdefault(call, []).extend(entries)
@@ -357,14 +377,28 @@ class World:
         waiting = self.troubles.get(path)
         return waiting.pop(0) if waiting else ("", False)
 
-    def deployed(self, stub: str, managent: Managent) -> None:
+    def runs_now(self, stub: str, managent: Managent, verb: str) -> None:
+        others = [one.name for one in self.stubs.values() if one.name != stub and runs(one, managent.path)]
+        if others and not self.doubles_allowed:
+            raise Broken("once", f"{managent.path} is made to run on {stub} and runs on {others}")
+        if verb != "deploy":
+            return
         key = (managent.path, managent.epoch, managent.attempt)
         self.deployments[key] += 1
         if self.deployments[key] > 1:
             raise Broken("attempts", f"{managent.path} was deployed twice in attempt {key[1:]}, now on {stub}")
-        others = [one.name for one in self.stubs.values() if one.name != stub and runs(one, managent.path)]
-        if others and not self.doubles_allowed:
-            raise Broken("once", f"{managent.path} is deployed on {stub} and runs on {others}")
+
+    def begins(self, stub: str, call: BipCall) -> None:
+        znode = self.znodes.get(parent_of(call.managent))
+        if znode is not None and znode.epoch == call.epoch:
+            rows = {row.name: row.stub.name for row in znode.table.children}
+            if rows.get(name_of(call.managent)) != stub:
+                raise Broken("intent", f"{call.managent} is being deployed on {stub}, its row says {rows}")
+
+    def _check_counts(self, who: str, counts: Counts, settled: bool) -> None:
+        _, *parts = msgspec.structs.astuple(counts)
+        if counts.targeted != sum(parts) or (settled and counts.pending):
+            raise Broken("counts", f"{who} says {counts}, settled: {settled}")
 
     # --- the top's owner ---------------------------------------------------------------------------------------------
 
