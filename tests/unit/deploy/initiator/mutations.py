@@ -62,10 +62,10 @@ def nothing(*_: object, **__: object) -> None:
 
 @mutation("intent", seed=1)
 def deploys_are_sent_before_the_table_is_saved() -> Patches:
-    return [(Keeper, "saved", property(lambda keeper: 1 << 60, nothing))]
+    return [(Keeper, "saved", property(lambda keeper: 1 << 60, nothing)), (Keeper, "is_saved", True)]
 
 
-@mutation("fenced", seed=64)
+@mutation("fenced", seed=71)
 def a_fenced_initiator_goes_on() -> Patches:
     def failed(self: Initiator, now: float, reason: str) -> None:
         self._keeper.on_failed(now)
@@ -179,7 +179,7 @@ def a_child_that_is_being_reinstalled_is_forgotten_by_a_successor() -> Patches:
     return [(Upkeep, "_on_absence", forgetful)]
 
 
-@mutation("settles", "exact", seed=10)
+@mutation("settles", "exact", seed=614)
 def a_table_does_not_say_that_a_child_is_an_initiator() -> Patches:
     as_row = Kid.as_row
 
