@@ -63,7 +63,15 @@ def draw(number: int) -> Seed:
             InitiatorRole((last,), **role),
             None,
         ]
-    settings = Settings(beat_s=5.0, stub_lost_s=6.0, lease_margin_s=8.0, call_repeat_max_s=4.0, give_up_s=30.0)
+    settings = Settings(
+        beat_s=5.0,
+        stub_lost_s=6.0,
+        lease_margin_s=8.0,
+        command_repeat_s=1.0,
+        command_repeat_max_s=4.0,
+        call_repeat_max_s=4.0,
+        give_up_s=30.0,
+    )
     world = World(top, levels, rng.randint(3, 5), number, settings, domains)
     world.doubles_allowed = failover == "domain" and not role["lease_s"]
     world.network = Network(
