@@ -64,6 +64,11 @@ class Keeper:
         self._urgent = self._urgent or self._mark > max(self.saved, self._under_way or 0)
         return self._mark
 
+    @property
+    def is_saved(self) -> bool:
+        """ZooKeeper has everything."""
+        return self._mark == self.saved
+
     def verify(self) -> None:
         """Save in any case: somebody says that the table may be another's."""
         self._mark += 1

@@ -73,7 +73,7 @@ class Around(Protocol):
     def close(self, stub: Stub, managent: Managent) -> None: ...
 
     def begins(self, stub: str, call: BipCall) -> None:
-        """A deployment begins."""
+        """A command begins."""
 
     def runs_now(self, stub: str, managent: Managent, verb: str) -> None:
         """A command made it run."""
@@ -177,10 +177,9 @@ class Stub:
         if managent is None:
             managent = self.managents[call.managent] = Managent(call.managent, *pair, call.parent)
             managent.answers = known.answers if known is not None else {}
-        if call.verb == "deploy":
-            self.world.begins(self.name, call)
         managent.epoch, managent.attempt = pair
         managent.parent, managent.job, managent.sender = call.parent, call, sender
+        self.world.begins(self.name, call)
         self._later(self.job_s, lambda: self._carry_out(managent, call))
         return None
 

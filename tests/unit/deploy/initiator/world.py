@@ -17,7 +17,7 @@ import heapq
 import itertools
 import random
 import zlib
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -80,6 +80,10 @@ class Hosted:
     fenced: bool = False
     """It was told so."""
 
+    @property
+    def host(self) -> str:
+        return self.address.removeprefix("tcp://").partition(":")[0]
+
 
 @dataclass
 class Znode:
@@ -119,7 +123,7 @@ class World:
         """(boot stub or "top", path) -> the initiator there."""
         self.guids = itertools.count(1)
         self.cut: set[str] = set()
-        """Boot stubs (or "top") that neither hear nor are heard."""
+        """Boot stubs (or "top") that neither hear nor are heard, nor reach the directory."""
         self.mute: set[str] = set()
         """Boot stubs that hear, and are not heard."""
         self.notes: list[str] = []
@@ -133,6 +137,20 @@ class World:
         self.ended: set[str] = set()
         self.top_alive = 0
         self.seq = 0
+        self.looked_at = 0.0
+        self.sent: deque[AnyDeployMessage] = deque(maxlen=20_000)
+        self.commands: list[BipCall] = []
+        """What boot stubs began to carry out, in order."""
+        self.to_stub: list[tuple[float, str, AnyDeployMessage]] = []
+        """What was sent to boot stubs themselves."""
+        self.ends_at_once: set[str] = set()
+        """Programs that end as soon as they are started."""
+        self.gone: set[str] = set()
+        """Boot stubs that were taken out of the directory."""
+        self.peak = 0
+        """Commands under way at once."""
+        self.generation_is = ""
+        """Said instead of the true one."""
         self.unfinished = ""
         """What was still missing when it was looked at last."""
         self.stubs: dict[str, Stub] = {}
@@ -154,7 +172,7 @@ class World:
 
     @property
     def generation(self) -> str:
-        return f"{zlib.crc32(repr((self.version, self.special, self.levels)).encode()):08x}"
+        return self.generation_is or f"{zlib.crc32(repr((self.version, self.special, self.levels)).encode()):08x}"
 
     def refs(self) -> tuple[StubRef, ...]:
         """As the directory has them: a boot stub's address is that of its last start."""
@@ -212,6 +230,9 @@ class World:
 
     def deliver(self, name: str, to: str, message: AnyDeployMessage) -> None:
         """From a boot stub, or "top"; `to`: an address."""
+        self.sent.append(message)
+        if getattr(message, "to", None) is None:
+            self.to_stub.append((self.now, to.removeprefix("tcp://").partition(":")[0], message))
         frame = CODEC.encode(message, to.rpartition("/")[2])
         copies = 1 + (self.rng.random() < self.network.repeat)
         for _ in range(copies):
@@ -231,8 +252,8 @@ class World:
             if hosted is not None and guid == hosted.guid:
                 self.tell(hosted, fx.Received(back, message))
             return
-        stub = self.stubs[host]
-        if not stub.alive or guid != stub.guid:
+        stub = self.stubs.get(host)
+        if stub is None or not stub.alive or guid != stub.guid:
             return
         path = getattr(message, "to", None)
         if path is None:
@@ -303,7 +324,7 @@ class World:
         return hosted.alive() and any(one is hosted for one in self.hosted.values())
 
     def perform(self, hosted: Hosted, effects: list[fx.Effect]) -> None:
-        sender = hosted.address.removeprefix("tcp://").partition(":")[0]
+        sender = hosted.host
         path = hosted.initiator._house.path
         for effect in effects:
             if hosted.fenced and not isinstance(effect, fx.Note):
@@ -316,8 +337,9 @@ class World:
                 case fx.ClaimTable() | fx.SaveTable() | fx.DropTable():
                     self.at(0.004 + 0.01 * self.rng.random(), lambda e=effect: self._write(hosted, path, e))
                 case fx.FindStubs(names):
-                    refs = tuple(self.stubs[name].ref for name in names)
-                    self.at(0.01, lambda refs=refs: self.tell(hosted, fx.StubsKnown(refs)))
+                    refs = tuple(self.stubs[name].ref for name in names if name in self.stubs)
+                    gone = tuple(name for name in names if name in self.gone)
+                    self.at(0.01, lambda refs=refs, gone=gone: self.tell(hosted, fx.StubsKnown(refs, gone)))
                 case fx.Note(level, text):
                     self.notes.append(f"{self.now:.1f} {level} {text}")
                 case fx.Settled():
@@ -354,11 +376,13 @@ class World:
         self.operations[type(effect).__name__] += 1
         answer: fx.Input
         znode = self.znodes.get(path)
-        if self.directory_away:
+        if self.directory_away or hosted.host in self.cut:
             answer = fx.TreeFailed("lost")
         elif isinstance(effect, fx.ClaimTable):
             epoch = next(self.zxid)
-            table = Table(path, hosted.guid, hosted.address, "", znode.table.children if znode else ())
+            table = Table(
+                path, hosted.guid, hosted.address, *((znode.table.rollout, znode.table.children) if znode else ("",))
+            )
             self.znodes[path] = Znode(table, epoch, hosted.guid)
             answer = fx.Claimed(znode.table if znode else None, epoch)
         elif znode is None or znode.guid != hosted.guid:
@@ -381,6 +405,8 @@ class World:
         others = [one.name for one in self.stubs.values() if one.name != stub and runs(one, managent.path)]
         if others and not self.doubles_allowed:
             raise Broken("once", f"{managent.path} is made to run on {stub} and runs on {others}")
+        if managent.path in self.ends_at_once:
+            self.at(0.5, lambda: self.stubs[stub].end(managent.path))
         if verb != "deploy":
             return
         key = (managent.path, managent.epoch, managent.attempt)
@@ -389,6 +415,12 @@ class World:
             raise Broken("attempts", f"{managent.path} was deployed twice in attempt {key[1:]}, now on {stub}")
 
     def begins(self, stub: str, call: BipCall) -> None:
+        self.commands.append(call)
+        self.peak = max(
+            self.peak, sum(one.job is not None for at in self.stubs.values() for one in at.managents.values())
+        )
+        if call.verb != "deploy":
+            return
         znode = self.znodes.get(parent_of(call.managent))
         if znode is not None and znode.epoch == call.epoch:
             rows = {row.name: row.stub.name for row in znode.table.children}
@@ -431,6 +463,14 @@ class World:
             twice = [path for path, count in Counter(one.path for one in entries).items() if count > 1]
             raise Broken("entries", f"more than one for {twice[:5]}")
         return by_path
+
+    def calls(self, kind: str, to: str) -> int:
+        """Messages of this kind that were sent to the initiator at path `to`."""
+        return sum(type(one).__name__ == kind and getattr(one, "to", "") == to for one in self.sent)
+
+    def hosted_at(self, path: str) -> Hosted:
+        (found,) = [one for (_, at), one in self.hosted.items() if at == path and one.alive()]
+        return found
 
     def running(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
