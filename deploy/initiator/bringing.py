@@ -32,6 +32,7 @@ ORPHANS = (
     "as an initiator, apply, and then change it"
 )
 WITH_CHARGE: frozenset[Step] = frozenset({"deploy", "configure-env", "configure-managent"})
+AFTER_INTENT: frozenset[Step] = frozenset({"deploy", "uninstall", "configure-managent"})
 NEW_INCARNATION: frozenset[Step] = frozenset({"deploy", "start", "restart"})
 LEAVES: dict[Verb, LifeState] = {
     "deploy": "active",
@@ -130,7 +131,7 @@ class Bringing:
         elif step == "clear":
             self._release(kid)
             self._subtrees.clear(now, kid)
-        elif step in ("deploy", "uninstall") and self._keeper.saved < kid.intent:
+        elif step in AFTER_INTENT and self._keeper.saved < kid.intent:
             self._keeper.wait(kid)
         elif kid.slot:
             self._do(now, kid, step)
@@ -260,6 +261,12 @@ class Bringing:
             kid.initiator = yes
             kid.intent = self._keeper.touch(now, kid)
 
+    def is_cleared(self, now: float, kid: Kid) -> None:
+        """Its subtree is gone, and the table says so before it is changed itself."""
+        kid.subtree.cleared, kid.given_up = True, False
+        kid.intent = self._keeper.touch(now, kid)
+        self.consider(now, kid)
+
     def _took(self, now: float, kid: Kid, verb: Verb, answer: BipAnswer) -> None:
         """The state that an answer tells."""
         kid.row = None
@@ -388,7 +395,8 @@ class Bringing:
             if outcome == "done":
                 if verb in NEW_INCARNATION:
                     self._subtrees.new_incarnation(kid, call.epoch)
-                kid.want, kid.given_up, kid.tries, kid.restart = LEAVES[verb], False, 0, False
+                kid.want, kid.tries, kid.restart = LEAVES[verb], 0, False
+                kid.given_up = kid.given_up and kid.orphans
                 if verb in ("deploy", "configure-managent"):
                     self._renewed(kid, call)
                 self._keeper.touch(now, kid)

@@ -28,7 +28,7 @@ from deploy.records import Outcome
 class Parenting(Protocol):
     """What has to be done about a child."""
 
-    def consider(self, now: float, kid: Kid) -> None: ...
+    def is_cleared(self, now: float, kid: Kid) -> None: ...
 
     def is_initiator(self, now: float, kid: Kid, yes: bool) -> None: ...
 
@@ -129,8 +129,7 @@ class Subtrees:
 
     def _cleared(self, now: float, kid: Kid, report: SubtreeReport) -> None:
         if report.counts.targeted == 0 and not report.problems:
-            kid.subtree.cleared, kid.given_up, kid.row = True, False, None
-            self.parenting.consider(now, kid)
+            self.parenting.is_cleared(now, kid)
             return
         first = report.problems[0] if report.problems else None
         found = f": {first.path}: {first.reason}" if first else ""

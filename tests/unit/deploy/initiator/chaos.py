@@ -106,6 +106,8 @@ def run(number: int) -> Seed:
         )
         if not said(world):
             break
+        if any(one.reason == ORPHANS and one.path not in world.target() for one in world.settled[-1].problems):
+            return seed  # it would have to be described at all, which is no matter of waiting
         if ORPHANS in said(world):
             world.special.clear()
         world.order("activate")
