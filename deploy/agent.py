@@ -29,7 +29,7 @@ from fabric.runtime.settings import AgentConfig
 from zk import paths
 from zk.client import TreeClient
 from zk.kazoo_tree import KazooTree
-from zk.tree import NodeExists, NoNode
+from zk.tree import BadVersion, NodeExists, NoNode
 
 USAGE = 64
 OURS = b"managent"
@@ -86,9 +86,10 @@ async def _cordoned(config: AgentConfig, wanted: bool) -> None:
             with suppress(NodeExists):  # an operator's, or ours from before
                 await client.create(path, OURS)
         else:
-            with suppress(NoNode):
-                if (await client.get(path)).data == OURS:
-                    await client.delete(path)
+            with suppress(NoNode, BadVersion):  # an operator's that took its place meanwhile stays
+                found = await client.get(path)
+                if found.data == OURS:
+                    await client.delete(path, found.stat.version)
             mark.unlink(missing_ok=True)
     finally:
         await tree.close()

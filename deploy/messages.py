@@ -293,7 +293,11 @@ _Bip = BipCall | BipAnswer | InspectCall | InspectAnswer | AdoptCall | StubPing 
 _Tree = RolloutCall | SubtreeReport | TreeCall | TreePage
 AnyDeployMessage = _Bip | _Tree
 
-DEPLOY: Vocabulary[AnyDeployMessage] = Vocabulary(PROTOCOL, Body[AnyDeployMessage])
+
+class _DeployBody(Body[AnyDeployMessage], frozen=True, array_like=True): ...
+
+
+DEPLOY: Vocabulary[AnyDeployMessage] = Vocabulary(PROTOCOL, _DeployBody)
 
 
 def deploy_codec(key: bytes | None) -> FrameCodec[AnyDeployMessage]:

@@ -27,6 +27,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Self
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -38,7 +39,7 @@ from deploy.described import Described
 from deploy.directory import Directory, Fenced, Unreadable
 from deploy.identity import TOP, BadIdentity, name_of, parent_of
 from deploy.initiator_host import InitiatorFailed, TopHost, built_in
-from deploy.messages import BipAnswer, Charge, Counts, Entry, Problem, Rollout, What
+from deploy.messages import BipAnswer, Charge, Counts, Entry, Parent, Problem, Rollout, What
 from deploy.patterns import CommandPattern
 from deploy.plan import Plan, make_plan, rows
 from deploy.reach import address_towards, bind_at, is_loopback
@@ -47,6 +48,7 @@ from deploy.sets import Sets, partition
 from deploy.settings import Settings
 from deploy.waves import ALL, Share, Wave, cut, size_of, too_many
 from fabric.runtime.bus import SocketContext, new_context
+from fabric.traffic import parse_address
 from zk import paths
 from zk.client import TreeClient
 from zk.kazoo_tree import KazooTree
@@ -261,10 +263,11 @@ class Top:
         return Answer(tuple(ordered), _sets(tuple(target), entries))
 
     async def send(self, message: ControlMessage, stub: str, managent: str, timeout_s: float) -> BipAnswer | None:
-        """One command of Table 1 from a person to the boot stub with this name, or at this address; None when it does
-        not answer in time. `managent`: for a message that names none. Managents of a tree obey their initiators alone:
-        raises TopError for one of these."""
-        address = stub if "://" in stub else await self._address_of(stub)
+        """One command of Table 1 from a person to the boot stub with this name, or at this address of the bus; a URL,
+        as Figure 9 has it, stands for the boot stub with its host's name. None when it does not answer in time.
+        `managent`: for a message that names none. Managents of a tree obey their initiators alone: raises TopError for
+        one of these."""
+        address = stub if parse_address(stub) is not None else await self._address_of(stub)
         doing = f"{message.verb} {message.managent or managent} by hand"
         asker = Asker(self._context, self._key, self._bind)
         try:
@@ -281,7 +284,9 @@ class Top:
             try:
                 stat = await self._client.exists(paths.TOP)
                 epoch = stat.czxid if stat is not None else 1  # later than any before it, as a claim's would be
-                return await asker.command(address, msgspec.structs.replace(call, epoch=epoch), timeout_s)
+                parent = Parent(parent_of(call.managent), asker.parent.address)
+                call = msgspec.structs.replace(call, epoch=epoch, parent=parent)
+                return await asker.command(address, call, timeout_s)
             finally:
                 await top_lock.release(self._client, record)
         except top_lock.Held as held:
@@ -292,9 +297,10 @@ class Top:
             asker.close()
 
     async def _address_of(self, stub: str) -> str:
-        record = await self._directory.stubs.get(stub)
+        name = urlsplit(stub).hostname or "" if "://" in stub else stub
+        record = await self._directory.stubs.get(name)
         if record is None or not record.address:
-            raise TopError(f"expected a boot stub of the directory, found {stub!r}; see: fabric stub list")
+            raise TopError(f"expected a boot stub of the directory, found {name!r}; see: fabric stub list")
         return record.address
 
     async def trace(self, path: str) -> Traced | None:

@@ -36,7 +36,7 @@ M = TypeVar("M")
 
 class Body(msgspec.Struct, Generic[M], frozen=True, array_like=True):
     """What is sealed. Decoded in one step, as converting to a bare union makes msgspec work out the union each time:
-    1.4 µs instead of 11."""
+    1.4 µs instead of 11. Each vocabulary has a class of its own, which msgspec finds sooner than `Body[union]`."""
 
     major: int
     minor: int
@@ -53,8 +53,8 @@ class BadFrame(Exception):
 
 
 class Vocabulary(Generic[M]):
-    """One protocol: its version as (major, minor), and `Body[union of its messages]`. Another major version is refused;
-    a minor one only adds fields with defaults."""
+    """One protocol: its version as (major, minor), and a class made of `Body[union of its messages]`. Another major
+    version is refused; a minor one only adds fields with defaults."""
 
     def __init__(self, version: tuple[int, int], body: type[Body[M]]) -> None:
         self.version = version
@@ -67,7 +67,10 @@ class Vocabulary(Generic[M]):
             msgspec.convert(None, type=self.body)
 
 
-FABRIC: Vocabulary[AnyMessage] = Vocabulary(PROTOCOL, Body[AnyMessage])
+class _FabricBody(Body[AnyMessage], frozen=True, array_like=True): ...
+
+
+FABRIC: Vocabulary[AnyMessage] = Vocabulary(PROTOCOL, _FabricBody)
 
 
 class FrameCodec(Generic[M]):

@@ -141,6 +141,7 @@ def _run(args: Namespace, order: Order, bundle: Bundle | None) -> int:
     from dataclasses import replace
 
     from deploy.cli import installing
+    from deploy.cli.running import hush
     from deploy.ssh.command import SshSettings, opening
     from deploy.ssh.fleet import FleetSettings
 
@@ -159,6 +160,7 @@ def _run(args: Namespace, order: Order, bundle: Bundle | None) -> int:
         connect_s=args.connect_timeout,
     )
     settings = FleetSettings(args.parallel, args.time_limit, args.retries)
+    hush()
     outcomes = asyncio.run(installing.visit(hosts, order, first, bundle, settings, ssh))
     installing.show(outcomes, args.format == "json")
     return installing.exit_code(outcomes)

@@ -19,9 +19,14 @@ from zk.tree import TreeError
 V = TypeVar("V")
 
 
+def hush() -> None:
+    """Nothing of each attempt to connect to the directory: what comes of them is said."""
+    logging.getLogger("fabric.zk").setLevel(logging.CRITICAL)
+
+
 def run(work: Coroutine[Any, Any, V]) -> V:
     """Raises Failure. Ctrl-C goes through as KeyboardInterrupt, when what was open is closed."""
-    logging.getLogger("fabric.zk").setLevel(logging.CRITICAL)  # of each attempt to connect; what comes of them is said
+    hush()
     try:
         return asyncio.run(work)
     except BadPattern as error:

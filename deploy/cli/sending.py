@@ -4,9 +4,6 @@ Human initiation (2.4): a person, or a program that writes XML, is the initiator
 names, else the one of the document's <to>: an address of the bus, or a URL or a name whose host is a boot stub in the
 directory. The answer comes here, and nobody hears the beats about what was deployed like this. Should there be an
 initiator at the parent's path, then it finds a managent there that it did not deploy, and removes it.
-
-A person's word is older than any initiator's: (epoch, attempt) are 0. So what an initiator has deployed can't be taken
-from it; it is told so, and which command goes through its initiator.
 """
 
 from __future__ import annotations
@@ -38,6 +35,7 @@ class SentView(msgspec.Struct, frozen=True):
     env: str
     life: str
     reason: str
+    final: bool
     tail: tuple[str, ...]
 
 
@@ -60,9 +58,7 @@ def send(args: Namespace) -> int:
     answer = run(ask())
     if answer is None:
         raise Failure(f"boot stub {stub} did not answer within {args.timeout:g} s: it may have done it, or not")
-    found = SentView(
-        answer.managent, answer.stub, answer.outcome, answer.env, answer.life, answer.reason, tuple(answer.tail)
-    )
+    found = SentView(**{name: getattr(answer, name) for name in SentView.__struct_fields__})
     if output.wants_json(args):
         showing.emit(found)
     else:

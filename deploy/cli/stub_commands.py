@@ -203,7 +203,7 @@ def discover(args: Namespace) -> int:
     try:
         return run(_discover(args, where, where.key, group))
     except OSError as error:
-        raise Failure(str(error)) from None
+        raise Failure(error.strerror or str(error)) from None
 
 
 async def _discover(args: Namespace, where: Places, key: bytes, group: Group) -> int:

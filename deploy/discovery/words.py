@@ -69,7 +69,11 @@ class DirectoryHere(Message, frozen=True):
 
 
 AnyWord = StubsCall | StubHere | DirectoryCall | DirectoryHere
-WORDS: Vocabulary[AnyWord] = Vocabulary(PROTOCOL, Body[AnyWord])
+
+class _WordsBody(Body[AnyWord], frozen=True, array_like=True): ...
+
+
+WORDS: Vocabulary[AnyWord] = Vocabulary(PROTOCOL, _WordsBody)
 
 
 class WordCodec:

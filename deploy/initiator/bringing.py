@@ -130,7 +130,7 @@ class Bringing:
         elif step == "clear":
             self._release(kid)
             self._subtrees.clear(now, kid)
-        elif step == "deploy" and self._keeper.saved < kid.intent:
+        elif step in ("deploy", "uninstall") and self._keeper.saved < kid.intent:
             self._keeper.wait(kid)
         elif kid.slot:
             self._do(now, kid, step)
@@ -218,7 +218,7 @@ class Bringing:
             self._keeper.touch(now, kid)
 
     def _obeyed(self, now: float, kid: Kid, call: Call, verb: Verb, answer: BipAnswer) -> None:
-        self._took(kid, verb, answer)
+        self._took(now, kid, verb, answer)
         if answer.outcome == "done":
             kid.tries = 0
             if verb in NEW_INCARNATION:
@@ -254,7 +254,13 @@ class Bringing:
         kid.checked = kid.generation == self._house.charge.charge.generation
         kid.leaf_next = kid.restart = False
 
-    def _took(self, kid: Kid, verb: Verb, answer: BipAnswer) -> None:
+    def is_initiator(self, now: float, kid: Kid, yes: bool) -> None:
+        """The table must say so before it is uninstalled: else a successor would not know of its subtree."""
+        if kid.initiator != yes:
+            kid.initiator = yes
+            kid.intent = self._keeper.touch(now, kid)
+
+    def _took(self, now: float, kid: Kid, verb: Verb, answer: BipAnswer) -> None:
         """The state that an answer tells."""
         kid.row = None
         if answer.outcome == "stale":
@@ -267,7 +273,7 @@ class Bringing:
         if answer.env == "installed" and answer.life != "non-existent":
             made = answer.outcome == "done" and verb in ("deploy", "configure-managent")
             if answer.initiator or (made and kid.subtree.cleared):
-                kid.initiator = answer.initiator
+                self.is_initiator(now, kid, answer.initiator)
 
     def _failed(self, now: float, kid: Kid, outcome: Outcome, reason: str, final: bool) -> None:
         """Again later, or given up."""
@@ -333,6 +339,7 @@ class Bringing:
 
     def interrupt(self, kid: Kid) -> None:
         """Its boot stub is lost: nothing of it is under way any more."""
+        kid.unsure = kid.unsure or kid.call is not None
         kid.call = None
         kid.queued = False
         self._release(kid)
@@ -377,7 +384,7 @@ class Bringing:
             outcome: Outcome = "failed"
             if answer.outcome in ("done", "refused"):
                 outcome = "done" if answer.outcome == "done" else "refused"
-            self._took(kid, verb, answer)
+            self._took(now, kid, verb, answer)
             if outcome == "done":
                 if verb in NEW_INCARNATION:
                     self._subtrees.new_incarnation(kid, call.epoch)

@@ -29,10 +29,13 @@ class Covering:
         self._places: tuple[Place, ...] = ()
         self._source: tuple[InitiatorRole, tuple[StubRef, ...], tuple[StubRef, ...]] | None = None
         """Of `_places`."""
+        self._begun = ""
+        """The rollout that an earlier incarnation had begun: for children that it reached, it is no new one."""
 
     def load(self, now: float, table: Table) -> list[str]:
         """Rows that another incarnation left; returns the names of their boot stubs."""
         house = self._house
+        self._begun = table.rollout
         for row in table.children:
             kid = _from_row(house.path, row)
             house.kids[row.name] = kid
@@ -71,6 +74,7 @@ class Covering:
                     kid.place = None
                 if self._reach(kid, house.prunes, fresh, rollout):
                     found.append(kid)
+        self._begun = ""
         return found
 
     def _enumerate(self, rollout: Rollout) -> None:
@@ -105,11 +109,11 @@ class Covering:
         begins = covered and (fresh or not kid.covered)
         kid.covered = covered
         if begins:
-            self._begin(kid, rollout)
+            self._begin(kid, rollout, rollout.id != self._begun)
         self._house.recount(kid)
         return begins
 
-    def _begin(self, kid: Kid, rollout: Rollout) -> None:
+    def _begin(self, kid: Kid, rollout: Rollout, new: bool) -> None:
         going = kid.place is None or rollout.remove_all
         kid.tries = kid.commands = 0
         kid.crashes, kid.rework, kid.checked, kid.leaf_next = (), "", False, False
@@ -117,10 +121,10 @@ class Covering:
         if going:
             kid.given_up, kid.outcome, kid.reason, kid.generation = False, "pending", "", ""
             return
-        if kid.want not in RUNS:
+        if kid.want not in RUNS and new:
             kid.want = "active"
         another = rollout.generation != kid.tried or kid.outcome == "unreachable"
-        if kid.given_up and (rollout.retry or another):
+        if kid.given_up and ((rollout.retry and new) or another):
             kid.given_up, kid.outcome, kid.reason, kid.generation = False, "pending", "", ""
         elif kid.outcome == "done" and kid.generation != rollout.generation:
             kid.outcome = "pending"

@@ -152,10 +152,11 @@ class Initiator:
 
     @property
     def settled(self) -> bool:
-        """See SubtreeReport; and what has to be written is."""
-        house = self._house
+        """See SubtreeReport. Who is about to be removed has dropped its table by then; at the top, whose owner may end
+        when it hears so, the table is saved."""
+        house, keeper = self._house, self._keeper
         removing = house.rollout is not None and house.rollout.remove_all and not house.kids
-        return house.settled and (self._keeper.dropped or not removing)
+        return house.settled and (keeper.dropped or not removing) and (bool(house.path) or keeper.is_saved)
 
     def _end(self, now: float) -> list[Effect]:
         house = self._house

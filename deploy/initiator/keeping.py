@@ -55,13 +55,19 @@ class Keeper:
         return self._mark
 
     def wait(self, kid: Kid) -> None:
-        """`on_saved` will come for this child."""
+        """Save it now; `on_saved` will come for this child."""
         self._waiting[kid] = None
+        self._urgent = True
 
     def hurry(self) -> int:
         """Save what there is to save; returns the number of a save that will do."""
         self._urgent = self._urgent or self._mark > max(self.saved, self._under_way or 0)
         return self._mark
+
+    @property
+    def is_saved(self) -> bool:
+        """ZooKeeper has everything."""
+        return self._mark == self.saved
 
     def verify(self) -> None:
         """Save in any case: somebody says that the table may be another's."""

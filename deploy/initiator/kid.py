@@ -75,10 +75,13 @@ class Kid:
     left: tuple[StubRef, ...] = ()
     tried: str = ""
 
+    found: bool = False
+    """Its row was made by a beat alone."""
     covered: bool = False
     """The rollout reaches it."""
     intent: int = 0
-    """The table that says on which stub it is; nothing is deployed before that one is saved."""
+    """The table that says on which stub it is, and whether it has a subtree: nothing is deployed or uninstalled before
+    that one is saved."""
     sent: bool = False
     """A command has been sent to its stub, by this incarnation or perhaps by an earlier one."""
     deployed: bool = False

@@ -30,7 +30,14 @@ class Parenting(Protocol):
 
     def consider(self, now: float, kid: Kid) -> None: ...
 
+    def is_initiator(self, now: float, kid: Kid, yes: bool) -> None: ...
+
     def give_up(self, now: float, kid: Kid, outcome: Outcome, reason: str) -> None: ...
+
+
+def answers(report: SubtreeReport, told: Rollout) -> bool:
+    """It is about exactly this rollout."""
+    return (report.rollout, report.seq) == (told.id, told.seq)
 
 
 class Subtrees:
@@ -97,10 +104,9 @@ class Subtrees:
         if report.epoch < max(subtree.epoch, subtree.least, 1):
             return
         subtree.heard_at = now
-        if not kid.initiator:
-            kid.initiator, kid.row = True, None
+        self.parenting.is_initiator(now, kid, True)
         another, subtree.epoch = report.epoch > subtree.epoch > 0, report.epoch
-        if told is None or (report.rollout, report.seq) != (told.id, told.seq):
+        if told is None or not answers(report, told):
             if another:  # a new incarnation, that was not told yet
                 subtree.report, subtree.has_charge, subtree.repeats = None, False, 0
                 self._house.recount(kid)

@@ -79,7 +79,7 @@ class Upkeep:
         kid.env, kid.life, kid.unsure = one.env, one.life, False
         kid.deployed = kid.deployed or one.env != "non-existent"
         if one.initiator and not kid.subtree.cleared:
-            kid.initiator = True
+            self._bringing.is_initiator(now, kid, True)
         kid.row = None
         if before != (kid.env, kid.life) and kid.outcome == "done":
             self._keeper.touch(now, kid)
@@ -111,7 +111,7 @@ class Upkeep:
         del self._sightings[one.path]
         house.info(f"{one.path} on boot stub {ref.name} has no row in the table: it gets one")
         kid = Kid(name, one.path, len(house.kids), None, ref.name, one.attempt, one.env, one.life, sent=True)
-        kid.covered = house.prunes
+        kid.found, kid.covered = True, house.prunes
         house.kids[name] = kid
         self._stubs.house_kid(kid, ref)
         self._keeper.touch(now, kid)
@@ -128,7 +128,7 @@ class Upkeep:
             return
         kid.env = kid.life = "non-existent"
         kid.row = None
-        if kid.place is None and not kid.covered and not kid.generation and kid.outcome == "pending":
+        if kid.found and kid.place is None and not kid.covered:
             self._bringing.forget(now, kid)  # remembered by a beat that was late
             return
         self._house.recount(kid)
@@ -185,7 +185,11 @@ class Upkeep:
             self._move(now, kid)
         elif not kid.moving:
             kid.moving = stub.quiet = True
-            self._house.agenda.by(("move", kid.stub), now + lease_s + self._house.settings.lease_margin_s)
+            self._house.agenda.by(("move", kid.stub), now + self._lease_over_s())
+
+    def _lease_over_s(self) -> float:
+        """From our last word to a boot stub to the time at which it has surely stopped what it had of ours."""
+        return self._house.charge.role.lease_s + self._house.settings.lease_margin_s
 
     def on_move_time(self, now: float, name: str) -> None:
         """The lease of a lost boot stub is over."""

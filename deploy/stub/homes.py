@@ -40,6 +40,7 @@ class Homes:
         self.folder = folder
         self.managents = folder / "managents"
         self._logs = folder / "logs"
+        self._works = f"{self.managents}/"
 
     def make(self) -> None:
         """Raises OSError."""
@@ -48,7 +49,15 @@ class Homes:
 
     def work(self, path: str) -> Path:
         """The managent's own folder."""
-        return self.managents / folder_name(path)
+        return Path(self.work_name(path))
+
+    def work_name(self, path: str) -> str:
+        """The same, as text: a Path costs more than opening what it names."""
+        return self._works + folder_name(path)
+
+    def is_there(self, path: str) -> bool:
+        """Its folder, or what a managent put in its place."""
+        return os.path.lexists(self.work_name(path))
 
     def log(self, path: str) -> Path:
         return self._logs / f"{folder_name(path)}.log"

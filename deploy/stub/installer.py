@@ -64,6 +64,7 @@ class Installer:
     def __init__(self, homes: Homes, shared: Shared, settings: StubSettings, stub: str) -> None:
         self._homes, self._shared, self._settings, self.stub = homes, shared, settings, stub
         self._kinds: OrderedDict[tuple[str, str, str], Kind] = OrderedDict()
+        self._ours = {name: os.environ[name] for name in KEPT_FROM_OURS if name in os.environ}
 
     # --- loading -------------------------------------------------------------------------------------------------
 
@@ -80,23 +81,25 @@ class Installer:
     async def _load(self, work: Load) -> None:
         code = work.resolved.code
         check_names([file.name for file in code])
-        folder = self._homes.work(work.path)
-        if work.fresh and folder.exists():
+        folder = self._homes.work_name(work.path)
+        if work.fresh and self._homes.is_there(work.path):
             await self.clear(work.path)
-        folder.mkdir(mode=0o700, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(folder, 0o700)
         room = self._settings.code_bytes
         for file in code:
-            size = file.file.stat().st_size
+            size = os.stat(file.file).st_size
             room -= size
             if room < 0:
                 raise BadCode(f"expected at most {self._settings.code_bytes} bytes of code, found more in {file.name}")
             kind: Kind = "program" if is_named(file.name, work.told) else self._kind(file)
             if kind == "archive":
                 continue
+            target = f"{folder}/{file.name}"
             if size <= SMALL_BYTES:
-                _place(file.file, folder / file.name, kind)
+                _place(file.file, target, kind)
             else:
-                await asyncio.to_thread(_place, file.file, folder / file.name, kind)
+                await asyncio.to_thread(_place, file.file, target, kind)
 
     def _kind(self, file: CodeFile) -> Kind:
         key = (file.digest, file.name, file.type)
@@ -238,10 +241,10 @@ class Installer:
 
     def environment(self, path: str, parent: str, configuration: Configuration) -> dict[str, str]:
         """Of a program. Little of the boot stub's own: it may hold what is nobody else's business."""
-        folder = str(self._homes.work(path))
+        folder = self._homes.work_name(path)
         return {
             "PATH": PATH,
-            **{name: os.environ[name] for name in KEPT_FROM_OURS if name in os.environ},
+            **self._ours,
             "HOME": folder,
             **configuration.env,
             "MANAGENT_ID": path,
@@ -276,9 +279,9 @@ def explained(error: OSError, program: Path) -> str:
     return os.strerror(error.errno) if error.errno else str(error)
 
 
-def _place(source: Path, target: Path, kind: Kind) -> None:
+def _place(source: Path, target: str, kind: Kind) -> None:
     """A copy of its own: the managent may do with it what it likes, the cache's must stay what it is."""
     with contextlib.suppress(FileNotFoundError):
-        target.unlink()
+        os.unlink(target)
     shutil.copyfile(source, target)
-    target.chmod(0o755 if kind == "program" else 0o644)
+    os.chmod(target, 0o755 if kind == "program" else 0o644)

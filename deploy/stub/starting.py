@@ -38,12 +38,11 @@ def way_to_start(folder: Path, told: str, installed: Installed, managent: Config
         return _execute(split_command(command), folder, managent)
     found = list(installed.programs)
     known = {code.file for code in found}
-    if folder.is_dir():
-        for name in sorted(os.listdir(folder)):
-            if is_managent_name(name) and name not in known:
-                code = _recognised(folder / name, managent)
-                if code is not None:
-                    found.append(code)
+    for name in _names(folder):
+        if is_managent_name(name) and name not in known:
+            code = _recognised(folder / name, managent)
+            if code is not None:
+                found.append(code)
     if len(found) > 1:
         names = ", ".join(code.file for code in found[:5])
         raise BadCode(f'expected one program to start, found {names}; tell which: <managent start="…"/>')
@@ -59,6 +58,13 @@ def way_to_start(folder: Path, told: str, installed: Installed, managent: Config
         "expected a way to start the managent, found none: no start command was told or returned by the installation "
         "code (a last line MANAGENT_START=…), and there is no program named managent in its folder"
     )
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _execute(command: list[str], folder: Path, managent: Configuration) -> Execute:

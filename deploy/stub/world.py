@@ -1,7 +1,8 @@
 """What carries out the steps of a boot stub's state machine: resolver, installer, programs, initiators.
 
-Each step is a task of its own. It ends in one `Stepped`, whatever happens: what a step's own code raises on purpose
-becomes `StepFailed`; anything else is a bug, which is logged and costs the command, not the boot stub.
+A step ends in one `Stepped`, whatever happens: what a step's own code raises on purpose becomes `StepFailed`; anything
+else is a bug, which is logged and costs the command, not the boot stub. Each step is a task of its own, but for those
+that are asked for while the one before them is being told: they go on in its task, as most steps of a command do.
 """
 
 from __future__ import annotations
@@ -60,8 +61,14 @@ class World:
         self._emit, self._log = emit, log
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._telling = 0
+        """The job whose step is being told, or 0."""
+        self._next: Step | None = None
 
     def perform(self, step: Step) -> None:
+        if step.job == self._telling:
+            self._next = step
+            return
         task = self._loop.create_task(self._run(step))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -73,19 +80,28 @@ class World:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=CLOSE_WAIT_S)
 
-    async def _run(self, step: Step) -> None:
-        began = self._loop.time()
-        result: Resolved | Installed | Undone | Run | StepFailed | None
+    async def _run(self, first: Step) -> None:
+        step: Step | None = first
+        while step is not None:
+            began = self._loop.time()
+            result = await self._result(step.work)
+            told = Stepped(step.job, result, round((self._loop.time() - began) * 1000))
+            self._telling, self._next = step.job, None
+            try:
+                self._emit(told)
+            finally:
+                step, self._telling, self._next = self._next, 0, None
+
+    async def _result(self, work: Work) -> Resolved | Installed | Undone | Run | StepFailed | None:
         try:
-            result = await self._do(step.work)
+            return await self._do(work)
         except Trouble as trouble:
-            result = trouble.failed
+            return trouble.failed
         except Unresolved as error:
-            result = StepFailed(str(error), final=not error.again)
+            return StepFailed(str(error), final=not error.again)
         except Exception as error:
-            self._log.error("a bug in %s of %s", type(step.work).__name__, step.work.path, exc_info=error)
-            result = StepFailed(f"a bug of the boot stub: {type(error).__name__}: {error}")
-        self._emit(Stepped(step.job, result, round((self._loop.time() - began) * 1000)))
+            self._log.error("a bug in %s of %s", type(work).__name__, work.path, exc_info=error)
+            return StepFailed(f"a bug of the boot stub: {type(error).__name__}: {error}")
 
     async def _do(self, work: Work) -> Resolved | Installed | Undone | Run | None:
         match work:

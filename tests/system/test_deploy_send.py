@@ -117,7 +117,7 @@ def test_what_can_not_be_sent_is_told(tmp_path: Path, chroot: str, monkeypatch: 
     async def body(here: World) -> None:
         start = message(here, "start")
         nowhere = await here.fabric("send", start, "--id", "/region1/a", "--stub", "s9", exits=1)
-        assert "expected boot stub s9 in the directory, found none" in nowhere
+        assert "expected a boot stub of the directory, found 's9'" in nowhere
         unknown = await here.fabric("send", start, "--id", "/region1/stranger", exits=2)
         assert (unknown["outcome"], unknown["stub"]) == ("unknown", PALMTREE)
         assert f"no such managent on boot stub {PALMTREE}" in unknown["reason"]
@@ -129,7 +129,6 @@ def test_what_can_not_be_sent_is_told(tmp_path: Path, chroot: str, monkeypatch: 
 
         await owned(here.directory)
         taken = await here.fabric("send", start, "--id", "/region1/node0", exits=1)
-        assert "found one of /region1, on boot stub r1c000" in taken
-        assert "fabric managent start" in taken
+        assert "found /region1/node0 in the table of its initiator" in taken
 
     at_palmtree(tmp_path, chroot, monkeypatch, body)

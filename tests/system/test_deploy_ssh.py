@@ -277,8 +277,8 @@ def test_a_real_boot_stub_is_brought_along_installed_offline_and_registers(
     for line in bundle._requirements():
         name = re.split(r"[^A-Za-z0-9-]", line)[0]
         files = {"tests.pth": f"{sysconfig.get_path('purelib')}\n".encode()} if name == "kazoo" else {}
-        wheel = make_wheel(name, "99.0", (), files, {})
-        (wheels / f"{name.replace('-', '_')}-99.0-py3-none-any.whl").write_bytes(wheel)
+        wheel = make_wheel(name, "9999.0", (), files, {})
+        (wheels / f"{name.replace('-', '_')}-9999.0-py3-none-any.whl").write_bytes(wheel)
     monkeypatch.setattr(bundle, "_commands", lambda: {"fabric": "deploy.cli.main:main"})
     site.host("a")
     site.write("a name=r1c01 domain=/site/r1")

@@ -72,7 +72,11 @@ class Around(Protocol):
 
     def close(self, stub: Stub, managent: Managent) -> None: ...
 
-    def deployed(self, stub: str, managent: Managent) -> None: ...
+    def begins(self, stub: str, call: BipCall) -> None:
+        """A command begins."""
+
+    def runs_now(self, stub: str, managent: Managent, verb: str) -> None:
+        """A command made it run."""
 
 
 class Stub:
@@ -175,6 +179,7 @@ class Stub:
             managent.answers = known.answers if known is not None else {}
         managent.epoch, managent.attempt = pair
         managent.parent, managent.job, managent.sender = call.parent, call, sender
+        self.world.begins(self.name, call)
         self._later(self.job_s, lambda: self._carry_out(managent, call))
         return None
 
@@ -213,10 +218,10 @@ class Stub:
                 managent.prints, managent.role = Prints(have.code, have.install, wanted.prints.managent), wanted.role
         managent.env = row.env_after or managent.env
         managent.life = row.life_after or managent.life
-        if call.verb == "deploy":
-            if managent.charge and managent.charge.lease_s:
-                self._later(self.CHECK_S, self._lapse)
-            self.world.deployed(self.name, managent)
+        if call.verb == "deploy" and managent.charge and managent.charge.lease_s:
+            self._later(self.CHECK_S, self._lapse)
+        if call.verb in ("start", "restart", "deploy"):
+            self.world.runs_now(self.name, managent, call.verb)
         if managent.env == "non-existent":
             managent.prints, managent.role = NOTHING, None
 

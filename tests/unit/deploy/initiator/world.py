@@ -2,8 +2,10 @@
 repeats and delays. Messages pass through the real codec. Promises are checked after every event.
 
 - *once*: nobody runs on two boot stubs at a time, but for those whom a lost boot stub without a lease still has;
+- *intent*: what is deployed stands in the table of its initiator, on this boot stub;
+- *counts*: those of every report add up, and nothing is pending in a settled one;
 - *attempts*: no deployment is made twice under the same epoch and attempt;
-- *fenced*: nobody writes a table that another incarnation has claimed; nor sends after it was told so.
+- *fenced*: nobody does anything more who was told that another incarnation owns its table.
 
 What else must hold is held by `settle`: when the faults are over, the tree is as the description says, by name, and
 the counts at the top add up.
@@ -15,9 +17,11 @@ import heapq
 import itertools
 import random
 import zlib
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+
+import msgspec
 
 from deploy.configuration import Children, InitiatorRole
 from deploy.hosting import InitiatorCharge
@@ -26,7 +30,17 @@ from deploy.initiator import effects as fx
 from deploy.initiator.charges import child_charge
 from deploy.initiator.initiator import Initiator
 from deploy.initiator.placement import children_of
-from deploy.messages import AnyDeployMessage, Charge, Counts, Entry, Parent, Rollout, deploy_codec
+from deploy.messages import (
+    AnyDeployMessage,
+    BipCall,
+    Charge,
+    Counts,
+    Entry,
+    Parent,
+    Rollout,
+    SubtreeReport,
+    deploy_codec,
+)
 from deploy.patterns import CommandPattern
 from deploy.records import Prints, StubRef, Table
 from deploy.settings import Settings
@@ -63,6 +77,12 @@ class Hosted:
     address: str
     alive: Callable[[], bool]
     wake_at: float | None = None
+    fenced: bool = False
+    """It was told so."""
+
+    @property
+    def host(self) -> str:
+        return self.address.removeprefix("tcp://").partition(":")[0]
 
 
 @dataclass
@@ -103,7 +123,9 @@ class World:
         """(boot stub or "top", path) -> the initiator there."""
         self.guids = itertools.count(1)
         self.cut: set[str] = set()
-        """Boot stubs (or "top") that neither hear nor are heard."""
+        """Boot stubs (or "top") that neither hear nor are heard, nor reach the directory."""
+        self.mute: set[str] = set()
+        """Boot stubs that hear, and are not heard."""
         self.notes: list[str] = []
         self.deployments: Counter[tuple[str, int, int]] = Counter()
         self.doubles_allowed = False
@@ -115,6 +137,20 @@ class World:
         self.ended: set[str] = set()
         self.top_alive = 0
         self.seq = 0
+        self.looked_at = 0.0
+        self.sent: deque[AnyDeployMessage] = deque(maxlen=20_000)
+        self.commands: list[BipCall] = []
+        """What boot stubs began to carry out, in order."""
+        self.to_stub: list[tuple[float, str, AnyDeployMessage]] = []
+        """What was sent to boot stubs themselves."""
+        self.ends_at_once: set[str] = set()
+        """Programs that end as soon as they are started."""
+        self.gone: set[str] = set()
+        """Boot stubs that were taken out of the directory."""
+        self.peak = 0
+        """Commands under way at once."""
+        self.generation_is = ""
+        """Said instead of the true one."""
         self.unfinished = ""
         """What was still missing when it was looked at last."""
         self.stubs: dict[str, Stub] = {}
@@ -136,7 +172,7 @@ class World:
 
     @property
     def generation(self) -> str:
-        return f"{zlib.crc32(repr((self.version, self.special, self.levels)).encode()):08x}"
+        return self.generation_is or f"{zlib.crc32(repr((self.version, self.special, self.levels)).encode()):08x}"
 
     def refs(self) -> tuple[StubRef, ...]:
         """As the directory has them: a boot stub's address is that of its last start."""
@@ -194,6 +230,9 @@ class World:
 
     def deliver(self, name: str, to: str, message: AnyDeployMessage) -> None:
         """From a boot stub, or "top"; `to`: an address."""
+        self.sent.append(message)
+        if getattr(message, "to", None) is None:
+            self.to_stub.append((self.now, to.removeprefix("tcp://").partition(":")[0], message))
         frame = CODEC.encode(message, to.rpartition("/")[2])
         copies = 1 + (self.rng.random() < self.network.repeat)
         for _ in range(copies):
@@ -203,7 +242,7 @@ class World:
 
     def _arrive(self, sender: str, to: str, frame: bytes) -> None:
         host = to.removeprefix("tcp://").partition(":")[0]
-        if sender in self.cut or host in self.cut:
+        if sender in self.cut or host in self.cut or sender in self.mute:
             return
         guid, message = CODEC.decode(frame)
         self.delivered += 1
@@ -213,8 +252,8 @@ class World:
             if hosted is not None and guid == hosted.guid:
                 self.tell(hosted, fx.Received(back, message))
             return
-        stub = self.stubs[host]
-        if not stub.alive or guid != stub.guid:
+        stub = self.stubs.get(host)
+        if stub is None or not stub.alive or guid != stub.guid:
             return
         path = getattr(message, "to", None)
         if path is None:
@@ -277,34 +316,37 @@ class World:
 
     def tell(self, hosted: Hosted, news: fx.Input) -> None:
         if self.current(hosted):
-            was_fenced = hosted.initiator.fenced
-            effects = hosted.initiator.handle(self.now, news)
-            if was_fenced and effects:
-                raise Broken("fenced", f"{hosted.initiator} goes on: {effects[:2]}")
-            self.perform(hosted, effects)
+            if news == fx.TreeFailed("fenced"):
+                hosted.fenced = True
+            self.perform(hosted, hosted.initiator.handle(self.now, news))
 
     def current(self, hosted: Hosted) -> bool:
         return hosted.alive() and any(one is hosted for one in self.hosted.values())
 
     def perform(self, hosted: Hosted, effects: list[fx.Effect]) -> None:
-        sender = hosted.address.removeprefix("tcp://").partition(":")[0]
+        sender = hosted.host
         path = hosted.initiator._house.path
         for effect in effects:
+            if hosted.fenced and not isinstance(effect, fx.Note):
+                raise Broken("fenced", f"{path} goes on: {effect}")
             match effect:
                 case fx.Send(to, message):
+                    if isinstance(message, SubtreeReport):
+                        self._check_counts(message.path, message.counts, message.settled)
                     self.deliver(sender, to, message)
                 case fx.ClaimTable() | fx.SaveTable() | fx.DropTable():
-                    if hosted.initiator.fenced:
-                        raise Broken("fenced", f"{path} writes: {effect}")
                     self.at(0.004 + 0.01 * self.rng.random(), lambda e=effect: self._write(hosted, path, e))
                 case fx.FindStubs(names):
-                    refs = tuple(self.stubs[name].ref for name in names)
-                    self.at(0.01, lambda refs=refs: self.tell(hosted, fx.StubsKnown(refs)))
+                    refs = tuple(self.stubs[name].ref for name in names if name in self.stubs)
+                    gone = tuple(name for name in names if name in self.gone)
+                    self.at(0.01, lambda refs=refs, gone=gone: self.tell(hosted, fx.StubsKnown(refs, gone)))
                 case fx.Note(level, text):
                     self.notes.append(f"{self.now:.1f} {level} {text}")
                 case fx.Settled():
+                    self._check_counts("the top", effect.counts, True)
                     self.settled.append(effect)
                 case fx.Progress():
+                    self._check_counts("the top", effect.counts, False)
                     self.progress.append(effect)
                 case fx.Gathered(call, entries, last):
                     self.gathered.setdefault(call, []).extend(entries)
@@ -334,11 +376,13 @@ class World:
         self.operations[type(effect).__name__] += 1
         answer: fx.Input
         znode = self.znodes.get(path)
-        if self.directory_away:
+        if self.directory_away or hosted.host in self.cut:
             answer = fx.TreeFailed("lost")
         elif isinstance(effect, fx.ClaimTable):
             epoch = next(self.zxid)
-            table = Table(path, hosted.guid, hosted.address, "", znode.table.children if znode else ())
+            table = Table(
+                path, hosted.guid, hosted.address, *((znode.table.rollout, znode.table.children) if znode else ("",))
+            )
             self.znodes[path] = Znode(table, epoch, hosted.guid)
             answer = fx.Claimed(znode.table if znode else None, epoch)
         elif znode is None or znode.guid != hosted.guid:
@@ -357,14 +401,36 @@ class World:
         waiting = self.troubles.get(path)
         return waiting.pop(0) if waiting else ("", False)
 
-    def deployed(self, stub: str, managent: Managent) -> None:
+    def runs_now(self, stub: str, managent: Managent, verb: str) -> None:
+        others = [one.name for one in self.stubs.values() if one.name != stub and runs(one, managent.path)]
+        if others and not self.doubles_allowed:
+            raise Broken("once", f"{managent.path} is made to run on {stub} and runs on {others}")
+        if managent.path in self.ends_at_once:
+            self.at(0.5, lambda: self.stubs[stub].end(managent.path))
+        if verb != "deploy":
+            return
         key = (managent.path, managent.epoch, managent.attempt)
         self.deployments[key] += 1
         if self.deployments[key] > 1:
             raise Broken("attempts", f"{managent.path} was deployed twice in attempt {key[1:]}, now on {stub}")
-        others = [one.name for one in self.stubs.values() if one.name != stub and runs(one, managent.path)]
-        if others and not self.doubles_allowed:
-            raise Broken("once", f"{managent.path} is deployed on {stub} and runs on {others}")
+
+    def begins(self, stub: str, call: BipCall) -> None:
+        self.commands.append(call)
+        self.peak = max(
+            self.peak, sum(one.job is not None for at in self.stubs.values() for one in at.managents.values())
+        )
+        if call.verb != "deploy":
+            return
+        znode = self.znodes.get(parent_of(call.managent))
+        if znode is not None and znode.epoch == call.epoch:
+            rows = {row.name: row.stub.name for row in znode.table.children}
+            if rows.get(name_of(call.managent)) != stub:
+                raise Broken("intent", f"{call.managent} is being deployed on {stub}, its row says {rows}")
+
+    def _check_counts(self, who: str, counts: Counts, settled: bool) -> None:
+        _, *parts = msgspec.structs.astuple(counts)
+        if counts.targeted != sum(parts) or (settled and counts.pending):
+            raise Broken("counts", f"{who} says {counts}, settled: {settled}")
 
     # --- the top's owner ---------------------------------------------------------------------------------------------
 
@@ -397,6 +463,14 @@ class World:
             twice = [path for path, count in Counter(one.path for one in entries).items() if count > 1]
             raise Broken("entries", f"more than one for {twice[:5]}")
         return by_path
+
+    def calls(self, kind: str, to: str) -> int:
+        """Messages of this kind that were sent to the initiator at path `to`."""
+        return sum(type(one).__name__ == kind and getattr(one, "to", "") == to for one in self.sent)
+
+    def hosted_at(self, path: str) -> Hosted:
+        (found,) = [one for (_, at), one in self.hosted.items() if at == path and one.alive()]
+        return found
 
     def running(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}

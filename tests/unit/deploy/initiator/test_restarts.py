@@ -1,0 +1,76 @@
+"""Boot stubs and tops that start anew: what runs is found again, what was ordered stays, who asks is told the truth."""
+
+from __future__ import annotations
+
+from deploy.messages import Counts
+from deploy.settings import Settings
+from tests.unit.deploy.initiator.test_rollouts import tree as wide
+
+
+def test_boot_stubs_that_were_all_started_anew_elsewhere_are_found_before_they_are_given_up() -> None:
+    """A power failure: the tables name addresses at which nobody listens any more."""
+    world = wide()
+    first = world.roll()
+    world.run(lambda: world.is_settled(first), 30)
+    world.run_for(5)
+    for stub in world.stubs.values():
+        stub.crash()
+    for stub in world.stubs.values():
+        stub.start()
+    world.start_top()
+    second = world.roll()
+    world.run(lambda: world.is_settled(second), Settings().suspect_s)
+    world.check_complete()
+    assert len(world.deployments) == 20
+
+
+def test_a_passive_initiator_answers_for_its_children_after_its_boot_stub_was_started_anew() -> None:
+    world = wide()
+    first = world.roll()
+    world.run(lambda: world.is_settled(first), 30)
+    assert world.order("deactivate", "/z1/m2")["/z1/m2"].outcome == "done"
+    world.run_for(5)
+    for stub in world.stubs.values():
+        stub.crash()
+        stub.start()
+    world.start_top()
+    second = world.roll(recheck=True)
+    world.run(lambda: world.is_settled(second), 30)
+    assert world.settled[-1].counts == Counts(20, active=17, passive=1, refused=2)
+
+
+def test_what_was_shut_down_by_an_order_stays_so_though_its_initiators_were_shut_down_with_it() -> None:
+    """Who is shut down has nothing to write any more, and its successor knows what is in the table."""
+    world = wide()
+    rollout = world.roll()
+    world.run(lambda: world.is_settled(rollout), 30)
+    world.run_for(5)
+    for stub in world.stubs.values():
+        stub.crash()
+        stub.start()
+    world.start_top()  # now nobody has a rollout, at whose end everything is written
+    world.run_for(5)
+    told = world.order("shutdown")
+    assert {one.outcome for one in told.values()} == {"done"}
+    world.start_top()
+    world.run_for(60)
+    lives = {one.path: one.life for stub in world.stubs.values() for one in stub.managents.values()}
+    assert set(lives.values()) == {"configured"}
+    for pattern in ("/*", "/*/*"):  # from the top down: nobody below is told yet
+        assert {one.outcome for one in world.order("start", pattern).values()} == {"done"}
+    world.run_for(60)
+    lives = {one.path: one.life for stub in world.stubs.values() for one in stub.managents.values()}
+    assert {path for path, life in lives.items() if life == "configured"} == {
+        path for path in world.target() if path.count("/") == 3
+    }
+    assert {one.outcome for one in world.order("start", "/*/*/*").values()} == {"done"}
+
+
+def test_a_new_top_says_how_the_roots_are_when_it_has_heard_of_them_itself() -> None:
+    world = wide()
+    first = world.roll()
+    world.run(lambda: world.is_settled(first), 30)
+    world.run_for(5)
+    world.start_top()
+    world.run(lambda: bool(world.top.initiator._house.epoch), 5)
+    assert {entry.outcome for entry in world.order("status", "/*").values()} == {"done"}
