@@ -55,9 +55,11 @@ class DeployedCrew(RealCrew):
         (self.folder.path / DEPLOY).mkdir(mode=0o700)
 
     def warm(self) -> None:
-        import deploy.agent  # noqa: F401
+        from deploy import agent
 
         super().warm()
+        # Reading a configuration compiles regular expressions, here once instead of in each agent.
+        agent.configured({"MANAGENT_ID": f"/{SITE}/r1/r1c01", **description.environment(self.spec, HOST)})
 
     def run_bootstubs(self, place: Place) -> int:
         return run_bootstubs(place, self.zookeeper_serves)
@@ -84,13 +86,14 @@ def run_repository(place: Place) -> int:
     if file.exists():
         port = urlsplit(file.read_text("utf-8")).port or 0
     else:
-        description.write(root, place.spec, place.zk, place.folder.key_file)
+        description.write(root, place.spec, place.zk)
     asyncio.run(run(root, HOST, port, "", lambda url: _write(file, url)))
     return 0
 
 
 def run_bootstubs(place: Place, serves: Callable[[], bool]) -> int:
     """`serves` waits for ZooKeeper."""
+    from deploy.hosted import directory_of
     from deploy.local.launcher import KeeperLauncher
     from deploy.stub.assembly import Surroundings, assembled
     from deploy.stub.process import Parts, run_stubs
@@ -118,9 +121,9 @@ def run_bootstubs(place: Place, serves: Callable[[], bool]) -> int:
             served = asyncio.ensure_future(asyncio.to_thread(serves))
 
             async def register(record: StubRecord) -> None:
-                assert parts.register
+                """Over the session that initiators in this process need anyway."""
                 await asyncio.shield(served)
-                await parts.register(record)
+                await directory_of(await shared.tree(place.zk)).stubs.register(record)
                 left.discard(record.name)
                 if not left:
                     _write(_folder(place) / READY, "")
