@@ -3,7 +3,7 @@
     keeper (fabric.local.keeper, with the crew of crew.py)
      ├─ ZooKeeper, eyes, API     as in fabric.local
      ├─ repository               serves <folder>/repository: a few patterns describe every agent (description.py)
-     ├─ bootstubs                one boot stub for each node, each standing for a machine, in one process
+     ├─ bootstubs1 …             one boot stub for each node, each standing for a machine; a process for each rack
      ├─ initiator                deploys /site, and leaves when all of it is active
      └─ agent …                  forked by the keeper when a boot stub starts it (launcher.py)
 
