@@ -231,7 +231,6 @@ class Bringing:
                 kid.orphans = kid.initiator and not answer.initiator
                 if kid.orphans:
                     self.give_up(now, kid, "failed", ORPHANS)
-                kid.subtree.has_charge = True
             if verb == "deploy":
                 own = tuple((span.step, span.ms) for span in answer.spans)
                 kid.steps = (*own, (7, max(0, int((now - call.began) * 1000))))[-MAX_STEPS:]
@@ -254,6 +253,7 @@ class Bringing:
         kid.generation, kid.rework = call.message.charge.generation, ""
         kid.checked = kid.generation == self._house.charge.charge.generation
         kid.leaf_next = kid.restart = False
+        kid.subtree.has_charge = kid.checked and kid.place is not None and kid.place.slice == call.message.charge.domain
 
     def is_initiator(self, now: float, kid: Kid, yes: bool) -> None:
         """The table must say so before it is uninstalled: else a successor would not know of its subtree."""

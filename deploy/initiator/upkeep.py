@@ -53,6 +53,9 @@ class Upkeep:
             if kid is None:
                 continue
             told.add(kid.name)
+            self._house.attempts = max(
+                self._house.attempts, one.attempt
+            )  # an incarnation that was cut off may count on
             if kid.stub != beat.stub.name:
                 self._strays.found(now, beat.stub.name, one)
                 continue
@@ -74,7 +77,6 @@ class Upkeep:
         if one.epoch == self._house.epoch and one.attempt < kid.attempt and not adopted:
             return  # an older deployment's
         kid.attempt = max(kid.attempt, one.attempt)
-        self._house.attempts = max(self._house.attempts, kid.attempt)
         before = (kid.env, kid.life)
         kid.env, kid.life, kid.unsure = one.env, one.life, False
         kid.deployed = kid.deployed or one.env != "non-existent"
