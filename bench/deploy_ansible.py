@@ -20,8 +20,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-FORKS = (4, 8, 16, 32)
-TRIAL_TARGETS = 40
+FORKS = (4, 16)
+STRATEGIES = ("free", "linear")
+TRIAL_TARGETS = 20
 WAIT_S = 1800.0
 
 _PLAYBOOK = """\
@@ -70,7 +71,7 @@ def measure(playbook: Path, code: Path, targets: int) -> Best:
     """`code`: a folder with install.sh and managent.sh. Raises subprocess.CalledProcessError."""
     tried = {
         (strategy, forks): run(playbook, code, TRIAL_TARGETS, forks, strategy)[0]
-        for strategy in ("free", "linear")
+        for strategy in STRATEGIES
         for forks in FORKS
     }
     strategy, forks = min(tried, key=lambda key: tried[key])

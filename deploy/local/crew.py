@@ -2,7 +2,7 @@
 
 They are forked while ZooKeeper starts; once all is up the keeper starts repository and boot stubs again whenever they
 end, and agents run on meanwhile. They find each other by files in the fabric's folder: `repository.url` when the
-repository serves, `stubs.ready` when every boot stub is in the directory. The initiator waits for both.
+repository serves, `<process>.ready` when all boot stubs of a process are in the directory. The initiator waits for all.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -23,20 +24,22 @@ from deploy.records import StubRecord
 from fabric.local.control import ControlClient
 from fabric.local.crew import Companion, Order, Place, RealCrew
 from fabric.local.folder import DEPLOY
-from fabric.local.state import Node, nodes_of
+from fabric.local.state import LocalSpec, Node, nodes_of
 from fabric.local.takedown import MARK
 
 HOST = "127.0.0.1"
 CACHE_BYTES = 1 << 30
 POLL_S = 0.01
-REPOSITORY, READY = "repository", "stubs.ready"
+REPOSITORY = "repository"
+STUB_PROCESSES = 4
+"""That host boot stubs, at most."""
 
 
 class DeployedCrew(RealCrew):
     @property
     def companions(self) -> tuple[Companion, ...]:
         return (
-            Companion("bootstubs", self.run_bootstubs),
+            *(Companion(name, partial(self.run_bootstubs, name)) for name in stub_processes(self.spec)),
             Companion("repository", run_repository),
             Companion("initiator", run_initiator, once=True),
         )
@@ -55,12 +58,14 @@ class DeployedCrew(RealCrew):
         (self.folder.path / DEPLOY).mkdir(mode=0o700)
 
     def warm(self) -> None:
-        import deploy.agent  # noqa: F401
+        from deploy import agent
 
         super().warm()
+        # Reading a configuration compiles regular expressions, here once instead of in each agent.
+        agent.configured({"MANAGENT_ID": f"/{SITE}/r1/r1c01", **description.environment(self.spec, HOST)})
 
-    def run_bootstubs(self, place: Place) -> int:
-        return run_bootstubs(place, self.zookeeper_serves)
+    def run_bootstubs(self, name: str, place: Place) -> int:
+        return run_bootstubs(name, place, self.zookeeper_serves)
 
     def run_ordered(self, place: Place, order: Order) -> int:
         from deploy import agent
@@ -71,6 +76,18 @@ class DeployedCrew(RealCrew):
         os.environ["FABRIC_LIFELINE_FD"] = str(place.lifeline)
         os.environ[MARK] = str(place.folder.path)
         return agent.main()
+
+
+def stub_processes(spec: LocalSpec) -> dict[str, tuple[Node, ...]]:
+    """The processes that host boot stubs, by name: one for each rack, or for several where there are many racks. A
+    single one would have all agents wait for one core."""
+    racks: dict[str, list[Node]] = {}
+    for node in nodes_of(spec):
+        racks.setdefault(node.rack, []).append(node)
+    found: dict[str, list[Node]] = {}
+    for number, nodes in enumerate(racks.values()):
+        found.setdefault(f"bootstubs{number % STUB_PROCESSES + 1}", []).extend(nodes)
+    return {name: tuple(nodes) for name, nodes in found.items()}
 
 
 def run_repository(place: Place) -> int:
@@ -84,13 +101,14 @@ def run_repository(place: Place) -> int:
     if file.exists():
         port = urlsplit(file.read_text("utf-8")).port or 0
     else:
-        description.write(root, place.spec, place.zk, place.folder.key_file)
+        description.write(root, place.spec, place.zk)
     asyncio.run(run(root, HOST, port, "", lambda url: _write(file, url)))
     return 0
 
 
-def run_bootstubs(place: Place, serves: Callable[[], bool]) -> int:
+def run_bootstubs(name: str, place: Place, serves: Callable[[], bool]) -> int:
     """`serves` waits for ZooKeeper."""
+    from deploy.hosted import directory_of
     from deploy.local.launcher import KeeperLauncher
     from deploy.stub.assembly import Surroundings, assembled
     from deploy.stub.process import Parts, run_stubs
@@ -99,7 +117,7 @@ def run_bootstubs(place: Place, serves: Callable[[], bool]) -> int:
     from fabric.logs import set_up_log
 
     set_up_log(place.spec.log_level)
-    nodes = nodes_of(place.spec)
+    nodes = stub_processes(place.spec)[name]
     left = {node.name for node in nodes}
 
     def config(node: Node) -> StubConfig:
@@ -113,17 +131,17 @@ def run_bootstubs(place: Place, serves: Callable[[], bool]) -> int:
 
     @asynccontextmanager
     async def compose(shared: Shared) -> AsyncIterator[Parts]:
-        around = Surroundings(_folder(place) / "cache", CACHE_BYTES, directory=place.zk, key=place.key)
+        around = Surroundings(_folder(place) / f"{name}.cache", CACHE_BYTES, directory=place.zk, key=place.key)
         async with assembled(shared, around) as parts:
             served = asyncio.ensure_future(asyncio.to_thread(serves))
 
             async def register(record: StubRecord) -> None:
-                assert parts.register
+                """Over the session that initiators in this process need anyway."""
                 await asyncio.shield(served)
-                await parts.register(record)
+                await directory_of(await shared.tree(place.zk)).stubs.register(record)
                 left.discard(record.name)
                 if not left:
-                    _write(_folder(place) / READY, "")
+                    _write(_ready(place, name), "")
 
             launcher = KeeperLauncher(ControlClient(place.folder), shared.spawner)
             yield replace(parts, register=register, launcher=launcher)
@@ -141,9 +159,9 @@ def run_initiator(place: Place) -> int:
 async def _deploy(place: Place) -> int:
     from deploy.top import Top
 
-    folder = _folder(place)
     deadline = time.monotonic() + place.spec.start_deadline_s
-    while not (place.folder.repository_url.exists() and (folder / READY).exists()):
+    wanted = [place.folder.repository_url, *(_ready(place, name) for name in stub_processes(place.spec))]
+    while not all(file.exists() for file in wanted):
         if time.monotonic() > deadline:
             print(f"no repository, or not all boot stubs, within {place.spec.start_deadline_s:g} s", file=sys.stderr)
             return 1
@@ -156,6 +174,11 @@ async def _deploy(place: Place) -> int:
         return 0
     print(f"not all is active: {sets}", file=sys.stderr)
     return 1
+
+
+def _ready(place: Place, name: str) -> Path:
+    """There when all boot stubs of this process are in the directory."""
+    return _folder(place) / f"{name}.ready"
 
 
 def _folder(place: Place) -> Path:

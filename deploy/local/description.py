@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
-from fabric.local.folder import Folder
+from fabric.local.folder import NODES, Folder
 from fabric.local.state import LocalSpec
 
 SITE = "site"
@@ -72,14 +72,13 @@ echo "MANAGENT_START={python} -m deploy.agent"
 """
 
 
-def write(folder: Path, spec: LocalSpec, zk: str, key_file: Path) -> None:
-    """Make `folder` and all documents. Raises OSError."""
-    folder.mkdir(mode=0o700)
-    restart = quoteattr("always" if spec.restart else "never")
-    agent: dict[str, str] = {
+def environment(spec: LocalSpec, zk: str) -> dict[str, str]:
+    """What all agents share. `zk`: the connect string."""
+    folder = Folder(Path(spec.folder))
+    return {
         "FABRIC_ZK": zk,
         "FABRIC_LAYER": "compute",
-        "FABRIC_CLUSTER_KEY_FILE": str(key_file),
+        "FABRIC_CLUSTER_KEY_FILE": str(folder.key_file),
         "FABRIC_LISTEN": "127.0.0.1:0",
         "FABRIC_DATA_LISTEN": "127.0.0.1:0",
         "FABRIC_DRIVER": spec.driver,
@@ -90,13 +89,19 @@ def write(folder: Path, spec: LocalSpec, zk: str, key_file: Path) -> None:
         "FABRIC_STORE_SIZE": str(spec.store_bytes),
         "FABRIC_SESSION_TIMEOUT_S": f"{spec.session_timeout_s:g}",
         "FABRIC_LOG_LEVEL": spec.log_level,
-        "AGENT_STATE_ROOT": str(Folder(Path(spec.folder)).path / "nodes"),
+        "AGENT_STATE_ROOT": str(folder.path / NODES),
     }
+
+
+def write(folder: Path, spec: LocalSpec, zk: str) -> None:
+    """Make `folder` and all documents. Raises OSError."""
+    folder.mkdir(mode=0o700)
+    restart = quoteattr("always" if spec.restart else "never")
     for name, text in {
         "repository.xml": _INFORMATION,
         "site.xml": _SITE.format(restart=restart),
         "rack.xml": _RACK.format(restart=restart, parallel=PARALLEL),
-        "agent.xml": configuration(agent, '<managent control="bmp"/>'),
+        "agent.xml": configuration(environment(spec, zk), '<managent control="bmp"/>'),
         "storage.xml": configuration({"FABRIC_LAYER": "storage"}),
         "agent.sh": _AGENT_SH.format(python=sys.executable),
     }.items():

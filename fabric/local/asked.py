@@ -62,9 +62,10 @@ def _start(keeper: Keeper, job: Job, order: Order) -> int:
         raise ControlError(f"{job.name} could not be started: {error}") from None
     with contextlib.suppress(ProcessLookupError):  # it has ended already
         os.setpgid(pid, pid)  # before the asker knows it, who signals it and all that it started by group
+    if not any(other.starting for other in keeper.jobs.values() if other.nodes):
+        keeper.sight.soon()  # with the first of many: a look at all of them is not cheap
     job.forked(process(pid), time.monotonic())
     keeper.dirty = True
-    keeper.sight.soon()
     return pid
 
 

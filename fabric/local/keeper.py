@@ -17,6 +17,7 @@ Started as `python -m fabric.local.keeper LEASH`, a descriptor, with the LocalSp
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import secrets
 import selectors
@@ -121,6 +122,7 @@ class Keeper:
         os.chdir(self.folder.path)
 
     def _prepare(self) -> None:
+        gc.disable()  # until all is imported and frozen
         nursery.become_subreaper()
         nursery.name_process("fabric-keeper")
         reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -150,6 +152,7 @@ class Keeper:
         self.marks["zookeeper_ready"] = now_ms()
         self._report()
         nursery.freeze()
+        gc.enable()
         self.jobs |= {job.name: job for job in map(self._agents, grouped(self.nodes, self.spec.agents_per_process))}
 
     @property
@@ -283,7 +286,8 @@ class Keeper:
             for job in self.jobs.values():
                 if job.running and job.saw(seen):
                     self.dirty = True
-        if not any(job.starting for job in self.jobs.values()):
+        unasked = self.crew.agents_wait and not any(job.process for job in self.jobs.values() if job.nodes)
+        if unasked or not any(job.starting for job in self.jobs.values()):
             self.sight.rest()
 
     # --- judging and telling -------------------------------------------------------------------------------------

@@ -1,9 +1,10 @@
 """Children forked from a warm parent: what a new process needs to forget, and what it must not outlive.
 
-Theory of operation. The keeper imports everything that agents need once, freezes the garbage collector's view of it (so
-that collections do not touch, and so copy, the shared pages), and forks. That is only sound while the parent has no
-thread, no event loop and no ZeroMQ context, so the keeper never makes any. In the child: signals to default, output to
-its log, every inherited file descriptor closed but those named, and SIGKILL from the kernel when the keeper dies.
+Theory of operation. The keeper imports everything that agents need once, with the garbage collector off, freezes the
+collector's view of it (so that collections in children do not touch, and so copy, the shared pages), and forks. That is
+only sound while the parent has no thread, no event loop and no ZeroMQ context, so the keeper never makes any. In the
+child: the collector on, signals to default, output to its log, every inherited file descriptor closed but those named,
+and SIGKILL from the kernel when the keeper dies.
 
 A child keeps its copy of the parent's Python objects alive (it never returns from `fork`), because a finalizer of
 theirs would close descriptors by number that by then belong to somebody else.
@@ -44,8 +45,7 @@ def die_with_parent(parent: int) -> None:
 
 
 def freeze() -> None:
-    """After the last import, before the first fork."""
-    gc.collect()
+    """After an import, before forks that want it."""
     gc.freeze()
 
 
@@ -77,6 +77,7 @@ def fork(body: Callable[[], int], *, name: str, log: Path, keep: Collection[int]
 
 def _settle(parent: int, name: str, log: Path, keep: Collection[int]) -> None:
     die_with_parent(parent)
+    gc.enable()
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)

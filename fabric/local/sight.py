@@ -109,5 +109,5 @@ class Sight:
         self.on_seen(self.seen)
 
     def rest(self) -> None:
-        """Nothing is starting: look less often."""
+        """Nothing is starting, or nothing that can be seen yet: look less often."""
         self.look_at = max(self.look_at, time.monotonic() + LOOK_EVERY_S)

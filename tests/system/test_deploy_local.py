@@ -111,8 +111,9 @@ def test_a_change_is_rolled_out_rack_by_rack_and_no_instance_notices(
 def test_boot_stubs_that_were_killed_come_back_and_adopt_what_runs(
     fabric: LocalFabric, api: httpx.Client, instances: set[Process]
 ) -> None:
-    before, killed = agents(fabric), fabric.kill("bootstubs")
-    fabric.wait(lambda: fabric.pid("bootstubs") not in (0, killed), "new boot stubs")
+    before = agents(fabric)
+    killed = {name: fabric.kill(name) for name in ("bootstubs1", "bootstubs2")}
+    fabric.wait(lambda: all(fabric.pid(name) not in (0, pid) for name, pid in killed.items()), "new boot stubs")
     assert len(managent(fabric, "status")["sets"]["active"]) == len(AGENTS) + RACKS + 1
     assert agents(fabric) == before
     settled(api, instances)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -87,9 +88,10 @@ def test_a_node_that_is_back_in_time_keeps_what_it_has(fabric: Command, local: L
 
 
 def storm(fabric: Command, local: LocalFabric) -> None:
-    """A whole rack of three, half of the fabric, dies at once."""
+    """A whole rack of three, half of the fabric, dies at once: who dies a second before the others dies alone."""
     for node in RACK:
-        local.kill(node)
+        local.front.control.kill(node, signal.SIGKILL)
+    local.wait(lambda: all(local.ended(node) for node in RACK), "all three to die")
     wait_until(lambda: brake(fabric)["on"], SESSION_S + 20, "the brake to be on")
 
 

@@ -144,7 +144,10 @@ def test_the_null_driver_says_so_wherever_it_shows(settling: Api):
 
 
 def exactly(fabric: LocalFabric, api: Api, deployment: str, count: int) -> None:
-    """Each ordinal has exactly one process, on a node that its record names."""
+    """Each ordinal has exactly one process, on a node that its record names, as soon as all nodes were heard again."""
+    wait_until(
+        lambda: all(instance["state"] != "unknown" for instance in api.instances(deployment)), 30, "all to be known"
+    )
     instances = api.instances(deployment)
     assert sorted(instance["ordinal"] for instance in instances) == list(range(count))
     for instance in instances:

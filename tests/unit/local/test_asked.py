@@ -41,7 +41,9 @@ def test_agents_run_as_they_were_asked_for_and_only_once(tmp_path: Path) -> None
         fabric.wait(lambda: fabric.node("r1c01").state == "registered", "r1c01 to be back")
         assert fabric.pid("r1c01") == pid
         assert "ordered agent r1c01 red /tmp" in fabric.logs("r1c01")
-        assert fabric.kill("idler", signal.SIGTERM) > 0
+        killed = fabric.kill("idler")
+        fabric.wait(lambda: fabric.pid("idler") not in (0, killed), "a companion to come back by itself")
+        assert list(fabric.status().companions) == ["idler"], "those that stay"
         processes |= fabric.processes()
     assert_nothing_left(processes, fabric.folder.path)
 
