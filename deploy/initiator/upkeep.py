@@ -53,7 +53,7 @@ class Upkeep:
             if kid is None:
                 continue
             told.add(kid.name)
-            # an incarnation that was cut off may have counted on, and its attempts are under our epoch since the adoption
+            # an incarnation that was cut off may have counted on: since the adoption, under our epoch
             self._house.attempts = max(self._house.attempts, one.attempt)
             if kid.stub != beat.stub.name:
                 self._strays.found(now, beat.stub.name, one)
