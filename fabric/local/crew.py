@@ -137,7 +137,7 @@ class RealCrew:
         return False
 
     def run_ordered(self, place: Place, order: Order) -> int:
-        raise NotImplementedError  # nobody asks: `agents_wait` is False
+        raise CrewError("this keeper starts its agents itself: expected nobody to ask for one")
 
     @property
     def own_zookeeper(self) -> bool:

@@ -127,7 +127,7 @@ def test_a_shard_that_somebody_removed_is_made_again(make_tree: MakeTree) -> Non
 def test_a_newer_incarnation_replaces_the_address_and_says_whom(make_tree: MakeTree) -> None:
     async def body(s: Session, directory: Directory) -> None:
         old = stub_record("r1c01")
-        new = replace(old, guid=guid_of("new"), address="tcp://10.20.30.40:5/" + guid_of("new"))
+        new = replace(old, guid=guid_of("new"), address="tcp://192.0.2.40:5/" + guid_of("new"))
         assert (await directory.stubs.register(old)).change == "new"
         again = await directory.stubs.register(old)
         assert (again.replaced, again.change) == (None, "same"), "its own reply may have been lost"
@@ -157,7 +157,7 @@ def test_what_an_operator_listed_stays_and_is_completed_by_the_stub(make_tree: M
 def test_two_machines_with_one_name_the_one_that_answers_keeps_it(make_tree: MakeTree) -> None:
     async def body(s: Session, directory: Directory) -> None:
         first = stub_record("web", host="a")
-        second = replace(first, guid=guid_of("b"), address="tcp://10.20.30.41:1/" + guid_of("b"), host="b")
+        second = replace(first, guid=guid_of("b"), address="tcp://192.0.2.41:1/" + guid_of("b"), host="b")
         await directory.stubs.register(first)
         asked: list[StubRecord] = []
 

@@ -78,7 +78,7 @@ def test_of_two_that_take_one_name_none_is_chosen() -> None:
         (["list", "--domain", "site"], "--domain: managent id: expected a path"),
         (["remove", "../x"], "name: expected"),
         (["ping", "web1", "--parent", "x"], "--parent: managent id"),
-        (["discover", "--group", "10.0.0.1:1", "--interface", "127.0.0.1"], "--group: expected a multicast group"),
+        (["discover", "--group", "192.0.2.1:1", "--interface", "127.0.0.1"], "--group: expected a multicast group"),
         (["discover", "--group", "239.255.76.1:7601", "--interface", "lo"], "--interface: expected the IPv4 address"),
         (["discover", "--group", "239.255.76.1:7601", "--interface", "127.0.0.1"], "expected the cluster's key"),
     ],

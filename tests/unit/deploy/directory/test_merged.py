@@ -11,8 +11,8 @@ from tests.deployment import guid_of, stub_record
 
 BOOT = stub_record("web1", domain="")
 LISTED = StubRecord("web1", "", "/site/r7", "", "", 0, "operator")
-NEWER = replace(BOOT, guid=guid_of("newer"), address="tcp://10.0.0.9:1/" + guid_of("newer"), pid=7)
-PLACED = replace(LISTED, address="tcp://10.0.0.8:1/" + guid_of("placed"))
+NEWER = replace(BOOT, guid=guid_of("newer"), address="tcp://192.0.2.9:1/" + guid_of("newer"), pid=7)
+PLACED = replace(LISTED, address="tcp://192.0.2.8:1/" + guid_of("placed"))
 
 
 @pytest.mark.parametrize(
