@@ -34,7 +34,8 @@ from deploy.stub.installer import Installer
 from deploy.stub.launcher import Launcher
 from deploy.stub.machine import BootStub
 from deploy.stub.managent import BadState, Managent, restore
-from deploy.stub.processes import is_same
+from deploy.stub.parents import marks_of
+from deploy.stub.processes import is_same, this_boot
 from deploy.stub.programs import Programs
 from deploy.stub.settings import Register, StubConfig
 from deploy.stub.shared import Shared
@@ -160,7 +161,10 @@ class StubHost:
         stack.push_async_callback(world.close)
         stack.callback(self._stop)
         self._gate = Gate(journal, self._perform, partial(self._end, EXIT_FAILED))
-        self.machine = BootStub(self.ref, self._guid, settings, self._loop.time(), managents, forgotten)
+        boot = this_boot()
+        heard = marks_of(entries, boot)
+        now = self._loop.time()
+        self.machine = BootStub(self.ref, self._guid, settings, now, managents, forgotten, boot, heard)
         self._log.info("boot stub %s, domain %s, at %s", config.name, config.domain or "-", bus.address)
         if managents:
             self._log.info("%d managents are taken up again", len(managents))

@@ -17,7 +17,7 @@ away by the runtime and may be asked for again.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, cast
 
 import msgspec
@@ -65,7 +65,8 @@ Outcome = Literal["done", "running", "refused", "failed", "stale", "unknown"]
 
 
 class BootStub:
-    """`guid`: of this incarnation. `managents`, `forgotten`: what the journal held. Counters are since the start."""
+    """`guid`: of this incarnation; `boot`: of the machine. `managents`, `forgotten`, `heard` (parents.marks_of): what
+    the journal held. Counters are since the start."""
 
     def __init__(
         self,
@@ -75,13 +76,16 @@ class BootStub:
         now: float,
         managents: list[Managent],
         forgotten: list[Forgotten],
+        boot: str,
+        heard: Mapping[tuple[str, str], float],
     ) -> None:
         self.ref = ref
         self.managents: dict[str, Managent] = {one.path: one for one in managents}
         self.counters: Counter[str] = Counter()
         self._settings = settings
         self._forgotten: OrderedDict[str, Forgotten] = OrderedDict((one.path, one) for one in forgotten)
-        self._parents = Parents(ref, guid, settings.beat_s, settings.change_s, now)
+        self._parents = Parents(ref, guid, boot, settings.beat_s, settings.change_s, now)
+        self._heard = heard
         self._jobs: dict[int, Job] = {}
         self._of_job: dict[int, Managent] = {}
         self._inspections = Inspections(ref.name, settings.max_inspections)
@@ -93,10 +97,14 @@ class BootStub:
     def start(self, now: float) -> list[Effect]:
         """Take up again what the journal held."""
         for managent in list(self.managents.values()):
-            self._parents.join(managent, now)
+            lapsed = self._parents.resume(managent, now, self._heard)
             if managent.removing:
                 job = self._new_job("finish uninstalling")  # from its beginning: nobody knows how far it came
                 self._run(now, managent, job, verbs.begin("uninstall", managent, None, job))
+            elif lapsed:
+                reason = f"{_silence(managent)}, while boot stub {self.ref.name} did not run"
+                self._note("warning", f"{managent.path}: {reason}")
+                self._run(now, managent, self._new_job("lease"), verbs.lapsed_away(managent, reason))
             elif managent.life in ALIVE:
                 self._run(now, managent, self._new_job("adopt"), verbs.adopt(managent))
         self._parents.soon(now)
@@ -133,10 +141,7 @@ class BootStub:
         self._effects += sends
         for managent in lapsed:
             if managent.job is None and managent.charge is not None:
-                reason = (
-                    f"shut down: no word from its initiator {managent.parent.path or 'at the top'} for "
-                    f"{managent.charge.lease_s:g} s, its lease"
-                )
+                reason = _silence(managent)
                 self._note("warning", f"{managent.path}: {reason}")
                 self._run(now, managent, self._new_job("lease"), verbs.lapse(managent, reason))
         return self._taken()
@@ -298,6 +303,7 @@ class BootStub:
             managent.removing = False
             self._persist(managent)
             self._parents.join(managent, now)
+            self._effects += self._parents.marks(again=False)
             if job.call is None:
                 self._parents.changed(managent, now)
         if answer is not None:
@@ -388,6 +394,13 @@ class BootStub:
 
     def _note(self, level: Literal["debug", "info", "warning", "error"], text: str) -> None:
         self._effects.append(Note(level, text))
+
+
+def _silence(managent: Managent) -> str:
+    """Why it is shut down. It has a lease."""
+    assert managent.charge is not None
+    who = managent.parent.path or "at the top"
+    return f"shut down: no word from its initiator {who} for {managent.charge.lease_s:g} s, its lease"
 
 
 def _spans(work: object, result: object, ms: int) -> list[Span]:

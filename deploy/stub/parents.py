@@ -4,26 +4,51 @@ Theory of operation. A *bond* is one parent, as (path, address), with its manage
 `beat_s`, and `change_s` after a change a beat of what changed. What an answer tells the parent is not told again. A
 parent is heard by everything it sends; a managent whose `lease_s` passes without a word from it is to be shut down.
 A bond without managents is forgotten.
+
+A boot stub that was away for a while must not give a lease out anew: the parent counts on its end, and may have placed
+the managent elsewhere. So with every whole beat it is written down when each parent was heard last (`Marks`), by the
+machine's clock, which goes on while the boot stub does not run; after a reboot, or without a mark, every lease is over.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+
+import msgspec
 
 from deploy.messages import ManagentBeat, Parent, StubBeat
 from deploy.records import StubRef
 from deploy.states import ALIVE
 from deploy.stub.effects import Send
 from deploy.stub.managent import Managent
+from fabric.effects import Persist
 
 MAX_BEAT_BYTES = 3 * 1024 * 1024
 """About; a frame takes 4 MiB."""
 ENTRY_BYTES = 64
 LAPSE_RETRY_S = 1.0
+MARKS = "leases"
+NEVER = float("-inf")
 
 _Key = tuple[str, str]
+
+
+class Marks(msgspec.Struct, frozen=True):
+    """In the journal. `boot`: of the machine, as its clock begins anew with each. `heard`: (path, address, when)."""
+
+    boot: str
+    heard: tuple[tuple[str, str, float], ...]
+
+
+def marks_of(journal: Mapping[str, bytes], boot: str) -> dict[_Key, float]:
+    """When each parent was heard last, in this boot of the machine. What can't be read counts as never."""
+    try:
+        marks = msgspec.json.decode(journal.get(MARKS, b""), type=Marks)
+    except msgspec.DecodeError:
+        return {}
+    return {(path, address): at for path, address, at in marks.heard} if marks.boot == boot else {}
 
 
 @dataclass(slots=True)
@@ -36,16 +61,28 @@ class _Bond:
     """Of these leases, which are few different ones: every word of the parent looks for the shortest."""
     changed: set[str] = field(default_factory=set)
     lapse_at: float | None = None
+    marked: float = NEVER
 
 
 class Parents:
-    def __init__(self, ref: StubRef, guid: str, beat_s: float, change_s: float, now: float) -> None:
-        self._ref, self._guid = ref, guid
+    def __init__(self, ref: StubRef, guid: str, boot: str, beat_s: float, change_s: float, now: float) -> None:
+        self._ref, self._guid, self._boot = ref, guid, boot
         self._beat_s, self._change_s = beat_s, change_s
         self._bonds: dict[_Key, _Bond] = {}
         self._of: dict[str, _Key] = {}
         self._beat_at = now + beat_s
         self._change_at: float | None = None
+
+    def resume(self, managent: Managent, now: float, heard: Mapping[_Key, float]) -> bool:
+        """`join`, after a restart of the boot stub. Whether its lease was over by then."""
+        key = (managent.parent.path, managent.parent.address)
+        self.join(managent, heard.get(key, NEVER))
+        bond = self._bonds[key]
+        lease_s = bond.leases.get(managent.path)
+        if lease_s is None:
+            return False
+        bond.lapse_at = max(now, bond.heard + min(bond.lengths))
+        return now >= bond.heard + lease_s
 
     def join(self, managent: Managent, now: float) -> None:
         """Note the managent's parent and lease, as they are now."""
@@ -82,6 +119,16 @@ class Parents:
             bond.heard = now
             self._set_lapse(bond)
 
+    def marks(self, again: bool) -> list[Persist]:
+        """What is to be written down of when parents were heard; `again`: also of those of whom there is a mark."""
+        leased = [bond for bond in self._bonds.values() if bond.leases]
+        if not any(bond.marked < bond.heard and (again or bond.marked == NEVER) for bond in leased):
+            return []
+        for bond in leased:
+            bond.marked = bond.heard
+        heard = tuple((bond.parent.path, bond.parent.address, bond.heard) for bond in leased)
+        return [Persist(((MARKS, msgspec.json.encode(Marks(self._boot, heard))),), ())]
+
     def soon(self, now: float) -> None:
         """A whole beat to every parent, `change_s` from now: it is a new incarnation of the boot stub that speaks."""
         self._beat_at = now + self._change_s
@@ -102,10 +149,11 @@ class Parents:
         lapses = (bond.lapse_at for bond in self._bonds.values() if bond.lapse_at is not None)
         return min(self._beat_at, change_at, *lapses)
 
-    def tick(self, now: float) -> tuple[list[Send], list[Managent]]:
+    def tick(self, now: float) -> tuple[list[Send | Persist], list[Managent]]:
         """(beats that are due, managents whose lease has lapsed)."""
-        sends: list[Send] = []
+        sends: list[Send | Persist] = []
         if now >= self._beat_at:
+            sends += self.marks(again=True)
             self._beat_at = now + self._beat_s
             self._change_at = None
             for bond in self._bonds.values():

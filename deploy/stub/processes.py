@@ -16,6 +16,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 from fabric.drivers.procfs import boot_id, kill_others, marked_directory, process_stat, start_time
@@ -92,22 +93,19 @@ class Watch:
 
 def identity(pid: int) -> tuple[int, str]:
     """(start time in ticks, boot id): with the pid, unique for ever. (0, …) when there is no such process."""
-    return start_time(pid), _boot_id()
+    return start_time(pid), this_boot()
 
 
 def is_same(pid: int, ticks: int, boot: str) -> bool:
     """This process is there, and no zombie. Hold a pidfd of it when the answer is to stay true."""
     state, _, found = process_stat(pid)
-    return boot == _boot_id() and found == ticks and ticks > 0 and state not in ("", "Z", "X")
+    return boot == this_boot() and found == ticks and ticks > 0 and state not in ("", "Z", "X")
 
 
-_BOOT: list[str] = []
-
-
-def _boot_id() -> str:
-    if not _BOOT:
-        _BOOT.append(boot_id())
-    return _BOOT[0]
+@cache
+def this_boot() -> str:
+    """The machine's boot id."""
+    return boot_id()
 
 
 def group_of(leader: int) -> list[int]:

@@ -270,6 +270,15 @@ def lapse(managent: Managent, reason: str) -> Steps:
     managent.reason = reason
 
 
+def lapsed_away(managent: Managent, reason: str) -> Steps:
+    """The same, found after a restart of the boot stub: what runs is found first, to be ended."""
+    if managent.run is not None and managent.run.kind != "none":
+        managent.run = yield Adopt(
+            managent.path, managent.parent.path, managent.managent, managent.installed, managent.run, False
+        )
+    yield from lapse(managent, reason)
+
+
 def cleared(managent: Managent, had_run: Run) -> Steps:
     """After its program, or its initiator, ended by itself: the other one, and what the program left running, end
     too."""

@@ -31,6 +31,7 @@ from deploy.stub.effects import (
 )
 from deploy.stub.limits import StubSettings
 from deploy.stub.machine import BootStub
+from deploy.stub.parents import marks_of
 from fabric.effects import Persist
 
 W = TypeVar("W")
@@ -84,12 +85,14 @@ class Scene:
         self.open: list[Step] = []
         self.effects: list[Effect] = []
         self.calls = 0
+        self.boot = "boot-1"
         self.stub = self._boot()
 
     def _boot(self) -> BootStub:
         managents, forgotten = records.restore(self.disk.items())
         ref = StubRef("s1", ADDRESS, "/site")
-        return BootStub(ref, GUID, self.settings, self.now, managents, forgotten)
+        heard = marks_of(self.disk, self.boot)
+        return BootStub(ref, GUID, self.settings, self.now, managents, forgotten, self.boot, heard)
 
     def restart(self) -> None:
         """A new incarnation, from what is on the disk."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 
 from deploy.messages import AdoptCall, Parent, StubBeat, StubPing
 from deploy.records import StubRef
@@ -118,15 +119,45 @@ def test_any_word_from_its_parent_keeps_a_lease_and_of_no_other() -> None:
     assert len(scene.done(Stop)) == 1
 
 
-def test_a_restarted_boot_stub_waits_a_whole_lease() -> None:
+def test_a_restarted_boot_stub_does_not_give_a_lease_out_anew() -> None:
     scene = Scene()
     scene.command("deploy", charge=LEASED)
-    scene.pass_time(11)
+    scene.pass_time(8)
     scene.restart()
-    scene.pass_time(11)
     assert not scene.done(Stop)
-    scene.pass_time(2)
+    scene.pass_time(3.9)
+    assert not scene.done(Stop)
+    scene.pass_time(0.2)
+    assert [work.path for work in scene.done(Stop)] == ["/site/a"]
+
+
+def test_a_word_that_a_mark_was_made_of_counts_after_a_restart() -> None:
+    scene = Scene()
+    scene.command("deploy", charge=LEASED)
+    scene.pass_time(9)
+    scene.send(StubPing("p", PARENT))
+    scene.pass_time(scene.settings.beat_s)
+    scene.restart()
+    scene.pass_time(6.9)
+    assert not scene.done(Stop)
+    scene.pass_time(0.2)
     assert len(scene.done(Stop)) == 1
+
+
+@pytest.mark.parametrize(("away_s", "boot"), [(12, "boot-1"), (1, "boot-2")])
+def test_a_boot_stub_that_was_away_for_a_lease_or_with_the_machine_ends_what_runs_at_once(
+    away_s: float, boot: str
+) -> None:
+    scene = Scene()
+    scene.command("deploy", charge=LEASED)
+    scene.command("deploy", "/site/b")
+    scene.now += away_s
+    scene.boot = boot
+    scene.restart()
+    assert [work.path for work in scene.done(Stop)] == ["/site/a"]
+    assert scene.stub.managents["/site/a"].life == "configured"
+    assert scene.stub.managents["/site/a"].reason.endswith("its lease, while boot stub s1 did not run")
+    assert scene.stub.managents["/site/b"].life == "active"
 
 
 def test_a_lease_that_ends_while_a_command_is_under_way_is_looked_at_again() -> None:
