@@ -83,7 +83,7 @@ class Bus(Generic[M]):
         self._loop = asyncio.get_running_loop()
         self._peers: OrderedDict[str, _Peer] = OrderedDict()  # by endpoint, least recently used first
         self._by_name: dict[bytes, _Peer] = {}
-        self._to_self: deque[bytes] = deque()
+        self._to_self: deque[M] = deque()
         self._drain_due = False
         self._closed = False
         self._socket = router(context, self._limits, ipv6="[" in bind)
@@ -111,6 +111,9 @@ class Bus(Generic[M]):
             self.counters.dropped["address"] += 1
             return
         endpoint, guid = address
+        if to == OWN_ROUTE or endpoint == self._endpoint:
+            self._send_to_self(guid, message)
+            return
         try:
             frame = self._codec.encode(message, guid)
         except ValueError:
@@ -121,10 +124,7 @@ class Bus(Generic[M]):
                 log.error("%s to %s was not sent: expected what msgpack can say: %s", type(message).__name__, to, error)
             self.counters.dropped["encoding"] += 1
             return
-        own = to == OWN_ROUTE or endpoint == self._endpoint
-        if own:
-            failure = self._loop_back(frame)
-        elif by_route:
+        if by_route:
             failure = self._send_frame(_route_name(to), frame)
         else:
             failure = self._send_to(endpoint, frame)
@@ -136,8 +136,7 @@ class Bus(Generic[M]):
         else:
             self.counters.sent[type(message).__name__] += 1
             self.counters.bytes_sent += len(frame)
-        if not own:
-            self._schedule_drain()
+        self._schedule_drain()
 
     def close(self) -> None:
         """Stop listening and drop every connection; what is still queued is lost. May be called twice."""
@@ -175,16 +174,22 @@ class Bus(Generic[M]):
             raise
         return None
 
-    def _loop_back(self, frame: bytes) -> str | None:
-        if len(self._to_self) >= self._limits.own_messages:
-            return "full"
-        self._to_self.append(frame)
-        self._loop.call_soon(self._deliver_own)
-        return None
+    def _send_to_self(self, guid: str, message: M) -> None:
+        """Messages are immutable, so what is sent is what is received."""
+        if guid and guid != self._guid:
+            self.counters.stale += 1
+        elif len(self._to_self) >= self._limits.own_messages:
+            self.counters.dropped["full"] += 1
+        else:
+            self.counters.sent[type(message).__name__] += 1
+            self._to_self.append(message)
+            self._loop.call_soon(self._deliver_own)
 
     def _deliver_own(self) -> None:
         if self._to_self:
-            self._take(OWN_ROUTE, self._to_self.popleft())
+            message = self._to_self.popleft()
+            self.counters.received[type(message).__name__] += 1
+            self._on_message(OWN_ROUTE, message)
 
     def _connect(self, endpoint: str) -> _Peer | None:
         """None: there can be no such endpoint. Whether somebody is there shows later, or never."""
