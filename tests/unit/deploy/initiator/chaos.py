@@ -207,7 +207,7 @@ def fault(seed: Seed, kind: str) -> None:
         world.roll()
     elif kind == "role changes":
         path = rng.choice(world.target())
-        world.special[path] = Wanted(Prints("f" * 16, "f" * 16, f"{rng.randint(1, 9):016x}"), None)
+        world.special[path] = Wanted(Prints("f" * 16, "f" * 16, f"f{rng.randint(1, 9):015x}"), None)
         world.roll(prune=rng.random() < 0.8)
     elif kind == "deployment fails":
         path = rng.choice(world.target())
