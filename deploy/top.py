@@ -26,6 +26,7 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
@@ -44,6 +45,7 @@ from deploy.patterns import CommandPattern
 from deploy.plan import Plan, make_plan, rows
 from deploy.reach import address_towards, bind_at, is_loopback
 from deploy.records import Child, StubRef, Table
+from deploy.repository.images import ImageAccess
 from deploy.sets import Sets, partition
 from deploy.settings import Settings
 from deploy.waves import ALL, Share, Wave, cut, size_of, too_many
@@ -52,6 +54,7 @@ from fabric.traffic import parse_address
 from zk import paths
 from zk.client import TreeClient
 from zk.kazoo_tree import KazooTree
+from zk.tree import Tree
 
 SESSION_S = 10.0
 CONNECT_S = 15.0
@@ -120,8 +123,10 @@ class Top:
         context: SocketContext,
         bind: str,
         settings: Settings | None,
+        roots: Sequence[Path],
     ) -> None:
         self._settings = settings
+        self._roots = tuple(roots)
         self._hosts = directory
         self._key = key
         self._tree = tree
@@ -133,17 +138,22 @@ class Top:
 
     @classmethod
     def open(
-        cls, directory: str, key: bytes | None = None, bind: str = "", settings: Settings | None = None
+        cls,
+        directory: str,
+        key: bytes | None = None,
+        bind: str = "",
+        settings: Settings | None = None,
+        roots: Sequence[Path] = (),
     ) -> AbstractAsyncContextManager[Self]:
         """`directory`: a connect string. `bind`: "tcp://host:port" where boot stubs can reach this process; by default
-        any port of the address from which the directory is reached. Raises zk.connect.Unreachable, and TopError when
-        others than this machine can reach it and there is no key."""
-        return cls._opened(directory, key, bind, settings)
+        any port of the address from which the directory is reached. `roots`: below these `plan` may read `file://`.
+        Raises zk.connect.Unreachable, and TopError when others than this machine can reach it and there is no key."""
+        return cls._opened(directory, key, bind, settings, roots)
 
     @classmethod
     @asynccontextmanager
     async def _opened(
-        cls, directory: str, key: bytes | None, bind: str, settings: Settings | None
+        cls, directory: str, key: bytes | None, bind: str, settings: Settings | None, roots: Sequence[Path]
     ) -> AsyncIterator[Self]:
         if not bind:
             try:
@@ -160,7 +170,7 @@ class Top:
         context = new_context(max_sockets=64)
         try:
             await tree.open(CONNECT_S)
-            yield cls(directory, key, tree, context, bind, settings)
+            yield cls(directory, key, tree, context, bind, settings, roots)
         finally:
             await tree.close()
             context.term()
@@ -173,12 +183,16 @@ class Top:
         tables = await self._tables()
         named = roots_of(tables.get(TOP), roots, only)
         stubs = await self._stubs()
-        async with loading.opened() as loader:
+        images = ImageAccess(self._session, self._key, self._context)
+        async with loading.opened(self._roots, images) as loader:
             expansion, described = await loader.expanded(_role(named), repository, stubs)
         if repository not in described:
             raise TopError(next((want.error for want in expansion.wants), f"nothing is described by {repository}"))
         warnings = tuple(f"repository {url}: {one.broken}" for url, one in described.items() if one.broken)
         return make_plan(repository, named, _generation(described), expansion.wants, rows(tables), warnings)
+
+    async def _session(self) -> Tree:
+        return self._tree
 
     async def _stubs(self, age_s: float = 0.0) -> tuple[StubRef, ...]:
         """Those that can be reached, as they were `age_s` ago at most."""
