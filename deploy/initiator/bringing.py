@@ -315,8 +315,9 @@ class Bringing:
 
     def _removed(self, now: float, kid: Kid) -> None:
         self._release(kid)
-        if kid.left:
-            names = ", ".join(ref.name for ref in kid.left)
+        left = [ref.name for ref in kid.left if not self._stubs.is_gone(ref.name)]
+        if left:
+            names = ", ".join(left)
             self.conclude(now, kid, "unreachable", f"an older deployment may still be on boot stub {names}")
         else:
             self.forget(now, kid)

@@ -210,14 +210,13 @@ class Upkeep:
         self._stubs.speak(now, name)
 
     def on_gone(self, now: float, name: str) -> None:
-        """The directory does not have this boot stub any more."""
+        """The directory does not have this boot stub any more: who is to be removed is as good as gone from there. The
+        others stay remembered, as such a machine may come back after all."""
         stub = self._stubs.get(name)
         if stub is None or stub.state != "lost":
             return
         stub.gone = True
-        for kid in list(stub.left.values()):
-            self.clean(now, kid, name)
-        for kid in list(stub.kids.values()):
+        for kid in [*stub.left.values(), *stub.kids.values()]:
             self._bringing.consider(now, kid)
 
     def back(self, now: float, name: str) -> None:

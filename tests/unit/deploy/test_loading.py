@@ -62,7 +62,7 @@ def test_what_files_and_images_say_is_planned_for(tmp_path: Path) -> None:
             assert [(want.initiator, want.error) for want in found] == [(True, "")] + 10 * [(False, "")]
             assert found[1].code_known
             (site,) = await wants(served.url, (), access(here))
-            assert f"expected a file below an allowed root (--allow-root; here none is), found {elsewhere}" in site.error
+            assert f"expected a file below an allowed root (--allow-root; here none is), found {tmp_path}" in site.error
             named = {want.error for want in (await wants(served.url, (elsewhere,), None))[1:]}
             assert named == {"image://leaf: image://leaf: expected a fabric to get images from, found none configured"}
 

@@ -172,7 +172,7 @@ def fault(seed: Seed, kind: str) -> None:
     if kind == "boot stub dies" and stub.alive:
         stub.crash()
         if seed.other.random() < TAKEN_OUT and len(world.gone) < len(world.stubs) - 1:
-            world.gone.add(stub.name)  # its machine is given up, and comes back after all
+            world.gone.add(stub.name)
         world.at(for_s, lambda: None if stub.alive else revive(world, stub))
     elif kind == "boot stub is cut off":
         world.cut.add(stub.name)
@@ -222,8 +222,11 @@ def fault(seed: Seed, kind: str) -> None:
 
 
 def revive(world: World, stub: Stub) -> None:
-    """It registers when it boots."""
-    world.gone.discard(stub.name)
+    """It registers when it boots. A machine that was taken out comes back empty: of who was to be removed nobody
+    remembers that it was there."""
+    if stub.name in world.gone:
+        world.gone.discard(stub.name)
+        stub.managents.clear()
     stub.start()
 
 
