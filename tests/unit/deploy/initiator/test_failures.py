@@ -183,6 +183,8 @@ def test_a_machine_that_was_taken_out_and_comes_back_after_all_does_not_keep_wha
     world.gone.add(stub.name)
     world.run(lambda: counts(world) == Counts(4, 4) and len(world.running()["/l1"]) == 2, 120, "placed elsewhere")
     world.run_for(60)
+    world.start_top()  # who is at another address than that at which the boot stub knows its parent
+    rolled(world)
     world.gone.clear()
     stub.start()
     world.run(lambda: len(world.running()["/l1"]) == 1, 60, "removed there")
