@@ -25,6 +25,11 @@ from deploy.initiator.stubs import Stubs
 from deploy.messages import ManagentBeat, StubBeat
 from deploy.records import MAX_CHILDREN, StubRef
 
+LEADERLESS = (
+    'but what is below it may run elsewhere: describe it again, where it may be placed elsewhere (failover="domain"), '
+    "apply, and then remove it"
+)
+
 
 class Upkeep:
     """It is made first, as others call it, and `wire`d to those whom it calls."""
@@ -183,6 +188,8 @@ class Upkeep:
         stub = self._stubs.get(kid.stub)
         assert stub is not None
         reason = f"boot stub {kid.stub} at {stub.ref.address} does not answer"
+        if stub.gone and self._bringing.removing(kid):
+            reason = f"{reason}, and is not in the directory any more; {LEADERLESS}"
         if not self._may_move(kid) or not self._elsewhere(kid):
             kid.moving = False
             self._bringing.conclude(now, kid, "unreachable", reason)
