@@ -76,6 +76,7 @@ class Upkeep:
         if news == "adopted" and stub is not None:
             for kid in list(stub.kids.values()):
                 self._bringing.consider(now, kid)
+            self.retry_stranded(now)
 
     def _on_news(self, now: float, kid: Kid, one: ManagentBeat, adopted: bool) -> None:
         if (one.epoch, one.attempt) < (self._house.epoch, kid.attempt) and not adopted:
@@ -236,9 +237,9 @@ class Upkeep:
 
     def retry_stranded(self, now: float) -> None:
         """Another boot stub is there, or we are active again."""
-        for kid in list(self._house.kids.values()):
-            if kid.outcome == "unreachable" and self._stubs.is_lost(kid.stub):
-                self.strand(now, kid)
+        for kid in [kid for stub in self._stubs.lost() for kid in stub.kids.values()]:
+            if kid.outcome == "unreachable":
+                self._bringing.consider(now, kid)
 
     def _may_move(self, kid: Kid) -> bool:
         house = self._house
