@@ -72,7 +72,7 @@ def make(address: IPv4Interface) -> Namespace:
                 _call("setns", here, CLONE_NEWNET)
     except OSError as error:
         raise NoRight(
-            f"network namespaces can't be made here ({error.strerror}{f': {error.filename}' if error.filename else ''}):"
+            f"network namespaces can't be made here ({error.strerror}: {error.filename}):"
             " expected root and /dev/net/tun; where they can't be had, take --network proxy"
         ) from None
 

@@ -12,6 +12,7 @@ an address that nobody has.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import os
 import selectors
@@ -113,7 +114,5 @@ class Switch:
 
 
 def _write(tap: int, packet: bytes) -> None:
-    try:
+    with contextlib.suppress(OSError):  # it is full or down: the packet is lost, and TCP sends it again
         os.write(tap, packet)
-    except OSError:
-        pass  # it is full or down: the packet is lost, and TCP sends it again
