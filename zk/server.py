@@ -1,4 +1,4 @@
-"""Real ZooKeeper servers as child processes: for a local fabric, and for tests. One, or an ensemble on one machine.
+"""A real ZooKeeper server as a child process: for a local fabric, and for tests. Several that are one: zk/ensemble.py.
 
 Theory of operation. `find_zookeeper` looks for an installation: the one that ZOOKEEPER_HOME names, else Debian's
 package. A `Server` is a java process of it with its configuration, log and data in one folder, listening on
@@ -320,62 +320,6 @@ class Server:
         except OSError:
             return "(no log)"
         return "\n".join(f"    {line}" for line in lines[-LOG_LINES_SHOWN:]) or "    (empty)"
-
-
-class Ensemble:
-    """`size` servers of one ensemble, in folders 1 … size of `data_dir`."""
-
-    def __init__(
-        self,
-        installation: Installation,
-        data_dir: Path,
-        *,
-        size: int = 3,
-        tick_ms: int = 500,
-        say: Callable[[str], None] | None = None,
-    ) -> None:
-        ports = free_ports(3 * size)
-        peers = [Peer(n + 1, *ports[3 * n : 3 * n + 3]) for n in range(size)]
-        self.servers: tuple[Server, ...] = tuple(
-            Server(installation, data_dir / str(peer.my_id), tick_ms=tick_ms, peers=peers, me=peer, say=say)
-            for peer in peers
-        )
-
-    @property
-    def hosts(self) -> str:
-        """The connect string with all of them."""
-        return ",".join(server.hosts for server in self.servers)
-
-    def start(self, wait_s: float = READY_WAIT_S) -> None:
-        """Start those that are not running, and wait until all serve."""
-        for server in self.servers:
-            if server.pid is None:
-                server.launch()
-        for server in self.servers:
-            server.wait_ready(wait_s)
-
-    def leader(self) -> Server | None:
-        """The server that leads the ensemble now, by its own word; None while there is none."""
-        for server in self.servers:
-            status = server.status() if server.pid is not None else None
-            if status is not None and status.mode == "leader":
-                return server
-        return None
-
-    def stop(self) -> None:
-        for server in self.servers:
-            server.stop()
-
-    def __enter__(self) -> Ensemble:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.stop()
 
 
 def free_ports(count: int) -> list[int]:

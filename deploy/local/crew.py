@@ -65,7 +65,7 @@ class DeployedCrew(RealCrew):
         agent.configured({"MANAGENT_ID": f"/{SITE}/r1/r1c01", **description.environment(self.spec, HOST)})
 
     def run_bootstubs(self, name: str, place: Place) -> int:
-        return run_bootstubs(name, place, self.zookeeper_serves)
+        return run_bootstubs(name, place, self.zookeepers.wait_serving)
 
     def run_ordered(self, place: Place, order: Order) -> int:
         from deploy import agent

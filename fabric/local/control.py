@@ -2,7 +2,7 @@
 
     {"op": "status"}                             -> {"ok": LocalState}
     {"op": "kill", "who": "r1c01", "signal": 9}  -> {"ok": pid}      also STOP, CONT, TERM; `who` may be "api",
-                                                                     "zookeeper"
+                                                                     a ZooKeeper server ("zookeeper", "zookeeper-2")
     {"op": "restart", "who": "r1c01"}            -> {"ok": old pid}  TERM, KILL after a grace time, a new process
     {"op": "start", "who": "r1c01", "argv": …, "environment": …, "cwd": …}  -> {"ok": pid}  where agents wait for it;
                                                                      it leads a process group

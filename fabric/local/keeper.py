@@ -99,14 +99,14 @@ class Keeper:
         return 1 if self.error else 0
 
     def _take_down(self) -> None:
-        if not self.crew.own_zookeeper:
+        if not self.crew.zookeepers.own:
             leave_in_order(job.pid for job in self.jobs.values() if job.running)
             if self.place and self.place.zk != self.spec.zk:
                 self.sight.sweep()  # the user named no chroot, so the one that is there is ours
         os.close(self.lifeline_end)
         ours = {self.sight.pid, *(job.pid for job in self.jobs.values() if job.running)} - {0}
-        end_children(killed=ours, spared={self.crew.zookeeper_pid()})
-        self.crew.stop_zookeeper()
+        end_children(killed=ours, spared=self.crew.zookeepers.pids)
+        self.crew.zookeepers.stop()
         os.chdir("/")
         self.folder.remove()
 
@@ -138,7 +138,7 @@ class Keeper:
         self.folder.key_file.touch(mode=0o600)
         self.folder.key_file.write_text(key.hex() + "\n")
         self.marks["zookeeper_started"] = now_ms()
-        zk = self.crew.start_zookeeper()
+        zk = self.crew.zookeepers.launch()
         self.place = Place(self.spec, self.folder, zk, key, self.crew.api_address(), self.lifeline)
         # The API goes first: it imports a web framework, which takes as long as ZooKeeper takes to start.
         self.jobs["api"] = Job("api", lambda: self.crew.run_api(self.placed))
@@ -148,7 +148,7 @@ class Keeper:
         self.jobs |= {job.name: job for job in map(self._companion, self.crew.companions)}
         self._fork_due(time.monotonic())
         self.crew.warm()
-        self.crew.await_zookeeper()
+        self.crew.zookeepers.wait_ready()
         self.marks["zookeeper_ready"] = now_ms()
         self._report()
         nursery.freeze()
@@ -242,10 +242,12 @@ class Keeper:
                 return
             if dead is None:
                 return
-            if dead.si_pid == self.crew.zookeeper_pid():
-                self.crew.zookeeper_ended()
-                self.sight.doubt("ZooKeeper ended")
-                self._ended("ZooKeeper", self.crew.zookeeper_log(), "ended")
+            if server := self.crew.zookeepers.of(dead.si_pid):
+                # As waitpid would have it, but that is left to its object.
+                status = dead.si_status << 8 if dead.si_code == os.CLD_EXITED else dead.si_status
+                server.exited(how_it_ended(status))
+                self.sight.doubt(f"{server.name} ended")
+                self._ended(server.name, server.server.log_path, server.ended)
                 continue
             _, status = os.waitpid(dead.si_pid, 0)
             if dead.si_pid == self.sight.pid:
@@ -360,12 +362,8 @@ class Keeper:
 
     def state(self) -> LocalState:
         api = self.jobs.get("api")
-        zk_pid = self.crew.zookeeper_pid()
-        zookeeper = Service(
-            self.place.zk if self.place else "",
-            process(zk_pid) if zk_pid else None,
-            "zookeeper_ready" in self.marks and not self.sight.seen.trouble,
-        )
+        zk_ready = "zookeeper_ready" in self.marks and not self.sight.seen.trouble
+        zookeeper = Service(self.place.zk if self.place else "", None, zk_ready)
         where = f"http://{self.place.api[0]}:{self.place.api[1]}" if self.place else ""
         service = Service(where, api.process, bool(api.ready), api.ended) if api else Service(where, None, False)
         views = tuple(view for job in self.jobs.values() for view in job.views())
@@ -373,7 +371,7 @@ class Keeper:
         companions = {job.name: Service("", job.process, bool(job.ready), job.ended) for job in stay}
         return LocalState(
             self.phase, str(self.folder.path), self.spec, self.me, zookeeper, service, views, self.sight.seen.leaders,
-            self.marks, self.error, companions,
+            self.marks, self.error, companions, self.crew.zookeepers.views(self.sight.seen.modes),
         )  # fmt: skip
 
 

@@ -21,6 +21,8 @@ STORE_BYTES = 8 * GIB
 SESSION_TIMEOUT_S = 4.0
 SESSION_LEAST_S, SESSION_MOST_S = 0.5, 60.0
 START_S, START_EACH_S = 30.0, 0.15
+ZOOKEEPERS = (1, 3, 5)
+"""An ensemble goes on while more than half of it lives, so an even number is worth no more than one less."""
 
 
 class BadSpec(Exception):
@@ -45,6 +47,7 @@ def make_spec(
     restart: bool = False,
     log_level: str = "info",
     start_deadline_s: float | None = None,
+    zookeepers: int = 1,
 ) -> LocalSpec:
     """Raises BadSpec."""
     nodes = racks * (compute + storage)
@@ -53,6 +56,10 @@ def make_spec(
     if not SESSION_LEAST_S <= session_timeout_s <= SESSION_MOST_S:
         limits = f"{SESSION_LEAST_S:g} to {SESSION_MOST_S:g}"
         raise BadSpec(f"--session-timeout: expected {limits} seconds, found {session_timeout_s:g}")
+    if zookeepers not in ZOOKEEPERS:
+        raise BadSpec(f"--zookeepers: expected 1, 3 or 5 servers, found {zookeepers}")
+    if zk and zookeepers != 1:
+        raise BadSpec("expected --zk (an ensemble that is there) or --zookeepers (one of its own), found both")
     if zk:
         try:
             connect.parse(zk)
@@ -75,6 +82,7 @@ def make_spec(
         restart=restart,
         log_level=log_level,
         start_deadline_s=start_deadline_s or START_S + START_EACH_S * nodes,
+        zookeepers=zookeepers,
     )
     try:
         return msgspec.convert(msgspec.to_builtins(spec), type=LocalSpec)
