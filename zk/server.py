@@ -143,8 +143,9 @@ def wait_serving(
 class Server:
     """One server; its configuration, log and data are in `data_dir`, which is made if missing and never removed.
 
-    `host`: where it listens. `port`: 0 picks a free one at the first start, kept from then on. `tick_ms`: ZooKeeper's unit of time; the shortest
-    session is two ticks. `peers` and `me`: for a member of an ensemble. `say` gets a line for what takes a while."""
+    `host`: where it listens. `port`: 0 picks a free one at the first start, kept from then on. `tick_ms`: ZooKeeper's
+    unit of time; the shortest session is two ticks. `peers` and `me`: for a member of an ensemble. `say` gets a line
+    for what takes a while."""
 
     def __init__(
         self,
