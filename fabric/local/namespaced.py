@@ -91,6 +91,12 @@ class NamespacedNetwork(Network):
         asyncio.run(Proxy(self.names, self.routes, Taker(self.to_relay.theirs, Order())).run())
         return 0
 
+    def close(self) -> None:
+        for namespace in self.namespaces.values():
+            namespace.close()
+        for one in (*self._listeners, self.to_switch, self.to_relay):
+            one.close()
+
     def replace(self, rules: tuple[Rule, ...]) -> None:
         checked(self.names, rules)
         self.rules = rules
