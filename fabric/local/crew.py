@@ -44,6 +44,11 @@ class Place:
     api: tuple[str, int]
     lifeline: int
 
+    @property
+    def faults(self) -> Path | None:
+        """Where its processes look for faults."""
+        return self.folder.faults if self.spec.faults else None
+
 
 @dataclass(frozen=True, slots=True)
 class Companion:
@@ -220,6 +225,7 @@ class RealCrew:
             store_bytes=spec.store_bytes,
             lifeline_fd=place.lifeline,
             log_level=spec.log_level,
+            faults=place.faults,
             settings=Settings(session_timeout_s=spec.session_timeout_s),
         )
 
@@ -238,6 +244,7 @@ class RealCrew:
                 settings=Settings(session_timeout_s=place.spec.session_timeout_s),
                 log_level=place.spec.log_level,
                 lifeline_fd=place.lifeline,
+                faults=place.faults,
             )
         )
 

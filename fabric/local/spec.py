@@ -45,6 +45,7 @@ def make_spec(
     restart: bool = False,
     log_level: str = "info",
     start_deadline_s: float | None = None,
+    faults: bool = False,
 ) -> LocalSpec:
     """Raises BadSpec."""
     nodes = racks * (compute + storage)
@@ -75,6 +76,7 @@ def make_spec(
         restart=restart,
         log_level=log_level,
         start_deadline_s=start_deadline_s or START_S + START_EACH_S * nodes,
+        faults=faults,
     )
     try:
         return msgspec.convert(msgspec.to_builtins(spec), type=LocalSpec)

@@ -42,7 +42,8 @@ def process(pid: int) -> Process:
 
 class LocalSpec(msgspec.Struct, frozen=True):
     """`zk`: a connect string, empty for a ZooKeeper of its own. `api_host`, `api_port`: 0 takes any free port.
-    `capacity`: what each compute or storage node declares."""
+    `capacity`: what each compute or storage node declares. `faults`: its processes offer step hooks
+    (fabric.runtime.stepping)."""
 
     folder: str
     racks: Annotated[int, msgspec.Meta(ge=1, le=MAX_RACKS)]
@@ -60,6 +61,7 @@ class LocalSpec(msgspec.Struct, frozen=True):
     restart: bool
     log_level: str
     start_deadline_s: float
+    faults: bool = False
 
 
 class Node(msgspec.Struct, frozen=True):
