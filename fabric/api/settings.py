@@ -74,7 +74,7 @@ class ApiLimits:
 class ApiConfig:
     """`cluster_key`: 32 bytes, or None. `lifeline_fd`: end when this file descriptor says so (its other end is closed).
     `ready_file`: the base URL is written into it (as a whole, by renaming) once requests are served; `on_ready` is
-    called with it."""
+    called with it. `faults`: as of an agent (fabric.runtime.settings); the API is "api" there."""
 
     zookeeper: str
     host: str = "127.0.0.1"
@@ -92,3 +92,4 @@ class ApiConfig:
     lifeline_fd: int | None = None
     ready_file: Path | None = None
     on_ready: Callable[[str], None] | None = None
+    faults: Path | None = None

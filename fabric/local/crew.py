@@ -39,6 +39,11 @@ class Place:
     api: Reach
     lifeline: int
 
+    @property
+    def faults(self) -> Path | None:
+        """Where its processes look for faults."""
+        return self.folder.faults if self.spec.faults else None
+
 
 @dataclass(frozen=True, slots=True)
 class Companion:
@@ -161,6 +166,7 @@ class RealCrew:
             store_bytes=spec.store_bytes,
             lifeline_fd=place.lifeline,
             log_level=spec.log_level,
+            faults=place.faults,
             settings=Settings(session_timeout_s=spec.session_timeout_s),
         )
 
@@ -182,6 +188,7 @@ class RealCrew:
                 settings=Settings(session_timeout_s=place.spec.session_timeout_s),
                 log_level=place.spec.log_level,
                 lifeline_fd=place.lifeline,
+                faults=place.faults,
             )
         )
 

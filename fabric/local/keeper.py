@@ -42,6 +42,7 @@ from fabric.local.network import Helper, NetworkError
 from fabric.local.sight import Sight
 from fabric.local.state import LocalSpec, LocalState, Node, Phase, Report, Service, grouped, nodes_of, process
 from fabric.local.takedown import NotEnded, claim, end_children, leave_in_order
+from fabric.runtime import stepping
 from zk.server import ServerFailed
 
 PARALLEL = 64
@@ -116,6 +117,8 @@ class Keeper:
         self.lock = claim(self.folder)
         for name in (LOGS, NODES):
             (self.folder.path / name).mkdir(mode=0o700)
+        if self.spec.faults:
+            stepping.prepare(self.folder.faults)
         log = os.open(self.folder.log("keeper"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         for standard in (1, 2):
             os.dup2(log, standard)

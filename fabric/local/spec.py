@@ -51,6 +51,7 @@ def make_spec(
     start_deadline_s: float | None = None,
     zookeepers: int = 1,
     network: NetworkKind = "host",
+    faults: bool = False,
 ) -> LocalSpec:
     """Raises BadSpec."""
     nodes = racks * (compute + storage)
@@ -89,6 +90,7 @@ def make_spec(
         start_deadline_s=start_deadline_s or START_S + START_EACH_S * nodes,
         zookeepers=zookeepers,
         network=network,
+        faults=faults,
     )
     try:
         return msgspec.convert(msgspec.to_builtins(spec), type=LocalSpec)
