@@ -70,3 +70,14 @@ def test_verdicts_from_outside_are_checked(bad: dict[str, float]) -> None:
     data = msgspec.json.encode({"source": ["r1"], "target": ["r2"], "verdict": bad})
     with pytest.raises(msgspec.ValidationError):
         msgspec.json.decode(data, type=Rule)
+
+
+def test_rules_in_words() -> None:
+    both = Verdict(0.25, 50, 5, 2000)
+    rules = (*cut(["r1"], ["api", "r2"]), Rule(("all",), ("all",), both), Rule(("r1",), ("r2",), HEALTHY))
+    assert [str(rule) for rule in rules] == [
+        "r1 -> api r2: all lost",
+        "api r2 -> r1: all lost",
+        "all -> all: 0.25 lost, 50 ms late, up to 5 ms of jitter, 2000 bytes/s",
+        "r1 -> r2: well",
+    ]
