@@ -94,8 +94,10 @@ class NamespacedNetwork(Network):
     def close(self) -> None:
         for namespace in self.namespaces.values():
             namespace.close()
-        for one in (*self._listeners, self.to_switch, self.to_relay):
-            one.close()
+        for orders in (self.to_switch, self.to_relay):
+            orders.close()
+        for listener in self._listeners:
+            listener.close()
 
     def replace(self, rules: tuple[Rule, ...]) -> None:
         checked(self.names, rules)

@@ -106,7 +106,8 @@ class ProxiedNetwork(Network):
         return 0
 
     def close(self) -> None:
-        for one in (*self._sockets, self.orders):
+        self.orders.close()
+        for one in self._sockets:
             one.close()
 
     def replace(self, rules: tuple[Rule, ...]) -> None:

@@ -38,8 +38,8 @@ def test_up_cut_killed_healed_down(tmp_path: Path, kind: str) -> None:
                 fabric.wait(lambda: all(one.ready for one in fabric.status().companions.values()), "it to come back")
             fabric.restart("r2c01")
             fabric.front.control.restart("r1c01")
-            with pytest.raises(TimeoutError):
-                fabric.wait(lambda: fabric.node("r1c01").state == "registered", "it to be back", 0.5)  # a new network's process knows what is wrong
+            with pytest.raises(TimeoutError):  # as a new process of the network knows what is wrong
+                fabric.wait(lambda: fabric.node("r1c01").state == "registered", "it to be back", 0.5)
         assert fabric.status().rules == ()
         fabric.wait(lambda: fabric.node("r1c01").state == "registered", "it to be back")
         with pytest.raises(ControlError, match="expected an endpoint or a group of this fabric"):
