@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import secrets
 import signal
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,11 +29,13 @@ RESTART_GRACE_S = 1.0
 
 @dataclass(slots=True)
 class Member:
-    """One server. `process`: its last one. `ended`: how that ended, empty while it runs."""
+    """One server. `process`: its last one, begun at `since` (time.monotonic). `ended`: how that ended, empty while it
+    runs."""
 
     name: str
     server: Server
     process: Process
+    since: float
     paused: bool = False
     ended: str = ""
 
@@ -52,7 +55,8 @@ class Member:
         old = self.process.pid
         self.server.stop(grace_s=0.0 if self.paused else RESTART_GRACE_S)
         self.server.launch()
-        self._begun()
+        self.process, self.paused, self.ended = process(self.server.pid or 0), False, ""
+        self.since = time.monotonic()
         return old
 
     def exited(self, how: str) -> None:
@@ -60,11 +64,8 @@ class Member:
         self.server.kill()
         self.ended, self.paused = how, False
 
-    def _begun(self) -> None:
-        self.process, self.paused, self.ended = process(self.server.pid or 0), False, ""
-
-    def view(self, mode: str) -> ZooKeeper:
-        serves = self.running and not self.paused
+    def view(self, mode: str, seen_from: float) -> ZooKeeper:
+        serves = self.running and not self.paused and seen_from > self.since
         return ZooKeeper(
             self.server.hosts, self.process if self.running else None, mode if serves else "", self.paused, self.ended
         )
@@ -100,7 +101,7 @@ class Zookeepers:
         ensemble = Ensemble(installation, self.data, size=size, tick_ms=tick_ms, ports=ports)
         ensemble.launch()
         for name, server in zip(names_of(size), ensemble.servers, strict=True):
-            self._members[name] = Member(name, server, process(server.pid or 0))
+            self._members[name] = Member(name, server, process(server.pid or 0), time.monotonic())
         return ensemble.hosts
 
     def wait_ready(self) -> None:
@@ -128,9 +129,9 @@ class Zookeepers:
     def pids(self) -> set[int]:
         return {member.process.pid for member in self if member.running}
 
-    def views(self, modes: Mapping[str, str]) -> dict[str, ZooKeeper]:
-        """`modes`: by name, as it was seen last; who does not serve is not there."""
-        return {member.name: member.view(modes.get(member.name, "")) for member in self}
+    def views(self, modes: Mapping[str, str], seen_from: float) -> dict[str, ZooKeeper]:
+        """`modes`: by name, as a look that began then saw it; who did not serve is not there."""
+        return {member.name: member.view(modes.get(member.name, ""), seen_from) for member in self}
 
     def stop(self) -> None:
         """Their data are thrown away, so they need not write them down first."""
