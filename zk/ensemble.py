@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from zk.server import READY_WAIT_S, Installation, Peer, Server, free_ports
+from zk.server import HOST, READY_WAIT_S, Installation, Peer, Server, free_ports
 
 
 class Ensemble:
     """`size` servers in folders 1 … size of `data_dir`; a single one is no member of anything, and has `data_dir` for
-    itself. `ports`: on 127.0.0.1, as many as `ports_needed` says; picked when not given."""
+    itself. `ports`: as many as `ports_needed` says; picked when not given. `addresses`: of each, when they are not
+    all at 127.0.0.1."""
 
     def __init__(
         self,
@@ -25,16 +26,19 @@ class Ensemble:
         size: int = 3,
         tick_ms: int = 500,
         ports: Sequence[int] = (),
+        addresses: Sequence[str] = (),
         say: Callable[[str], None] | None = None,
     ) -> None:
         ports = ports or free_ports(ports_needed(size))
         if len(ports) != ports_needed(size):
             raise ValueError(f"expected {ports_needed(size)} ports for {size} servers, found {len(ports)}")
+        addresses = addresses or (HOST,) * size
         if size == 1:
-            alone = Server(installation, data_dir, port=ports[0], tick_ms=tick_ms, say=say)
+            alone = Server(installation, data_dir, host=addresses[0], port=ports[0], tick_ms=tick_ms, say=say)
             self.servers: tuple[Server, ...] = (alone,)
             return
-        peers = [Peer(n + 1, *ports[3 * n : 3 * n + 3]) for n in range(size)]
+        each = zip(ports[0::3], ports[1::3], ports[2::3], addresses, strict=True)
+        peers = [Peer(number, *ports_and_host) for number, ports_and_host in enumerate(each, start=1)]
         self.servers = tuple(
             Server(installation, data_dir / str(peer.my_id), tick_ms=tick_ms, peers=peers, me=peer, say=say)
             for peer in peers

@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from deploy.identity import name_of
 from deploy.local import description
 from deploy.local.description import SITE
 from deploy.records import StubRecord
@@ -75,6 +76,10 @@ class DeployedCrew(RealCrew):
         os.environ.update(order.environment)
         os.environ["FABRIC_LIFELINE_FD"] = str(place.lifeline)
         os.environ[MARK] = str(place.folder.path)
+        listen, data_listen, advertise = self.network.bus(name_of(order.environment.get("MANAGENT_ID", "")))
+        os.environ.update(FABRIC_ZK=self.zookeepers.peers, FABRIC_LISTEN=listen, FABRIC_DATA_LISTEN=data_listen)
+        if advertise:
+            os.environ["FABRIC_ADVERTISE"] = advertise
         return agent.main()
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from fabric.local import nursery
 from fabric.local.control import ControlError, Request
 from fabric.local.crew import Order
+from fabric.local.network import NetworkError
 from fabric.local.state import process
 from zk.server import ServerFailed
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from fabric.local.zookeepers import Member
 
 KILL_AFTER_S = 5.0
-OPS = ("status", "kill", "restart", "start", "stop")
+OPS = ("status", "kill", "restart", "start", "stop", "network")
 
 
 def answer(keeper: Keeper, request: Request) -> object:
@@ -30,6 +31,9 @@ def answer(keeper: Keeper, request: Request) -> object:
         return keeper.state()
     if request.op == "stop":
         keeper.phase = "leaving"
+        return None
+    if request.op == "network":
+        _network(keeper, request)
         return None
     if request.op not in OPS:
         raise ControlError(f"expected one of {', '.join(OPS)}, found {request.op[:20]!r}")
@@ -57,7 +61,8 @@ def _start(keeper: Keeper, job: Job, order: Order) -> int:
         raise ControlError(f"{job.name} runs already, as pid {job.pid}")
     body = partial(keeper.crew.run_ordered, keeper.placed, order)
     try:
-        pid = nursery.fork(body, name=job.name, log=keeper.folder.log(job.name), keep=(keeper.lifeline,))
+        with keeper.crew.network.inside(job.name):
+            pid = nursery.fork(body, name=job.name, log=keeper.folder.log(job.name), keep=(keeper.lifeline,))
     except OSError as error:
         raise ControlError(f"{job.name} could not be started: {error}") from None
     with contextlib.suppress(ProcessLookupError):  # it has ended already
@@ -65,6 +70,7 @@ def _start(keeper: Keeper, job: Job, order: Order) -> int:
     if not any(other.starting for other in keeper.jobs.values() if other.nodes):
         keeper.sight.soon()  # with the first of many: a look at all of them is not cheap
     job.forked(process(pid), time.monotonic())
+    keeper.crew.network.forked(job.name, pid)
     keeper.dirty = True
     return pid
 
@@ -99,6 +105,14 @@ def _to_zookeeper(keeper: Keeper, server: Member, request: Request) -> int:
     keeper.sight.soon()
     keeper.dirty = True
     return pid
+
+
+def _network(keeper: Keeper, request: Request) -> None:
+    try:
+        keeper.crew.network.replace(request.rules)
+    except NetworkError as error:
+        raise ControlError(str(error)) from None
+    keeper.dirty = True
 
 
 def _signal(request: Request) -> int:

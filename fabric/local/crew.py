@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from fabric.local.folder import ZOOKEEPER, Folder
-from fabric.local.ports import Ports
+from fabric.local.network import API_PORT, Network, Reach, network_of
 from fabric.local.state import LocalSpec, Node, nodes_of
 from fabric.local.zookeepers import Zookeepers
+from fabric.net.rules import API
 from fabric.roles.settings import Settings
 
 if TYPE_CHECKING:
     from fabric.runtime.settings import AgentConfig
-
-HOST = "127.0.0.1"
 
 
 class CrewError(Exception):
@@ -30,14 +29,20 @@ class CrewError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What all processes of one local fabric share. `zk`: the connect string. `api`: host and port."""
+    """What all processes of one local fabric share. `zk`: the connect string, as it is outside of the fabric's
+    network (`Zookeepers.peers` is the other)."""
 
     spec: LocalSpec
     folder: Folder
     zk: str
     key: bytes
-    api: tuple[str, int]
+    api: Reach
     lifeline: int
+
+    @property
+    def faults(self) -> Path | None:
+        """Where its processes look for faults."""
+        return self.folder.faults if self.spec.faults else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +82,16 @@ class Crew(Protocol):
         """In a child: be the agent that was asked for; its exit code."""
 
     @property
+    def network(self) -> Network: ...
+
+    @property
     def zookeepers(self) -> Zookeepers: ...
 
     def warm(self) -> None:
         """Import what agents need, and work out what each of them would."""
 
-    def api_address(self) -> tuple[str, int]:
-        """Where the API shall listen. Raises CrewError when that is taken."""
+    def api_address(self) -> Reach:
+        """Where the API shall listen and is reached. Raises CrewError when that is taken."""
 
     def run_agents(self, place: Place, nodes: tuple[Node, ...]) -> int:
         """In a child: be the agents of `nodes`; its exit code."""
@@ -97,8 +105,8 @@ class RealCrew:
     def __init__(self, spec: LocalSpec) -> None:
         self.spec = spec
         self.folder = Folder(Path(spec.folder))
-        self.zookeepers = Zookeepers(spec, self.folder.path / ZOOKEEPER)
-        self._ports = Ports()
+        self.network = network_of(spec)
+        self.zookeepers = Zookeepers(spec, self.folder.path / ZOOKEEPER, self.network)
 
     @property
     def companions(self) -> tuple[Companion, ...]:
@@ -114,10 +122,10 @@ class RealCrew:
     def run_ordered(self, place: Place, order: Order) -> int:
         raise CrewError("this keeper starts its agents itself: expected nobody to ask for one")
 
-    def api_address(self) -> tuple[str, int]:
+    def api_address(self) -> Reach:
         host, port = self.spec.api_host, self.spec.api_port
         try:
-            return host, self._ports.hold(host, port)
+            return self.network.open(API, API_PORT, (host, port))
         except OSError as error:
             raise CrewError(
                 f"the API can't listen at {host}:{port}: {error.strerror}; choose another address (--api HOST:PORT)"
@@ -141,21 +149,24 @@ class RealCrew:
         from fabric.runtime.settings import AgentConfig
 
         spec = place.spec
+        listen, data_listen, advertise = self.network.bus(node.name)
         return AgentConfig(
             node=node.name,
             rack=node.rack,
             layer=node.layer,
-            zookeeper=place.zk,
+            zookeeper=self.zookeepers.peers,
             state_dir=place.folder.node(node.name),
             total=spec.capacity,
-            listen=f"{HOST}:0",
-            data_listen=f"{HOST}:0",
+            listen=listen,
+            data_listen=data_listen,
+            advertise=advertise,
             driver=spec.driver,
             cluster_key=place.key,
             cache_bytes=spec.cache_bytes,
             store_bytes=spec.store_bytes,
             lifeline_fd=place.lifeline,
             log_level=spec.log_level,
+            faults=place.faults,
             settings=Settings(session_timeout_s=spec.session_timeout_s),
         )
 
@@ -163,17 +174,21 @@ class RealCrew:
         from fabric.api.main import run_api
         from fabric.api.settings import ApiConfig
 
-        host, port = place.api
+        host, port = place.api.listen
+        peer_listen, _, advertise = self.network.bus(API)
         return run_api(
             ApiConfig(
-                zookeeper=place.zk,
+                zookeeper=self.zookeepers.peers,
                 host=host,
                 port=port,
+                peer_bind=f"tcp://{peer_listen}",
+                peer_advertise=advertise,
                 session_timeout_s=place.spec.session_timeout_s,
                 cluster_key=place.key,
                 settings=Settings(session_timeout_s=place.spec.session_timeout_s),
                 log_level=place.spec.log_level,
                 lifeline_fd=place.lifeline,
+                faults=place.faults,
             )
         )
 
@@ -181,5 +196,5 @@ class RealCrew:
         from fabric.local.eyes import watch
 
         racks = sorted({node.rack for node in nodes_of(place.spec)})
-        asyncio.run(watch(place.zk, racks, place.api, requests, answers, self.zookeepers.addresses))
+        asyncio.run(watch(place.zk, racks, place.api.outside, requests, answers, self.zookeepers.addresses))
         return 0

@@ -6,6 +6,7 @@
         fabric.restart("r1c02")                # a new process, registered when this returns
         fabric.kill(fabric.zookeeper_leader()) # with `zookeepers=3`
         with fabric.paused("r2c01"): ...       # SIGSTOP … SIGCONT
+        with fabric.cut(["r1"]): ...           # with `network="namespaces"` or "proxy": rack r1 is alone
 
 Nothing of it outlives the block, nor the process that runs it.
 """
@@ -17,7 +18,7 @@ import itertools
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -28,6 +29,7 @@ from fabric.local.front import Front
 from fabric.local.spec import make_spec
 from fabric.local.state import LocalState, NodeView, Process, process
 from fabric.local.takedown import strays
+from fabric.net.rules import REST, Rule, cut
 
 WAIT_S = 30.0
 ROOM_BYTES = 2 << 30
@@ -157,6 +159,20 @@ class LocalFabric:
         if who in state.zookeepers:
             return bool(state.zookeepers[who].mode) and state.zookeeper.ready
         return state.api.ready if who == "api" else self.node(who).state == "registered"
+
+    def network(self, *rules: Rule) -> None:
+        """From now on these rules hold, and no others (fabric.net.rules); none: all is well."""
+        self.front.control.network(rules)
+
+    @contextlib.contextmanager
+    def cut(self, some: Iterable[str], others: Iterable[str] = (REST,)) -> Iterator[None]:
+        """In the block neither hears the other, besides what is wrong already; then it is as before."""
+        before = self.status().rules
+        self.network(*before, *cut(some, others))
+        try:
+            yield
+        finally:
+            self.network(*before)
 
     @contextlib.contextmanager
     def paused(self, who: str) -> Iterator[int]:

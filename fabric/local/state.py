@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from fabric.drivers.procfs import process_stat
+from fabric.net.rules import Rule
 from fabric.records import LayerName
 from fabric.resources import Resources
 
@@ -21,6 +22,7 @@ MAX_NODES = 5000
 
 MAX_ZOOKEEPERS = 5
 
+NetworkKind = Literal["host", "namespaces", "proxy"]
 Phase = Literal["starting", "up", "leaving"]
 NodeState = Literal["waiting", "starting", "registered", "paused", "dead"]
 
@@ -44,7 +46,8 @@ def process(pid: int) -> Process:
 
 class LocalSpec(msgspec.Struct, frozen=True):
     """`zk`: a connect string, empty for a ZooKeeper of its own: `zookeepers` servers, an odd number. `api_host`,
-    `api_port`: 0 takes any free port. `capacity`: what each compute or storage node declares."""
+    `api_port`: 0 takes any free port. `capacity`: what each compute or storage node declares. `network`: as
+    fabric.local.network has it. `faults`: its processes offer step hooks (fabric.runtime.stepping)."""
 
     folder: str
     racks: Annotated[int, msgspec.Meta(ge=1, le=MAX_RACKS)]
@@ -63,6 +66,8 @@ class LocalSpec(msgspec.Struct, frozen=True):
     log_level: str
     start_deadline_s: float
     zookeepers: Annotated[int, msgspec.Meta(ge=1, le=MAX_ZOOKEEPERS)] = 1
+    network: NetworkKind = "host"
+    faults: bool = False
 
 
 class Node(msgspec.Struct, frozen=True):
@@ -128,7 +133,8 @@ class LocalState(msgspec.Struct, frozen=True):
     """`leaders`: rack -> node, by layer. `error`: why it could not come up. `marks_ms`: wall clock of each stage of
     coming up ("zookeeper_started", "zookeeper_ready", "registered", "elected", "api_ready", "deployed", "up").
     `companions`: the further processes that stay, by name. `zookeepers`: its own ZooKeeper servers, by name
-    ("zookeeper", or "zookeeper-1" …); none when an ensemble was given."""
+    ("zookeeper", or "zookeeper-1" …); none when an ensemble was given. `endpoints`: who is on the network, and `rules`:
+    what is wrong with it."""
 
     phase: Phase
     folder: str
@@ -142,6 +148,8 @@ class LocalState(msgspec.Struct, frozen=True):
     error: str = ""
     companions: dict[str, Service] = {}
     zookeepers: dict[str, ZooKeeper] = {}
+    endpoints: tuple[str, ...] = ()
+    rules: tuple[Rule, ...] = ()
 
     @property
     def registered(self) -> int:

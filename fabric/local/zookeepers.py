@@ -16,15 +16,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fabric.local.ports import Ports
+from fabric.local.network import Address, Network, Reach, zookeeper_names
 from fabric.local.state import LocalSpec, Process, ZooKeeper, process
+from fabric.net.rules import OPERATOR
 from zk import connect
 from zk.ensemble import Ensemble, ports_needed
-from zk.server import HOST, Server, ServerFailed, find_zookeeper, wait_serving
+from zk.server import Server, ServerFailed, find_zookeeper, wait_serving
 
 READY_WAIT_S = 60.0
 TICKS_A_SESSION = 4
 RESTART_GRACE_S = 1.0
+PORTS = (2181, 2888, 3888)
+"""For clients, for followers, for elections: of a server that has an address of its own."""
+NEVER = Process(0, 0)
 
 
 @dataclass(slots=True)
@@ -34,8 +38,10 @@ class Member:
 
     name: str
     server: Server
-    process: Process
-    since: float
+    reach: Reach
+    network: Network
+    process: Process = NEVER
+    since: float = 0.0
     paused: bool = False
     ended: str = ""
 
@@ -54,9 +60,7 @@ class Member:
         wait until it serves. Returns the old pid."""
         old = self.process.pid
         self.server.stop(grace_s=0.0 if self.paused else RESTART_GRACE_S)
-        self.server.launch()
-        self.process, self.paused, self.ended = process(self.server.pid or 0), False, ""
-        self.since = time.monotonic()
+        self.launch()
         return old
 
     def exited(self, how: str) -> None:
@@ -64,18 +68,31 @@ class Member:
         self.server.kill()
         self.ended, self.paused = how, False
 
+    def launch(self) -> None:
+        with self.network.inside(self.name):
+            self.server.launch()
+        self.process, self.paused, self.ended = process(self.server.pid or 0), False, ""
+        self.since = time.monotonic()
+        self.network.forked(self.name, self.process.pid)
+
     def view(self, mode: str, seen_from: float) -> ZooKeeper:
         serves = self.running and not self.paused and seen_from > self.since
         return ZooKeeper(
-            self.server.hosts, self.process if self.running else None, mode if serves else "", self.paused, self.ended
+            _joined(self.reach.outside),
+            self.process if self.running else None,
+            mode if serves else "",
+            self.paused,
+            self.ended,
         )
 
 
 class Zookeepers:
-    def __init__(self, spec: LocalSpec, data: Path) -> None:
-        self.spec, self.data = spec, data
+    """`peers`: the connect string, as nodes and API have it."""
+
+    def __init__(self, spec: LocalSpec, data: Path, network: Network) -> None:
+        self.spec, self.data, self.network = spec, data, network
+        self.peers = ""
         self._members: dict[str, Member] = {}
-        self._ports = Ports()
 
     def __iter__(self) -> Iterator[Member]:
         return iter(self._members.values())
@@ -85,10 +102,12 @@ class Zookeepers:
         return not self.spec.zk
 
     def launch(self) -> str:
-        """Begin to start them, unless an ensemble is given; the connect string. Raises ServerFailed."""
+        """Begin to start them, unless an ensemble is given; the connect string, as it is outside of the fabric's
+        network. Raises ServerFailed, OSError."""
         if self.spec.zk:
             chroot = "" if connect.parse(self.spec.zk).chroot else f"/fabric-local-{secrets.token_hex(4)}"
-            return self.spec.zk.rstrip("/") + chroot
+            self.peers = self.spec.zk.rstrip("/") + chroot
+            return self.peers
         installation = find_zookeeper()
         if installation is None:
             raise ServerFailed(
@@ -97,21 +116,26 @@ class Zookeepers:
             )
         size = self.spec.zookeepers
         tick_ms = max(100, min(2000, int(1000 * self.spec.session_timeout_s / TICKS_A_SESSION)))
-        ports = [self._ports.hold(HOST) for _ in range(ports_needed(size))]
-        ensemble = Ensemble(installation, self.data, size=size, tick_ms=tick_ms, ports=ports)
-        ensemble.launch()
-        for name, server in zip(names_of(size), ensemble.servers, strict=True):
-            self._members[name] = Member(name, server, process(server.pid or 0), time.monotonic())
-        return ensemble.hosts
+        names, each = zookeeper_names(size), PORTS[: ports_needed(size) // size]
+        reached = {name: [self.network.open(name, port) for port in each] for name in names}
+        ports = [reach.listen[1] for name in names for reach in reached[name]]
+        addresses = [reached[name][0].listen[0] for name in names]
+        ensemble = Ensemble(installation, self.data, size=size, tick_ms=tick_ms, ports=ports, addresses=addresses)
+        for name, server in zip(names, ensemble.servers, strict=True):
+            self._members[name] = Member(name, server, reached[name][0], self.network)
+            self._members[name].launch()
+        self.peers = ",".join(_joined(member.reach.peers) for member in self)
+        return ",".join(_joined(member.reach.outside) for member in self)
 
     def wait_ready(self) -> None:
         """Until all of ours serve. Raises ServerFailed."""
-        for member in self:
-            member.server.wait_ready(READY_WAIT_S)
+        with self.network.inside(OPERATOR):
+            for member in self:
+                member.server.wait_ready(READY_WAIT_S)
 
     def wait_serving(self) -> bool:
         """In another process than the keeper: whether they come to serve, in time."""
-        return all(wait_serving(member.server.port, READY_WAIT_S) for member in self)
+        return all(wait_serving(port, READY_WAIT_S, host=host) for host, port in self.addresses.values())
 
     def named(self, name: str) -> Member | None:
         return self._members.get(name)
@@ -123,7 +147,7 @@ class Zookeepers:
     @property
     def addresses(self) -> dict[str, tuple[str, int]]:
         """Where each is asked for what it is."""
-        return {member.name: (HOST, member.server.port) for member in self}
+        return {member.name: member.reach.outside for member in self}
 
     @property
     def pids(self) -> set[int]:
@@ -139,5 +163,5 @@ class Zookeepers:
             member.server.kill()
 
 
-def names_of(size: int) -> list[str]:
-    return ["zookeeper"] if size == 1 else [f"zookeeper-{number}" for number in range(1, size + 1)]
+def _joined(address: Address) -> str:
+    return f"{address[0]}:{address[1]}"

@@ -271,9 +271,9 @@ def test_logs_are_bounded_and_their_end_is_told(tmp_path: Path, monkeypatch: pyt
 
 def test_the_port_of_the_api_is_its_own_before_it_listens_there(tmp_path: Path) -> None:
     crew = RealCrew(make_spec(folder=tmp_path, api_port=0))
-    address = crew.api_address()
+    address = crew.api_address().listen
     with socket.socket() as other, pytest.raises(OSError, match="Address already in use"):
         other.bind(address)
     with socket.create_server(address), socket.create_connection(address):
         pass
-    crew._ports.close()
+    crew.network.close()
