@@ -4,8 +4,11 @@ for longer than any session. Figures are printed (`pytest -rP`)."""
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -13,6 +16,8 @@ import pytest
 
 from fabric.local.harness import LocalFabric
 from fabric.local.state import process
+from tests.conftest import CONTAINERS
+from tests.ensembles import Servers, container_engine_trouble, container_servers
 from tests.system.steady import Answered, Load, steady
 from tests.waiting import wait_until
 
@@ -26,17 +31,71 @@ WAITED_MOST_S = 5.0
 """Of a request while a new leader is elected. Elections take less than a second; the machine may be busy."""
 
 
-@pytest.fixture(scope="module")
-def fabric() -> Iterator[LocalFabric]:
-    with LocalFabric(racks=2, compute=2, storage=1, zookeepers=3, session_timeout_s=SESSION_S) as one:
-        with client(one) as api:
+@dataclass
+class FabricServers:
+    """As tests.ensembles.Servers: those of a local fabric, by its harness."""
+
+    fabric: LocalFabric
+
+    @property
+    def hosts(self) -> str:
+        return self.fabric.zk_hosts
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.fabric.up.zookeepers)
+
+    def leader(self) -> str:
+        return self.fabric.zookeeper_leader()
+
+    def kill(self, name: str) -> None:
+        self.fabric.kill(name)
+
+    def restart(self, name: str) -> None:
+        self.fabric.restart(name)
+
+    def start_all(self) -> None:
+        self.fabric.start_zookeepers()
+
+    def pause(self, name: str) -> None:
+        self.fabric.front.control.kill(name, signal.SIGSTOP)
+
+    def resume(self, name: str) -> None:
+        self.fabric.front.control.kill(name, signal.SIGCONT)
+
+
+@dataclass
+class World:
+    fabric: LocalFabric
+    servers: Servers
+
+
+@pytest.fixture(scope="module", params=["own", CONTAINERS])
+def world(request: pytest.FixtureRequest) -> Iterator[World]:
+    """A fabric with three ZooKeeper servers of its own, and one that was given containers."""
+    options: dict[str, Any] = {"racks": 2, "compute": 2, "storage": 1, "session_timeout_s": SESSION_S}
+    with ExitStack() as stack:
+        if request.param == "own":
+            fabric = stack.enter_context(LocalFabric(**options, zookeepers=3))
+            one = World(fabric, FabricServers(fabric))
+        else:
+            if trouble := container_engine_trouble():
+                pytest.skip(trouble)
+            containers = stack.enter_context(container_servers())
+            one = World(stack.enter_context(LocalFabric(**options, zk=containers.hosts)), containers)
+        with client(one.fabric) as api:
             assert api.put("/v1/images/sleeper", content=SLEEPER).status_code == 201
         yield one
 
 
 @pytest.fixture
-def api(fabric: LocalFabric) -> Iterator[httpx.Client]:
-    with client(fabric) as http:
+def servers(world: World) -> Servers:
+    return world.servers
+
+
+@pytest.fixture
+def api(world: World) -> Iterator[httpx.Client]:
+    with client(world.fabric) as http:
         yield http
 
 
@@ -87,41 +146,41 @@ def ended_well(api: httpx.Client, answers: list[Answered]) -> None:
         assert settled(api, deployment)["state"] == "deleted"
 
 
-def test_no_request_is_lost_when_the_leader_is_killed(fabric: LocalFabric, api: httpx.Client) -> None:
+def test_no_request_is_lost_when_the_leader_is_killed(servers: Servers, api: httpx.Client) -> None:
     with steady(lambda number: api.post("/v1/deployments", json=BODY)) as load:
         a_while(load, 5)
-        leader = fabric.zookeeper_leader()
-        fabric.kill(leader)
+        leader = servers.leader()
+        servers.kill(leader)
         a_while(load, 15)
         answers = load.answers()
     all_answered(answers, 202)
-    assert fabric.zookeeper_leader() != leader
+    assert servers.leader() != leader
     ended_well(api, answers)
-    fabric.restart(leader)
+    servers.start_all()
 
 
-def test_no_request_fails_while_each_server_is_restarted(fabric: LocalFabric, api: httpx.Client) -> None:
+def test_no_request_fails_while_each_server_is_restarted(servers: Servers, api: httpx.Client) -> None:
     """As an operator would: the next one when the last one serves again."""
     with steady(lambda number: api.post("/v1/deployments", json=BODY)) as load:
-        for name in fabric.up.zookeepers:
+        for name in servers.names:
             a_while(load, 3)
-            fabric.restart(name)
+            servers.restart(name)
         a_while(load, 5)
         answers = load.answers()
     all_answered(answers, 202)
     ended_well(api, answers)
 
 
-def test_without_a_quorum_nothing_is_touched_and_all_goes_on_by_itself(fabric: LocalFabric, api: httpx.Client) -> None:
+def test_without_a_quorum_nothing_is_touched_and_all_goes_on_by_itself(servers: Servers, api: httpx.Client) -> None:
     made = api.post("/v1/deployments", json={**BODY, "count": 8}).json()["id"]
     assert settled(api, made)["state"] == "running"
     before = instances(api)
     assert len(before) == 8
     running = {process(pid) for _, pid in before.values()}
-    leader = fabric.zookeeper_leader()
-    gone = [leader, next(name for name in fabric.up.zookeepers if name != leader)]
+    leader = servers.leader()
+    gone = [leader, next(name for name in servers.names if name != leader)]
     for name in gone:
-        fabric.kill(name)
+        servers.kill(name)
     began = time.monotonic()
     with steady(lambda number: api.post("/v1/deployments", json=BODY), rate=2.0) as load:
         wait_until(lambda: time.monotonic() - began > OUTAGE_S, 2 * OUTAGE_S, "the outage to be long")
@@ -131,7 +190,7 @@ def test_without_a_quorum_nothing_is_touched_and_all_goes_on_by_itself(fabric: L
         assert isinstance(one.answer, httpx.Response)
         assert int(one.answer.headers["Retry-After"]) > 0
     assert all(each.alive for each in running), "instances run on"
-    fabric.start_zookeepers()
+    servers.start_all()
     back = time.monotonic()
 
     def accepted() -> str:
