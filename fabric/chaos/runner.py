@@ -1,0 +1,366 @@
+"""One run of a scenario: up, load, faults, heal, wait until all is at rest, judge.
+
+    bring up, or attach ─> push images ─> watch ─> load begins ─┬─ faults, each at its time, undone at its end ─┐
+                                                                └──────── for `for_s` ──────────────────────────┤
+    judge <─ one thorough look <─ until nothing is unsettled, or `settle_s` is over <─ requests end <─ heal <───┘
+
+Theory of operation. The main thread keeps the schedule: a heap of (time, what to do). Load and watcher have threads of
+their own; the keeper is another process. Whatever happens (Ctrl-C too) the way out is the same: heal what was done, end
+the load, and take the fabric down if it was brought up for this run. A fault that can't be done is noted, and the run
+goes on: the scorecard says what was not done, and why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import itertools
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+from fabric.chaos import image, judge
+from fabric.chaos.faults import FAULTS, mounts
+from fabric.chaos.figures import figures
+from fabric.chaos.history import Clock, History, requests
+from fabric.chaos.load import Generator
+from fabric.chaos.looking import look
+from fabric.chaos.scorecard import Scorecard, expected
+from fabric.chaos.script import Act, Scenario, format_scenario
+from fabric.chaos.stage import API, Deed, Skipped, Stage
+from fabric.chaos.targets import NobodyThere, chosen
+from fabric.chaos.verdict import Finding, Promise, verdict
+from fabric.chaos.watch import CannotLook, Watcher
+from fabric.chaos.watching import Watching
+from fabric.chaos.world import Rules, World
+from fabric.flavors import load_flavors
+from fabric.images.manifest import chunk_hash
+from fabric.local.control import ControlClient, ControlError
+from fabric.local.folder import Folder
+from fabric.local.interrupts import Interrupts
+from fabric.local.state import LocalState
+from fabric.resources import Resources
+
+TURN_S = 0.05
+LOOK_EVERY_S = 0.5
+SETTLE_LOOK_S = 0.5
+PUSH_WAIT_S = 60.0
+HEAL_WAIT_S = 45.0
+MEMORY_MIB, DISK_MIB = 1 << 20, 1 << 24
+"""Of each node: never what limits. The vcpus are."""
+NODE_DISK_BYTES = 96 << 20
+DISK_VERBS = frozenset({"fill", "read-only"})
+Say = Callable[[str], None]
+
+
+class RunFailed(Exception):
+    """The run could not be made, so nothing can be said of the promises."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """An image of the run: its name, its digest, and the hash of each file in it."""
+
+    name: str
+    digest: str
+    files: dict[str, bytes]
+
+
+@dataclass(order=True)
+class _Due:
+    at_s: float
+    number: int
+    act: Act | None = field(compare=False)
+    undo: Callable[[], None] | None = field(compare=False, default=None)
+
+
+class Run:
+    """`say`: progress, a line at a time. `history`: where it is written, or None."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        state: LocalState,
+        own: bool,
+        interrupts: Interrupts,
+        say: Say,
+        *,
+        disks: str,
+        history: Path | None = None,
+    ) -> None:
+        self.scenario, self.interrupts, self.say = scenario, interrupts, say
+        self.rng = random.Random(scenario.seed)
+        self.clock = Clock()
+        self.history = History(history)
+        self.rules = Rules(
+            capacity=state.spec.capacity,
+            flavors={name: one.resources for name, one in load_flavors().items()},
+            session_s=state.spec.session_timeout_s,
+        )
+        self.loads: list[Generator] = []
+        self.watching = Watching(self.rules, lambda one: max((g.stop_after_s(one) for g in self.loads), default=0))
+        folder = Folder(Path(state.folder))
+        nodes = folder.node("x").parent
+        racks = tuple(sorted({view.node.rack for view in state.nodes}))
+        storage = tuple(view.node.name for view in state.nodes if view.node.layer == "storage")
+        self.watcher = Watcher(
+            state.zookeeper.where, nodes, racks, storage, self.watching, self.clock,
+            lambda: frozenset[str]().union(*(one.busy() for one in self.loads)),
+        )  # fmt: skip
+        self.stage = Stage(
+            ControlClient(folder), folder, self.watcher, self.watching, self.clock, self.rng, state, own, disks
+        )
+        self.deeds: list[Deed] = []
+        self.undoes: dict[int, Callable[[], None]] = {}
+        self.published: list[Published] = []
+        self._due: list[_Due] = []
+        self._numbers = itertools.count()
+        self._looked_at = 0.0
+
+    # --- the whole ---------------------------------------------------------------------------------------------------
+
+    def play(self) -> Scorecard:
+        """Raises RunFailed, CannotLook, ControlError, Interrupted. Everything that was done is undone in any case."""
+        try:
+            self._prepare()
+            self._schedule()
+            faults_ended_s = self._storm()
+        finally:
+            self._heal()
+        for one in self.loads:
+            one.stop()
+        unsettled, world = self._settle()
+        return self._judge(unsettled, world, faults_ended_s)
+
+    def close(self) -> None:
+        for one in self.loads:
+            one.close()
+        self.watcher.close()
+        self.history.close()
+        for node in self.stage.nodes:
+            mounts.remove(self.stage.folder.node(node.name))
+
+    def _prepare(self) -> None:
+        if any(act.verb in DISK_VERBS for act in self.scenario.acts) and not self.stage.disks:
+            self._give_disks()
+        self.watcher.open()
+        with httpx.Client(base_url=self.stage.state.api.where, timeout=PUSH_WAIT_S, trust_env=False) as api:
+            for number, size in enumerate(self.scenario.images):
+                self.published.append(self._push(api, f"chaos-{self.clock.began:.0f}-{number}", size))
+        self.watcher.digests = tuple(one.digest for one in self.published)
+        load = self.scenario.load
+        if load.per_s:
+            names = tuple(one.name for one in self.published)
+            run = f"chaos-{self.rng.getrandbits(64):016x}-{time.time_ns():x}"
+            generator = Generator(self.stage.state.api.where, load, names, self.history, self.clock, self.rng, run)
+            self.loads.append(generator)
+
+    def _push(self, api: httpx.Client, name: str, size: int) -> Published:
+        self.interrupts.check()
+        content = image.build(size, self.rng)
+        try:
+            answer = api.put(f"/v1/images/{name}", content=content)
+        except httpx.HTTPError as error:
+            raise RunFailed(f"the image {name} could not be pushed: {error!r}") from None
+        if answer.status_code != 201:
+            raise RunFailed(f"the image {name} could not be pushed: {answer.status_code} {answer.text[:300]}")
+        told = answer.json()
+        if not self.stage.holders:
+            self.stage.holders = tuple(told["holders"])
+        return Published(name, told["digest"], {"entrypoint": chunk_hash(image.ENTRYPOINT)})
+
+    def _give_disks(self) -> None:
+        """A small disk for every node, while nothing runs yet."""
+        self.say("giving each node a disk of its own")
+        names = [node.name for node in self.stage.nodes]
+        try:
+            for name in names:
+                self.stage.send(name, 9)
+            for name in names:
+                self.stage.wait_dead(name)
+                mounts.small(self.stage.folder.node(name), NODE_DISK_BYTES)
+                self.stage.start_again(name)
+            self.stage.wait(self._all_up, "all agents to be back", HEAL_WAIT_S)
+        except OSError as error:
+            raise RunFailed(f"a disk could not be mounted at {error.filename}: {error.strerror}") from None
+        except Skipped as error:
+            raise RunFailed(str(error)) from None
+
+    # --- faults ------------------------------------------------------------------------------------------------------
+
+    def _schedule(self) -> None:
+        for act in self.scenario.acts:
+            if act.every_s:
+                at_s = act.every_s
+                while at_s < self.scenario.for_s:
+                    self._put(at_s, act)
+                    at_s += act.every_s
+            elif act.at_s is not None:
+                self._put(act.at_s, act)
+
+    def _put(self, at_s: float, act: Act | None, undo: Callable[[], None] | None = None) -> None:
+        heapq.heappush(self._due, _Due(at_s, next(self._numbers), act, undo))
+
+    def _storm(self) -> float:
+        """The faults, under load. Returns when it was over, in seconds of the clock."""
+        for one in self.loads:
+            one.start()
+        began = self.clock.now()
+        while (now := self.clock.now() - began) < self.scenario.for_s:
+            while self._due and self._due[0].at_s <= now:
+                due = heapq.heappop(self._due)
+                if due.undo is not None:
+                    due.undo()
+                elif due.act is not None:
+                    self._do(due.act, now)
+            self._look_at_api()
+            if self.watcher.trouble:
+                raise RunFailed(f"nothing is watched any more: {self.watcher.trouble}")
+            left_s = (self._due[0].at_s if self._due else self.scenario.for_s) - (self.clock.now() - began)
+            self.interrupts.wait(max(0.0, min(TURN_S, left_s)))
+        return self.clock.now()
+
+    def _do(self, act: Act, now: float) -> None:
+        names: tuple[str, ...] = ()
+        at_s = self.clock.now()
+        try:
+            names = chosen(act.target, self.stage.scene(), self.rng) if act.target else ()
+            fault = FAULTS.get(act.verb)
+            if fault is None:
+                raise Skipped(f"{act.verb} can't be done on this fabric")
+            undo = fault(self.stage, act, names)
+        except (Skipped, NobodyThere, ControlError) as error:
+            self.say(f"{at_s:7.2f} s  not done: {act.verb} {act.target or ''}: {error}")
+            self.deeds.append(Deed(act.verb, names, at_s, skipped=str(error)))
+            return
+        ends = f" for {act.for_s:g} s" if act.for_s is not None else ""
+        self.say(f"{at_s:7.2f} s  {act.verb} {', '.join(names) or act.target}{ends}")
+        number = len(self.deeds)
+        self.deeds.append(Deed(act.verb, names, at_s))
+        if undo is not None:
+            self.undoes[number] = undo
+            if act.for_s is not None:
+                self._put(now + act.for_s, None, lambda: self._undo(number))
+
+    def _undo(self, number: int) -> None:
+        undo = self.undoes.pop(number, None)
+        if undo is None:
+            return
+        deed = self.deeds[number]
+        try:
+            undo()
+        except (Skipped, ControlError) as error:
+            self.say(f"{self.clock.now():7.2f} s  not undone: {deed.verb} {', '.join(deed.names)}: {error}")
+        self.deeds[number] = Deed(deed.verb, deed.names, deed.at_s, self.clock.now())
+
+    def _look_at_api(self) -> None:
+        """Whether an API that a fault had taken away answers again; now and then."""
+        if not self.stage.api_held or time.monotonic() < self._looked_at + LOOK_EVERY_S:
+            return
+        self._looked_at = time.monotonic()
+        with contextlib.suppress(httpx.HTTPError):
+            if httpx.get(f"{self.stage.state.api.where}/healthz", timeout=1.0, trust_env=False).status_code == 200:
+                self.stage.api_answers()
+
+    # --- healing -----------------------------------------------------------------------------------------------------
+
+    def _heal(self) -> None:
+        """Undo everything; start what is dead. What fails is said, and found by the judge."""
+        self.say(f"{self.clock.now():7.2f} s  healing")
+        for number in sorted(self.undoes, reverse=True):
+            self._undo(number)
+        self._due.clear()
+        deadline = time.monotonic() + HEAL_WAIT_S
+        while time.monotonic() < deadline:
+            with contextlib.suppress(ControlError, Skipped):
+                if self._start_the_dead() and self._all_up():
+                    break
+            time.sleep(TURN_S)
+        self._looked_at = 0.0
+        self._look_at_api()
+
+    def _start_the_dead(self) -> bool:
+        """Whether all processes run."""
+        state = self.stage.control.status()
+        dead = [view.node.name for view in state.nodes if view.state == "dead"]
+        dead += [API] if state.api.ended else []
+        for name in dead:
+            self.stage.start_again(name)
+        return not dead
+
+    def _all_up(self) -> bool:
+        state = self.stage.control.status()
+        return state.registered == len(state.nodes) and state.api.ready
+
+    def _settle(self) -> tuple[list[Finding], World]:
+        """Wait until nothing is unsettled; what is so, in the end, and by what."""
+        began = time.monotonic()
+        said_at = began
+        published = {one.digest: one.files for one in self.published}
+        why = ""
+        while True:
+            over = time.monotonic() - began > self.scenario.settle_s
+            idle = all(one.idle for one in self.loads)
+            self._look_at_api()
+            found: list[Finding] = []
+            try:
+                world = look(self.stage, published, thorough=over)
+                found = self._unsettled(world)
+                if not found and idle and not over:
+                    world = look(self.stage, published, thorough=True)
+                    found = self._unsettled(world)
+                    over = not found
+                if over:
+                    return found, world
+            except CannotLook as error:
+                why = str(error)
+                if over:
+                    raise RunFailed(f"nothing can be judged: {why}") from None
+            if time.monotonic() > said_at + 5.0:
+                said_at = time.monotonic()
+                self.say(f"{self.clock.now():7.2f} s  waiting for {found[0].text if found else why or 'requests'}")
+            self.interrupts.wait(SETTLE_LOOK_S)
+
+    def _unsettled(self, world: World) -> list[Finding]:
+        return judge.unsettled(world, requests(self.history.attempts, self.history.ends), self.rules)
+
+    # --- judging -----------------------------------------------------------------------------------------------------
+
+    def _judge(self, unsettled: list[Finding], world: World, faults_ended_s: float) -> Scorecard:
+        for one in self.loads:
+            one.close()
+        self.watcher.close()
+        asked = requests(self.history.attempts, self.history.ends)
+        now = self.clock.now()
+        answers = judge.answers(asked, self.stage.excused, self.stage.outages)
+        findings = [*self.watching.findings, *answers, *unsettled]
+        found = figures(
+            asked, findings, self.deeds,
+            skipped=sum(one.counters.skipped for one in self.loads),
+            instances=len(self.watching.seen), most=self.watching.most_running, samples=self.watching.samples,
+            redundancy_s=max(self.watching.under_redundant_s.values(), default=0.0),
+            settle_s=now - faults_ended_s, ran_s=faults_ended_s,
+        )  # fmt: skip
+        findings += expected(self.scenario.expects, found)
+        told = verdict(findings, self._tried())
+        text = format_scenario(self.scenario)
+        return Scorecard(self.scenario.name, text, told.holds, told, found, tuple(self.deeds))
+
+    def _tried(self) -> Iterator[Promise]:
+        yield from ("capacity", "exactly", "durable", "orphans", "redundancy")
+        if self.stage.outages:
+            yield "outage"
+        if any(deed.verb == "strangers" and not deed.skipped for deed in self.deeds):
+            yield "strangers"
+        if self.scenario.expects:
+            yield "expected"
+
+
+def capacity(vcpus: int) -> Resources:
+    return Resources(vcpus, MEMORY_MIB, DISK_MIB)
+
+
