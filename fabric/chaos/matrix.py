@@ -27,13 +27,15 @@ from typing import Any, Literal, Self, TypeVar
 
 import httpx
 
-from fabric.chaos import eye, image, judge, scan
+from fabric.chaos import eye, image, judge, looking, scan
 from fabric.chaos.cells import NEVER, Cell
 from fabric.chaos.history import Clock
+from fabric.chaos.stage import Stage
 from fabric.chaos.watch import CannotLook, Watcher
 from fabric.chaos.watching import Watching
-from fabric.chaos.world import Rules, World
+from fabric.chaos.world import Rules
 from fabric.flavors import load_flavors
+from fabric.local.folder import NODES
 from fabric.local.harness import LocalFabric
 from fabric.runtime import stepping
 from fabric.runtime.stepping import Action, Armed, Fired
@@ -104,11 +106,12 @@ class Matrix:
         storage = tuple(view.node.name for view in fabric.up.nodes if view.node.layer == "storage")
         flavors = {name: flavor.resources for name, flavor in load_flavors().items()}
         self.rules = Rules(spec.capacity, flavors, spec.session_timeout_s)
-        self.watching = Watching(self.rules)
-        nodes = fabric.folder.path / "nodes"
-        self.watcher = Watcher(fabric.zk_hosts, nodes, racks, storage, self.watching, Clock(), frozenset)
-        self.watcher.open()
-        self._stack.callback(self.watcher.close)
+        watching, clock = Watching(self.rules), Clock()
+        watcher = Watcher(fabric.zk_hosts, fabric.folder.path / NODES, racks, storage, watching, clock, frozenset)
+        watcher.open()
+        self._stack.callback(watcher.close)
+        control = fabric.front.control
+        self.stage = Stage(control, fabric.folder, watcher, watching, clock, self._rng, fabric.up, own=True)
         self.http = self._stack.enter_context(httpx.Client(base_url=fabric.api_url, timeout=ANSWER_S))
         self.pool = self._stack.enter_context(ThreadPoolExecutor(1, "ask"))
         self._fabric = fabric
@@ -127,13 +130,14 @@ class Matrix:
     def _cell(self, step: Step) -> Cell:
         self._number += 1
         name = f"cell-{self._number}"
-        known = len(self.watching.findings)
+        findings = self.stage.watching.findings
+        known = len(findings)
         cell = Cell(step.name)
         try:
             cell = self._broken(step, name)
         except (_Late, CannotLook, httpx.HTTPError, TimeoutError) as error:
             cell = _with(cell, str(error) or type(error).__name__)
-        seen = [f"{found.promise}: {found.text}" for found in self.watching.findings[known:]]
+        seen = [f"{found.promise}: {found.text}" for found in findings[known:]]
         return _with(cell, *seen)
 
     def _broken(self, step: Step, name: str) -> Cell:
@@ -150,14 +154,14 @@ class Matrix:
             stepping.disarm(faults, armed)
             return Cell(step.name, troubles=(f"nobody came to this step within {REACH_S:g} s",))
         at = time.monotonic()
-        self.watching.held = {fired.node: self.watcher.clock.now()}
+        self.stage.hit(fired.node)
         at_once = self.back == "now" or fired.node == "api"
         if at_once:
             self._bring_back(fired)
         cell = self._ended(Cell(step.name, fired.node), asked, at)
         if not at_once:
             self._bring_back(fired)
-        self.watching.held = {}
+        self.stage.back(fired.node)
         back = time.monotonic()
         left = self._whole(back + WHOLE_S, name)
         cell = _with(cell, *left, whole_ms=NEVER if left else _ms_since(back))
@@ -167,7 +171,8 @@ class Matrix:
 
     def _players(self, step: Step, digest: str) -> tuple[str, ...]:
         """Who may be the victim; empty: whoever comes there."""
-        now = self.watcher.ask(lambda client: eye.present(client, self.watcher.racks))
+        watcher = self.stage.watcher
+        now = watcher.ask(lambda client: eye.present(client, watcher.racks))
         leading = {node for (layer, _), node in now.leaders.items() if layer == "compute"}
         match step.role:
             case "rack":
@@ -177,7 +182,7 @@ class Matrix:
             case "storage":
                 return tuple(sorted(node for (layer, _), node in now.leaders.items() if layer == "storage"))
             case "holder":
-                found = scan.holders(self.watcher.nodes, self.watcher.storage, (digest,), whole=False)
+                found = scan.holders(watcher.nodes, watcher.storage, (digest,), whole=False)
                 return tuple(sorted(found[digest]))
         return ()
 
@@ -257,7 +262,7 @@ class Matrix:
     def _whole(self, deadline: float, name: str) -> list[str]:
         """What is still wrong at the deadline."""
         while True:
-            world = self._world()
+            world = looking.look(self.stage, {}, thorough=False)
             wrong = [f"{found.promise}: {found.text}" for found in judge.unsettled(world, (), self.rules)]
             same = [one.id for one in world.records.values() if one.name == name]
             if len(same) > 1:
@@ -265,27 +270,6 @@ class Matrix:
             if not wrong or time.monotonic() > deadline:
                 return wrong
             time.sleep(LOOK_S)
-
-    def _world(self) -> World:
-        now = self.watcher.ask(lambda client: eye.present(client, self.watcher.racks))
-        written = self.watcher.ask(eye.written)
-        nodes = {view.node.name: view.node.rack for view in self.fabric.up.nodes}
-        digests = [one.digest for one in written.images.values()]
-        return World(
-            at_s=self.watcher.clock.now(),
-            expected=nodes,
-            storage=frozenset(self.watcher.storage),
-            members={**now.compute, **now.storage},
-            leaders={f"{layer} {rack}": node for (layer, rack), node in now.leaders.items()},
-            records=written.records,
-            unreadable=written.unreadable,
-            open=written.open,
-            images=written.images,
-            running=frozenset(scan.Processes(self.watcher.nodes).look()),
-            holders=scan.holders(self.watcher.nodes, self.watcher.storage, digests, whole=True),
-            lost=written.lost,
-            cordoned=written.cordoned,
-        )
 
     def _until(self, probe: Callable[[], T], within_s: float, what: str) -> T:
         """What `probe` answers, once that is true. Raises _Late."""

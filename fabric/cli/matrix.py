@@ -6,12 +6,14 @@ import argparse
 import sys
 import time
 from argparse import ArgumentParser, Namespace
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from fabric.cli import output
 from fabric.cli.exits import Exit, Failure
+
+if TYPE_CHECKING:
+    from fabric.chaos.cells import Cell
+    from fabric.steps import Step
 
 MATRIX = """\
 Brings up a small fabric of real processes, and for each step: makes a request, kills whoever comes to that step first,
@@ -25,7 +27,7 @@ examples:
 
 
 def register(actions: Any) -> None:
-    """Add `matrix` and `steps` to the actions of `fabric chaos`."""
+    """Add `matrix` and `steps` to the actions of `fabric chaos`. Nothing heavy is imported before one of them runs."""
     matrix: ArgumentParser = actions.add_parser(
         "matrix", help="kill every role at every step of the flow", description=MATRIX, epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -54,7 +56,7 @@ def _listed(text: str) -> tuple[str, ...]:
     return tuple(part for part in text.split(",") if part)
 
 
-def _chosen(args: Namespace) -> Any:
+def _chosen(args: Namespace) -> tuple[Step, ...]:
     from fabric.chaos.cells import BadChoice, choose
 
     try:
@@ -64,10 +66,11 @@ def _chosen(args: Namespace) -> Any:
 
 
 def steps(args: Namespace) -> int:
+    from fabric.cli import output
+
     chosen = _chosen(args)
-    if output.wants_json(args):
-        shown = [{"step": one.name, "role": one.role, "flow": one.flow, "meaning": one.meaning} for one in chosen]
-        sys.stdout.write(msgspec.json.encode(shown).decode() + "\n")
+    if args.format == "json":
+        _json([{"step": one.name, "role": one.role, "flow": one.flow, "meaning": one.meaning} for one in chosen])
     else:
         rows = [(one.name, one.flow or "back", one.moment, one.meaning) for one in chosen]
         output.table(("STEP", "FLOW", "MOMENT", "THAT IS"), rows, ("THAT IS",))
@@ -75,9 +78,10 @@ def steps(args: Namespace) -> int:
 
 
 def matrix(args: Namespace) -> int:
-    from fabric.chaos.cells import Cell, Told, rows
+    from fabric.chaos.cells import Told, rows
     from fabric.chaos.matrix import SESSION_S, Matrix
     from fabric.chaos.watch import CannotLook
+    from fabric.cli import output
     from fabric.local.folder import FolderError
     from fabric.local.front import UpFailed
 
@@ -92,8 +96,8 @@ def matrix(args: Namespace) -> int:
     except (UpFailed, FolderError, CannotLook) as error:
         raise Failure(str(error)) from None
     told = Told(args.action, args.back, SESSION_S, time.monotonic() - began, tuple(cells))
-    if output.wants_json(args):
-        sys.stdout.write(msgspec.json.encode(told).decode() + "\n")
+    if args.format == "json":
+        _json(told)
         return Exit.DONE if told.holds else Exit.ERROR
     _table(told.cells)
     output.line()
@@ -106,7 +110,15 @@ def matrix(args: Namespace) -> int:
     return Exit.DONE if told.holds else Exit.ERROR
 
 
-def _table(cells: Any) -> None:
+def _json(told: object) -> None:
+    import msgspec
+
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(told), indent=2).decode() + "\n")
+
+
+def _table(cells: Iterable[Cell]) -> None:
+    from fabric.cli import output
+
     output.table(
         ("STEP", "VICTIM", "ENDED", "AFTER", "WHOLE AFTER", "HOLDS", "WHY"),
         [
