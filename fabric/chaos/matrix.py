@@ -34,6 +34,7 @@ from fabric.chaos.stage import Stage
 from fabric.chaos.watch import CannotLook, Watcher
 from fabric.chaos.watching import Watching
 from fabric.chaos.world import Rules
+from fabric.drivers.procfs import process_stat
 from fabric.flavors import load_flavors
 from fabric.local.folder import NODES
 from fabric.local.harness import LocalFabric
@@ -58,6 +59,8 @@ WHOLE_S = 40.0
 """From the victim's return to everything as it should be: repair waits 15 s for a holder to come back."""
 STOPPED_SESSIONS = 1.5
 """Who is stopped and comes back at once goes on after so many sessions."""
+DONE_FOR = frozenset({"", "Z", "X", "T"})
+"""States of a process that is dead, or stopped."""
 RETRY_S = 0.1
 ANSWER_S = 15.0
 POLL_S = 0.05
@@ -187,9 +190,11 @@ class Matrix:
         return ()
 
     def _fired(self, number: int) -> Fired | None:
+        """Who did, when it has happened to him: he tells of it before."""
+
         def look() -> Fired | None:
-            found = (one for one in stepping.fired(self.fabric.folder.faults) if one.number == number and one.node)
-            return next(found, None)
+            told = (one for one in stepping.fired(self.fabric.folder.faults) if one.number == number and one.node)
+            return next((one for one in told if process_stat(one.pid)[0] in DONE_FOR), None)
 
         with contextlib.suppress(_Late):
             return self._until(look, REACH_S, "")

@@ -41,7 +41,12 @@ def register(actions: Any) -> None:
         help="when they come back: when the request has ended without them (ended), or at once",
     )  # fmt: skip
     matrix.set_defaults(run="fabric.cli.matrix:matrix")
-    steps: ArgumentParser = actions.add_parser("steps", help="list the steps of the flow")
+    steps: ArgumentParser = actions.add_parser(
+        "steps", help="list the steps of the flow, at which a process can be killed",
+        description="List the steps of the flow, at which a process can be killed.",
+        epilog="examples:\n  fabric chaos steps\n  fabric chaos steps --roles holder,storage",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     _choice(steps)
     steps.set_defaults(run="fabric.cli.matrix:steps")
 

@@ -47,7 +47,7 @@ def test_steps_are_chosen_by_role_and_name_in_the_order_of_the_flow():
 def test_what_there_is_not_is_refused_with_what_may_be_meant():
     with pytest.raises(BadChoice, match=r"'agent\.startd'; did you mean agent\.started\?"):
         choose(steps=("agent.startd",))
-    with pytest.raises(BadChoice, match="expected roles among api, coordinator.*'leader'"):
+    with pytest.raises(BadChoice, match=r"expected roles among api, coordinator.*'leader'"):
         choose(("leader",))
 
 
