@@ -6,7 +6,8 @@ the next cell gets a fresh one. A cell:
     push an image that nobody has cached; arm the step for those who play the role
     make the request                           the client repeats it until it is answered; of a way back it is a DELETE
     wait until somebody has fired              he is dead, or stopped
-    wait until the deployment is final         he stays dead: others must bring it to its end (or he is back at once)
+    wait until the deployment is final         he stays dead: others must bring it to its end (or he is back at once);
+                                               with more `victims`, so does the next who comes to that step meanwhile
     bring him back                             (the API, which is one, at once; who was stopped goes on)
     wait until all is as it should be          judge.py, over and over; what it still says at the bound is trouble
     delete it all
@@ -21,16 +22,17 @@ import random
 import secrets
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal, Self, TypeVar
 
 import httpx
+import msgspec
 
 from fabric.chaos import eye, image, judge, looking, scan
 from fabric.chaos.cells import NEVER, Cell
 from fabric.chaos.history import Clock
-from fabric.chaos.stage import Stage
+from fabric.chaos.stage import API, Stage
 from fabric.chaos.watch import CannotLook, Watcher
 from fabric.chaos.watching import Watching
 from fabric.chaos.world import Rules
@@ -46,8 +48,12 @@ T = TypeVar("T")
 Back = Literal["ended", "now"]
 SHAPE = {"racks": 2, "compute": 3, "storage": 2}
 SESSION_S = 2.0
-COUNT = 6
-"""Instances of a request: one for each compute node."""
+WISH = {"count": 6}
+"""One instance for each compute node."""
+GREEDY = {"count": 12, "max_per_node": 1, "min_count": 3}
+"""More than there is room for: then every agent is asked what it has."""
+ASKED_OF_ALL = frozenset({"agent.offer-asked", "agent.offered"})
+"""Steps that a request need not come to, as rack leaders may answer for their agents."""
 FLAVOR = "Small"
 IMAGE_BYTES = 3 * 1024 * 1024
 """Some chunks from each holder."""
@@ -59,6 +65,8 @@ WHOLE_S = 40.0
 """From the victim's return to everything as it should be: repair waits 15 s for a holder to come back."""
 STOPPED_SESSIONS = 1.5
 """Who is stopped and comes back at once goes on after so many sessions."""
+ALONE = frozenset({"api", "holder"})
+"""There is one API, and without both holders nobody can start anything."""
 DONE_FOR = frozenset({"", "Z", "X", "T"})
 """States of a process that is dead, or stopped."""
 RETRY_S = 0.1
@@ -74,9 +82,11 @@ class _Late(Exception):
 class Matrix:
     """A context manager. `options`: as LocalFabric has them."""
 
-    def __init__(self, action: Action = "kill", back: Back = "ended", **options: Any) -> None:
+    def __init__(self, action: Action = "kill", back: Back = "ended", victims: int = 1, **options: Any) -> None:
+        """`victims`: so many come to their end at a step one after the other, as far as others come to it."""
         self.action: Action = action
         self.back: Back = back
+        self.victims = victims
         self.options = {**SHAPE, "session_timeout_s": SESSION_S, **options}
         self._stack = contextlib.ExitStack()
         self._number = 0
@@ -148,24 +158,30 @@ class Matrix:
         digest = self._push(name)
         made = ""
         if step.flow == BACK:
-            made = self._ask("POST", name, digest)
+            made = self._ask("POST", name)
             self._until(lambda: self._state(made)[0] == "running", END_S, f"{name} to run before it is deleted")
-        armed = stepping.arm(faults, Armed(step.name, self._players(step, digest), self.action))
-        asked = self.pool.submit(self._ask, "DELETE" if made else "POST", name, digest, made)
-        fired = self._fired(armed)
-        if fired is None:
-            stepping.disarm(faults, armed)
+        victims = 1 if step.role in ALONE else self.victims
+        one = Armed(step.name, self._players(step, digest), self.action)
+        armed = tuple(stepping.arm(faults, one) for _ in range(victims))
+        wish = GREEDY if step.name in ASKED_OF_ALL else WISH
+        asked = self.pool.submit(self._ask, "DELETE" if made else "POST", name, made, wish)
+        hit = self._fired(armed[:1])
+        if not hit:
+            for number in armed:
+                stepping.disarm(faults, number)
             return Cell(step.name, troubles=(f"nobody came to this step within {REACH_S:g} s",))
         at = time.monotonic()
-        self.stage.hit(fired.node)
-        at_once = self.back == "now" or fired.node == "api"
+        for fired in hit:
+            self.stage.hit(fired.node)
+        at_once = self.back == "now" or step.role == "api"
         if at_once:
-            self._bring_back(fired)
-        cell = self._ended(Cell(step.name, fired.node), asked, at)
-        if not at_once:
-            self._bring_back(fired)
-        self.stage.back(fired.node)
+            self._bring_back(hit)
+        cell = self._ended(Cell(step.name, hit[0].node), asked, at)
+        more = tuple(number for number in armed[1:] if not stepping.disarm(faults, number))
+        hit = (*(() if at_once else hit), *self._fired(more))
+        self._bring_back(hit)
         back = time.monotonic()
+        cell = msgspec.structs.replace(cell, victim=",".join(dict.fromkeys((cell.victim, *(one.node for one in hit)))))
         left = self._whole(back + WHOLE_S, name)
         cell = _with(cell, *left, whole_ms=NEVER if left else _ms_since(back))
         if cell.holds:
@@ -178,27 +194,24 @@ class Matrix:
         now = watcher.ask(lambda client: eye.present(client, watcher.racks))
         leading = {node for (layer, _), node in now.leaders.items() if layer == "compute"}
         match step.role:
-            case "rack":
-                return tuple(sorted(leading))
             case "agent":
                 return tuple(sorted(set(now.compute) - leading))
-            case "storage":
-                return tuple(sorted(node for (layer, _), node in now.leaders.items() if layer == "storage"))
             case "holder":
                 found = scan.holders(watcher.nodes, watcher.storage, (digest,), whole=False)
                 return tuple(sorted(found[digest]))
         return ()
 
-    def _fired(self, number: int) -> Fired | None:
-        """Who did, when it has happened to him: he tells of it before."""
+    def _fired(self, numbers: Sequence[int]) -> tuple[Fired, ...]:
+        """Who did, when it has happened to all of them: they tell of it before. Empty: not all in time."""
 
-        def look() -> Fired | None:
-            told = (one for one in stepping.fired(self.fabric.folder.faults) if one.number == number and one.node)
-            return next((one for one in told if process_stat(one.pid)[0] in DONE_FOR), None)
+        def look() -> tuple[Fired, ...]:
+            told = [one for one in stepping.fired(self.fabric.folder.faults) if one.number in numbers and one.node]
+            done = tuple(one for one in told if process_stat(one.pid)[0] in DONE_FOR)
+            return done if len(done) == len(numbers) else ()
 
         with contextlib.suppress(_Late):
-            return self._until(look, REACH_S, "")
-        return None
+            return self._until(look, REACH_S, "") if numbers else ()
+        return ()
 
     def _ended(self, cell: Cell, asked: Future[str], at: float) -> Cell:
         deadline = at + END_S
@@ -211,16 +224,18 @@ class Matrix:
             time.sleep(POLL_S)
         return _with(cell, f"durable: {made} is not at rest {END_S:g} s after the fault")
 
-    def _bring_back(self, fired: Fired) -> None:
-        if self.action == "stop":
-            if self.back == "now" or fired.node == "api":
-                time.sleep(STOPPED_SESSIONS * self.fabric.up.spec.session_timeout_s)
-            self.fabric.front.control.kill(fired.node, signal.SIGCONT)
-        else:
-            self.fabric.restart(fired.node)
+    def _bring_back(self, hit: Sequence[Fired]) -> None:
+        if self.action == "stop" and hit and (self.back == "now" or hit[0].node == API):
+            time.sleep(STOPPED_SESSIONS * self.fabric.up.spec.session_timeout_s)
+        for fired in hit:
+            if self.action == "stop":
+                self.fabric.front.control.kill(fired.node, signal.SIGCONT)
+            else:
+                self.fabric.restart(fired.node)
+            self.stage.back(fired.node)
 
     def _remove(self, made: str, name: str) -> None:
-        self._ask("DELETE", name, "", made)
+        self._ask("DELETE", name, made)
         self._until(lambda: self._state(made)[0] == "deleted", END_S, f"{made} to be deleted when its cell is over")
         self.http.delete(f"/v1/images/{name}").raise_for_status()
 
@@ -231,11 +246,11 @@ class Matrix:
         answer.raise_for_status()
         return str(answer.json()["digest"])
 
-    def _ask(self, verb: str, name: str, digest: str, deployment: str = "") -> str:
+    def _ask(self, verb: str, name: str, deployment: str = "", wish: Mapping[str, int] = WISH) -> str:
         """As a user does: again, with the same key, until there is an answer. Returns the deployment."""
         deadline = time.monotonic() + END_S
         key = {"Idempotency-Key": f"{self._run}-{name}"}
-        body = {"image": name, "name": name, "flavor": FLAVOR, "count": COUNT} if verb == "POST" else None
+        body = {"image": name, "name": name, "flavor": FLAVOR, **wish} if verb == "POST" else None
         while True:
             try:
                 path = f"/v1/deployments/{deployment}" if deployment else "/v1/deployments"
@@ -288,9 +303,7 @@ class Matrix:
 
 def _with(cell: Cell, *troubles: str, whole_ms: int | None = None) -> Cell:
     whole = cell.whole_ms if whole_ms is None else whole_ms
-    return Cell(
-        cell.step, cell.victim, cell.state, cell.reason, cell.ended_ms, whole, (*cell.troubles, *troubles)
-    )
+    return msgspec.structs.replace(cell, troubles=(*cell.troubles, *troubles), whole_ms=whole)
 
 
 def _ms_since(began: float) -> int:

@@ -40,6 +40,10 @@ def register(actions: Any) -> None:
         "--back", choices=("ended", "now"), default="ended",
         help="when they come back: when the request has ended without them (ended), or at once",
     )  # fmt: skip
+    matrix.add_argument(
+        "--victims", type=int, choices=(1, 2), default=1,
+        help="how many come to their end at a step one after the other, as far as others come to it (1)",
+    )  # fmt: skip
     matrix.set_defaults(run="fabric.cli.matrix:matrix")
     steps: ArgumentParser = actions.add_parser(
         "steps", help="list the steps of the flow, at which a process can be killed",
@@ -94,7 +98,7 @@ def matrix(args: Namespace) -> int:
     began = time.monotonic()
     cells: list[Cell] = []
     try:
-        with Matrix(args.action, args.back) as running:
+        with Matrix(args.action, args.back, args.victims) as running:
             for number, cell in enumerate(running.run(chosen), 1):
                 cells.append(cell)
                 output.remark(f"{number} of {len(chosen)}: {cell.step}: {cell.told}")
