@@ -79,7 +79,14 @@ class ControlPlane:
         self._context = zmq.Context()
         try:
             codec = (NewerCodec if self._newer else Codec)(self.config.cluster_key)
-            self.bus = Bus(self._context, codec, self.guid, self.config.peer_bind, on_message=self._on_message)
+            self.bus = Bus(
+                self._context,
+                codec,
+                self.guid,
+                self.config.peer_bind,
+                on_message=self._on_message,
+                advertise_host=self.config.peer_advertise,
+            )
             self.tree.listen(self._on_tree_event)
             self._perform(self.client.start(self._loop.time()))
             await self.tree.open(self.limits.connect_wait_s, on_wait)

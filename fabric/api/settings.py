@@ -86,6 +86,8 @@ class ApiConfig:
     limits: ApiLimits = field(default_factory=ApiLimits)
     peer_bind: str = "tcp://127.0.0.1:0"
     """Where agents answer to: an address of this host that they reach."""
+    peer_advertise: str | None = None
+    """The host that they connect to, when it is not that of `peer_bind`."""
     log_level: str = "info"
     lifeline_fd: int | None = None
     ready_file: Path | None = None

@@ -1,9 +1,9 @@
 """A seed -> a scenario of random faults. Pure: the same seed gives the same lines, on any machine.
 
 Faults come at random times, EVERY_S apart in the mean, of the kinds in WEIGHTS that this fabric can have; each is
-undone after a random while. So that the promises can be kept at all, they are drawn within what the design is made for: at
-most one of a kind that takes away a whole service at a time, and never so many nodes at once that the brake would have
-to hold everything (a storm is drawn as one, and passes). The last part of the run has no new faults.
+undone after a random while. So that the promises can be kept at all, they are within what the design is made for: what
+takes away a whole service does so one at a time, and a storm passes before anybody would have to release the brake.
+The last part of the run has no new faults.
 
 The scenario is told as lines (script.format_scenario): what a seed found can be cut down by hand to a few of them.
 """

@@ -74,7 +74,7 @@ class Loaded:
 
     def check(self, asked: tuple[Asked, ...]) -> None:
         """No request failed or was without an answer, and no ordinal ran twice."""
-        assert judge.answers(asked, self.away, (), self.clock.now()) == []
+        assert judge.answers(asked, self.away, ()) == []
         assert {one.end.state if one.end else "never" for one in asked if one.last.accepted} <= {"running", "deleted"}
         assert self.watcher.watching.findings == []
         there = self.watcher.ask(lambda client: eye.present(client, self.watcher.racks))
