@@ -50,7 +50,7 @@ class Asker:
                     top,
                     TreeCall(gathering.call, TOP, self.parent, pattern, what, int(wait_s * 1000), gathering.have),
                 )
-                await self._news(news, lambda: gathering.whole, min(REPEAT_S, give_up - loop.time()))
+                await self._news(news, lambda: gathering.whole, give_up)
         finally:
             del self._gatherings[gathering.call]
         return gathering
@@ -71,12 +71,13 @@ class Asker:
         finally:
             del self._commands[call.call]
 
-    async def _news(self, news: asyncio.Event, enough: Callable[[], bool], wait_s: float) -> None:
-        """Returns when it is enough, or when nothing new came for `wait_s`."""
-        while not enough():
+    async def _news(self, news: asyncio.Event, enough: Callable[[], bool], give_up: float) -> None:
+        """Returns when it is enough, when nothing new came for REPEAT_S, or at `give_up`."""
+        loop = asyncio.get_running_loop()
+        while not enough() and loop.time() < give_up:
             news.clear()
             try:
-                async with asyncio.timeout(wait_s):
+                async with asyncio.timeout_at(min(loop.time() + REPEAT_S, give_up)):
                     await news.wait()
             except TimeoutError:
                 return

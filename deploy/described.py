@@ -13,7 +13,7 @@ from deploy.expansion import Made, Sources, Undescribed
 from deploy.matching import BadMatch, Choice, Conflict, Content, check_deployable, choose, merge, prints, references
 
 ELSEWHERE = ("file:", "image:")
-"""Code that may be readable for boot stubs, though it is not for the planner."""
+"""Code that may be readable for boot stubs, though it is not here."""
 
 
 class Described:

@@ -42,8 +42,3 @@ class Gathering:
     @property
     def entries(self) -> list[Entry]:
         return [one for number in sorted(self._pages) for one in self._pages[number]]
-
-    @property
-    def answered(self) -> set[str]:
-        """The initiators on whose word something was said; the called one only when its answer is whole."""
-        return {one.through for one in self.entries}

@@ -271,10 +271,10 @@ class Hosted:
         while self._sought:
             names, self._sought = tuple(self._sought), {}
             try:
-                records = await (await self._directory()).stubs.some(names)
+                records, gone = await (await self._directory()).stubs.some(names)
             except _TROUBLE as error:
                 self._say("warning", f"{type(error).__name__}: {error}")
                 break
             refs = tuple(StubRef(one.name, one.address, one.domain) for one in records if one.address)
-            self.give(StubsKnown(refs))
+            self.give(StubsKnown(refs, gone))
         self._sought = None

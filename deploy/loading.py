@@ -1,7 +1,9 @@
 """Descriptions for the planner, loaded from their repositories: each with all documents that it refers to.
 
-What is behind a reference that cannot be read from here, as a file on the boot stubs' machines, is not known to the
-planner; boot stubs will know.
+References are read as boot stubs read them: `file://` below allowed roots, which are to hold here what they hold there,
+and `image://` from the fabric in the directory's ZooKeeper. Code that cannot be read from here is not known to the
+planner; boot stubs will know. A configuration document that can't be is an error of those who get it: without it nobody
+can tell what they are.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from deploy.repository.client import HttpClient
 from deploy.repository.content import ContentCache
 from deploy.repository.description import load_description
 from deploy.repository.fetcher import Fetcher
+from deploy.repository.images import ImageAccess
 from deploy.resolved import Unresolved
 
 CACHE_BYTES = 1 << 30
@@ -60,10 +63,10 @@ class Loader:
 
 
 @asynccontextmanager
-async def opened() -> AsyncIterator[Loader]:
+async def opened(roots: tuple[Path, ...] = (), images: ImageAccess | None = None) -> AsyncIterator[Loader]:
     with tempfile.TemporaryDirectory(prefix="managent-plan-") as folder:
         client, cache = HttpClient(), ContentCache(Path(folder), CACHE_BYTES)
-        fetcher = Fetcher(client, cache)
+        fetcher = Fetcher(client, cache, roots=roots, images=images)
         try:
             yield Loader(client, fetcher)
         finally:

@@ -11,6 +11,9 @@ answered for whom decides about names that nobody mentioned:
 - that one does not know the next one on the way, or has not deployed it yet: pending. A rollout that ran to its end
   leaves none; one that was stopped between two waves, or is still under way, does.
 
+An initiator of which it is said that it is unreachable, or that says itself why it does not do what was asked, has not
+answered for those whom nobody mentioned, even if something of what is below it came.
+
 *Surplus* is what is there and not targeted; it is no part of the partition.
 """
 
@@ -77,14 +80,17 @@ class Sets:
 def partition(target: Iterable[str], entries: Iterable[Entry], answered: Set[str]) -> Sets:
     """`target`: paths, each once. `entries`: what initiators said, in any order; of two about one managent its own
     parent's counts, and of two of these the later one. `answered`: the initiators that said all they had to say."""
+    entries = tuple(entries)
     said = _counting(entries)
     well: dict[str, list[str]] = {"active": [], "passive": [], "stopped": []}
     unfit: dict[str, list[Unfit]] = {"refused": [], "failed": [], "unreachable": [], "pending": []}
     targets = dict.fromkeys(target)
+    silent = {one.path: one for one in entries if one.outcome == "unreachable" or one.through == one.path}
+    answered = answered - silent.keys()
     for path in targets:
         entry = said.get(path)
         if entry is None:
-            kind, one = _unsaid(path, answered, said)
+            kind, one = _unsaid(path, answered, said | silent)
             unfit[kind].append(one)
         elif entry.outcome == "done":
             well[entry.life if entry.life in well else "stopped"].append(path)
@@ -96,7 +102,9 @@ def partition(target: Iterable[str], entries: Iterable[Entry], answered: Set[str
         failed=tuple(unfit["failed"]),
         unreachable=tuple(unfit["unreachable"]),
         pending=tuple(unfit["pending"]),
-        surplus=tuple(path for path, one in said.items() if path not in targets and one.env != "non-existent"),
+        surplus=tuple(
+            path for path, one in said.items() if path not in targets and path != TOP and one.env != "non-existent"
+        ),
     )
 
 
@@ -117,7 +125,8 @@ def _unsaid(path: str, answered: Set[str], said: Mapping[str, Entry]) -> tuple[s
     while through and through not in answered:
         broken, through = through, parent_of(through)
     if through not in answered:
-        return "unreachable", Unfit(path, SILENT.format("the top"), TOP)
+        refused = said.get(TOP)
+        return "unreachable", Unfit(path, (refused and refused.reason) or SILENT.format("the top"), TOP)
     known = said.get(broken)
     if known is None or known.outcome == "pending":
         return "pending", Unfit(path, UNKNOWN, through)
@@ -127,6 +136,9 @@ def _unsaid(path: str, answered: Set[str], said: Mapping[str, Entry]) -> tuple[s
 
 
 def _word(entry: Entry) -> str:
+    """What is the matter with an initiator. Said by itself, it is what was asked of it that failed, and not it."""
+    if entry.through == entry.path:
+        return f"there, and did not ask: {entry.reason}"
     return "not active" if entry.outcome == "failed" else entry.outcome
 
 

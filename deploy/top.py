@@ -26,6 +26,7 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
@@ -37,13 +38,14 @@ from deploy.bip_xml import ControlMessage, bip_call
 from deploy.configuration import Children, InitiatorRole
 from deploy.described import Described
 from deploy.directory import Directory, Fenced, Unreadable
-from deploy.identity import TOP, BadIdentity, name_of, parent_of
+from deploy.identity import TOP, BadIdentity, is_within, name_of, parent_of
 from deploy.initiator_host import InitiatorFailed, TopHost, built_in
 from deploy.messages import BipAnswer, Charge, Counts, Entry, Parent, Problem, Rollout, What
 from deploy.patterns import CommandPattern
 from deploy.plan import Plan, make_plan, rows
 from deploy.reach import address_towards, bind_at, is_loopback
 from deploy.records import Child, StubRef, Table
+from deploy.repository.images import ImageAccess
 from deploy.sets import Sets, partition
 from deploy.settings import Settings
 from deploy.waves import ALL, Share, Wave, cut, size_of, too_many
@@ -52,6 +54,7 @@ from fabric.traffic import parse_address
 from zk import paths
 from zk.client import TreeClient
 from zk.kazoo_tree import KazooTree
+from zk.tree import Tree
 
 SESSION_S = 10.0
 CONNECT_S = 15.0
@@ -120,8 +123,10 @@ class Top:
         context: SocketContext,
         bind: str,
         settings: Settings | None,
+        roots: Sequence[Path],
     ) -> None:
         self._settings = settings
+        self._roots = tuple(roots)
         self._hosts = directory
         self._key = key
         self._tree = tree
@@ -133,17 +138,22 @@ class Top:
 
     @classmethod
     def open(
-        cls, directory: str, key: bytes | None = None, bind: str = "", settings: Settings | None = None
+        cls,
+        directory: str,
+        key: bytes | None = None,
+        bind: str = "",
+        settings: Settings | None = None,
+        roots: Sequence[Path] = (),
     ) -> AbstractAsyncContextManager[Self]:
         """`directory`: a connect string. `bind`: "tcp://host:port" where boot stubs can reach this process; by default
-        any port of the address from which the directory is reached. Raises zk.connect.Unreachable, and TopError when
-        others than this machine can reach it and there is no key."""
-        return cls._opened(directory, key, bind, settings)
+        any port of the address from which the directory is reached. `roots`: below these `plan` may read `file://`.
+        Raises zk.connect.Unreachable, and TopError when others than this machine can reach it and there is no key."""
+        return cls._opened(directory, key, bind, settings, roots)
 
     @classmethod
     @asynccontextmanager
     async def _opened(
-        cls, directory: str, key: bytes | None, bind: str, settings: Settings | None
+        cls, directory: str, key: bytes | None, bind: str, settings: Settings | None, roots: Sequence[Path]
     ) -> AsyncIterator[Self]:
         if not bind:
             try:
@@ -160,7 +170,7 @@ class Top:
         context = new_context(max_sockets=64)
         try:
             await tree.open(CONNECT_S)
-            yield cls(directory, key, tree, context, bind, settings)
+            yield cls(directory, key, tree, context, bind, settings, roots)
         finally:
             await tree.close()
             context.term()
@@ -173,12 +183,16 @@ class Top:
         tables = await self._tables()
         named = roots_of(tables.get(TOP), roots, only)
         stubs = await self._stubs()
-        async with loading.opened() as loader:
+        images = ImageAccess(self._session, self._key, self._context)
+        async with loading.opened(self._roots, images) as loader:
             expansion, described = await loader.expanded(_role(named), repository, stubs)
         if repository not in described:
             raise TopError(next((want.error for want in expansion.wants), f"nothing is described by {repository}"))
         warnings = tuple(f"repository {url}: {one.broken}" for url, one in described.items() if one.broken)
         return make_plan(repository, named, _generation(described), expansion.wants, rows(tables), warnings)
+
+    async def _session(self) -> Tree:
+        return self._tree
 
     async def _stubs(self, age_s: float = 0.0) -> tuple[StubRef, ...]:
         """Those that can be reached, as they were `age_s` ago at most."""
@@ -255,12 +269,14 @@ class Top:
         if TOP not in tables:
             return Answer((), Sets())
         known = [path for path in rows(tables) if wanted.matches(path)]
-        entries = await self._asked(tables[TOP], pattern, what, timeout_s)
-        # Tables are written now and then: an initiator may name children that its table did not have yet.
-        target = dict.fromkeys([*known, *(entry.path for entry in entries)])
+        entries, whole = await self._asked(tables[TOP], pattern, what, timeout_s)
+        # Tables are written now and then: an initiator may name children that its table did not have yet. It may also
+        # say why nobody below it answers: that counts only where the tables know nobody there.
+        more = [one.path for one in entries if wanted.matches(one.path) or not _any_below(known, one.path)]
+        target = dict.fromkeys([*known, *more])
         places = {path: place for place, path in enumerate(target)}
-        ordered = sorted(entries, key=lambda entry: places[entry.path])
-        return Answer(tuple(ordered), _sets(tuple(target), entries))
+        ordered = sorted((one for one in entries if one.path in places), key=lambda one: places[one.path])
+        return Answer(tuple(ordered), _sets(tuple(target), entries, whole))
 
     async def send(self, message: ControlMessage, stub: str, managent: str, timeout_s: float) -> BipAnswer | None:
         """One command of Table 1 from a person to the boot stub with this name, or at this address of the bus; a URL,
@@ -311,20 +327,21 @@ class Top:
         stat = await self._client.exists(paths.table(parent))
         return Traced(row, stat.mtime_ms) if row is not None and stat is not None else None
 
-    async def _asked(self, table: Table, pattern: str, what: What, timeout_s: float) -> list[Entry]:
-        """Through the top that is at work, else through one of our own."""
+    async def _asked(self, table: Table, pattern: str, what: What, timeout_s: float) -> tuple[list[Entry], bool]:
+        """Through the top that is at work, else through one of our own. Whether it said all that it had to say."""
         record = await top_lock.holder(self._client)
         if record is None:
             names = tuple(f"/{child.name}" for child in table.children)
             charge = Charge("", directory=self._hosts, domain=await self._stubs())
             try:
                 async with self._at_work(_role(names), charge, f"{what} {pattern}", take_over=False) as host:
-                    return await host.order(pattern, what, timeout_s)
+                    return await host.order(pattern, what, timeout_s), True
             except top_lock.Held as held:
                 record = held.record
         asker = Asker(self._context, self._key, self._bind)
         try:
-            return (await asker.gather(record.address, pattern, what, timeout_s)).entries
+            gathered = await asker.gather(record.address, pattern, what, timeout_s)
+            return gathered.entries, gathered.whole
         finally:
             asker.close()
 
@@ -394,8 +411,14 @@ def _generation(described: Mapping[str, Described]) -> str:
     return hashlib.blake2b("\n".join(told).encode(), digest_size=8).hexdigest()
 
 
-def _sets(target: Sequence[str], entries: Sequence[Entry]) -> Sets:
-    return partition(target, entries, {entry.through for entry in entries} | {TOP})
+def _sets(target: Sequence[str], entries: Sequence[Entry], whole: bool = True) -> Sets:
+    """`whole`: the top said all that it had to say."""
+    answered = {entry.through for entry in entries} - {TOP}
+    return partition(target, entries, answered | {TOP} if whole else answered)
+
+
+def _any_below(paths: Sequence[str], top: str) -> bool:
+    return any(is_within(path, top) for path in paths)
 
 
 def _telling(on_progress: OnProgress | None, wave: Wave, plan: Plan) -> Callable[[Counts, tuple[Problem, ...]], None]:

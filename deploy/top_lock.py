@@ -18,6 +18,7 @@ from zk.client import TreeClient
 from zk.tree import NodeExists, NoNode
 
 TAKE_TRIES = 5
+MAX_DOING_CHARS = 200
 
 
 class Held(Exception):
@@ -31,8 +32,9 @@ class Held(Exception):
 
 
 def this_process(guid: str, address: str, doing: str) -> TopRecord:
+    """`doing`: for people, cut to what a record takes: one that can't be read would be nobody's."""
     pid = os.getpid()
-    return TopRecord(guid, address, socket.gethostname(), pid, start_time(pid), doing)
+    return TopRecord(guid, address, socket.gethostname(), pid, start_time(pid), doing[:MAX_DOING_CHARS])
 
 
 async def holder(client: TreeClient) -> TopRecord | None:

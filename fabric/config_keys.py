@@ -81,6 +81,14 @@ _LIFELINE = Key(
     optional=True,
     hidden=True,
 )
+_FAULTS = Key(
+    "faults",
+    FilePath(),
+    None,
+    "A local fabric's processes look here for faults that somebody wants them to have (fabric up --faults).",
+    optional=True,
+    hidden=True,
+)
 
 
 NARROWER = {"heartbeat_interval_s": (0.1, 60.0), "offer_wait_s": (0.1, 60.0), "command_wait_s": (0.1, 60.0)}
@@ -155,6 +163,7 @@ AGENT_KEYS: tuple[Key, ...] = (
     ),
     Key("scrub_every_s", Number(0.1, MONTH_S, "seconds"), 86400.0, "From the beginning of one such pass to the next."),
     _LIFELINE,
+    _FAULTS,
     Key("managent", Text("the path of a managent", r"(/[A-Za-z0-9._-]+)+", 512), None, "Its path.", True, hidden=True),
     *_per_dimension(),
     *_limits(),
@@ -173,6 +182,7 @@ API_KEYS: tuple[Key, ...] = (
         example="/etc/fabric/flavors.toml",
     ),
     _LIFELINE,
+    _FAULTS,
     *_limits(),
 )
 

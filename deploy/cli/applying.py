@@ -9,7 +9,7 @@ from argparse import Namespace
 from contextlib import AsyncExitStack
 
 from deploy.cli import showing
-from deploy.cli.places import Places, places, repository, roots
+from deploy.cli.places import Places, allowed, places, repository, roots
 from deploy.cli.running import run
 from deploy.cli.waiting import TICK_S, Waiting
 from deploy.messages import Counts
@@ -35,7 +35,7 @@ async def _apply(args: Namespace, where: Places, url: str, named: tuple[str, ...
     began = time.monotonic()
     async with AsyncExitStack() as stack:
         async with Waiting(where.told) as waiting:
-            top = await stack.enter_async_context(Top.open(where.directory, where.key))
+            top = await stack.enter_async_context(Top.open(where.directory, where.key, roots=allowed(args)))
             waiting.now(f"the repository {url}, and what is there")
             plan = await top.plan(url, named, only=args.only)
         if not output.wants_json(args):

@@ -12,7 +12,7 @@ import msgspec
 from msgspec.structs import asdict
 
 from deploy import matching
-from deploy.cli.places import served_here
+from deploy.cli.places import allowed, served_here
 from deploy.cli.showing import emit, shortened
 from deploy.documents import ConfigurationDocument, Reference
 from deploy.identity import BadIdentity, check_path, relative
@@ -86,7 +86,7 @@ def explain(args: Namespace) -> int:
         identifier = relative(check_path(args.path), args.scope)
     except BadIdentity as error:
         raise Failure(str(error), Exit.USAGE) from None
-    view = asyncio.run(_explained(args.path, identifier, repository))
+    view = asyncio.run(_explained(args.path, identifier, repository, allowed(args)))
     if output.wants_json(args):
         emit(view)
     else:
@@ -94,11 +94,11 @@ def explain(args: Namespace) -> int:
     return Exit.DONE
 
 
-async def _explained(path: str, identifier: str, repository: str) -> ExplainedView:
+async def _explained(path: str, identifier: str, repository: str, roots: tuple[Path, ...]) -> ExplainedView:
     with tempfile.TemporaryDirectory(prefix="fabric-explain-") as folder:
         client = HttpClient()
         cache = ContentCache(Path(folder), CACHE_BYTES)
-        fetcher = Fetcher(client, cache)
+        fetcher = Fetcher(client, cache, roots=roots)
         try:
             if repository.startswith(("http://", "https://")):
                 description = await load_description(repository, client, fetcher)

@@ -85,6 +85,17 @@ def _describing(parser: Parser) -> None:
         help="a managent of the first level, such as /region1; may be repeated (default: those that are there)",
     )
     add("--only", action="store_true", help="remove those of the first level that are not named")
+    _reading(parser)
+
+
+def _reading(parser: Parser) -> None:
+    parser.add_argument(
+        "--allow-root",
+        metavar="DIR",
+        action="append",
+        default=[],
+        help="read file:// references below this, as boot stubs do; repeatable",
+    )
 
 
 def _plan(verbs: Any) -> None:
@@ -192,6 +203,7 @@ def _explain(verbs: Any) -> None:
     )
     explain.add_argument("path", metavar="PATH", help="of the managent")
     explain.add_argument("--repository", metavar="URL|DIR", help="that holds the description, served or not")
+    _reading(explain)
     explain.add_argument("--scope", metavar="PATH", default="", help="identifiers are cut by this path there (5.6)")
     _local(explain)
     explain.set_defaults(directory=None)

@@ -113,6 +113,11 @@ def served_here(args: Namespace) -> str:
         return ""
 
 
+def allowed(args: Namespace) -> tuple[Path, ...]:
+    """Below which files may be read."""
+    return tuple(Path(root).expanduser().absolute() for root in args.allow_root)
+
+
 def roots(args: Namespace) -> tuple[str, ...]:
     """Raises Failure."""
     for root in args.root:

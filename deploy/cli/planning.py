@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 
 from deploy.cli import showing
-from deploy.cli.places import places, repository, roots
+from deploy.cli.places import allowed, places, repository, roots
 from deploy.cli.running import run
 from deploy.cli.waiting import Waiting
 from deploy.plan import Plan
@@ -18,7 +18,7 @@ def plan(args: Namespace) -> int:
     where, url, named = places(args), repository(args), roots(args)
 
     async def ask() -> Plan:
-        async with Waiting(where.told) as waiting, Top.open(where.directory, where.key) as top:
+        async with Waiting(where.told) as waiting, Top.open(where.directory, where.key, roots=allowed(args)) as top:
             waiting.now(f"the repository {url}, and what is there")
             return await top.plan(url, named, only=args.only)
 

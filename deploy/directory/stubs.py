@@ -117,16 +117,19 @@ class StubDirectory:
         data = await self._access.data(path)
         return None if data is None else decode(data, StubRecord, path)
 
-    async def some(self, names: Iterable[str]) -> tuple[StubRecord, ...]:
-        """Those of `names` that are there and can be read."""
+    async def some(self, names: Iterable[str]) -> tuple[tuple[StubRecord, ...], tuple[str, ...]]:
+        """Of `names`: (those that are there and can be read, the names that are not there)."""
 
-        async def read(name: str) -> StubRecord | None:
+        async def read(name: str) -> StubRecord | str | None:
             try:
-                return await self.get(name)
+                return await self.get(name) or name
             except BadRecord:
                 return None
 
-        return tuple(one for one in await asyncio.gather(*map(read, names)) if one is not None)
+        found = await asyncio.gather(*map(read, names))
+        return tuple(one for one in found if isinstance(one, StubRecord)), tuple(
+            one for one in found if isinstance(one, str)
+        )
 
     async def each(self, domain: str = "") -> AsyncIterator[StubRecord | Unreadable]:
         """All whose domain is `domain` or below it, in no order that means anything."""

@@ -69,7 +69,7 @@ class Bringing:
         self._strand = strand
         self._slots = 0
         self._queue: list[tuple[int, str]] = []
-        self._orders: dict[str, list[tuple[Verb, Ordered]]] = {}
+        self._orders: dict[str, list[tuple[str, Verb, Ordered]]] = {}
 
     # --- what is wanted ----------------------------------------------------------------------------------------------
 
@@ -315,8 +315,9 @@ class Bringing:
 
     def _removed(self, now: float, kid: Kid) -> None:
         self._release(kid)
-        if kid.left:
-            names = ", ".join(ref.name for ref in kid.left)
+        left = [ref.name for ref in kid.left if not self._stubs.is_gone(ref.name)]
+        if left:
+            names = ", ".join(left)
             self.conclude(now, kid, "unreachable", f"an older deployment may still be on boot stub {names}")
         else:
             self.forget(now, kid)
@@ -353,14 +354,16 @@ class Bringing:
 
     # --- orders ------------------------------------------------------------------------------------------------------
 
-    def order(self, now: float, kid: Kid, verb: Verb, done: Ordered) -> None:
-        """One command of an operator, when the child is between two of ours."""
-        self._orders.setdefault(kid.name, []).append((verb, done))
+    def order(self, now: float, kid: Kid, call: str, verb: Verb, done: Ordered) -> None:
+        """One command of an operator, when the child is between two of ours. `call`: whose it is."""
+        self._orders.setdefault(kid.name, []).append((call, verb, done))
         self.consider(now, kid)
 
-    def abandon_orders(self, kid: Kid) -> None:
-        """Nobody waits for them any more."""
-        self._orders.pop(kid.name, None)
+    def abandon_order(self, kid: Kid, call: str) -> None:
+        """Nobody waits for it any more."""
+        left = [one for one in self._orders.pop(kid.name, ()) if one[0] != call]
+        if left:
+            self._orders[kid.name] = left
 
     def _next_order(self, now: float, kid: Kid) -> bool:
         """An order was sent."""
@@ -368,12 +371,12 @@ class Bringing:
         if not waiting:
             return False
         if self._stubs.is_lost(kid.stub):
-            for _, done in self._orders.pop(kid.name):
+            for *_, done in self._orders.pop(kid.name):
                 done(now, "unreachable", kid.reason or f"boot stub {kid.stub} does not answer")
             return False
         if not self._stubs.is_ready(kid.stub):
             return False
-        verb, done = waiting.pop(0)
+        _, verb, done = waiting.pop(0)
         if not waiting:
             del self._orders[kid.name]
         self._send(now, kid, verb, partial(self._order_answered, kid, verb, done))

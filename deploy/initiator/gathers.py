@@ -97,11 +97,11 @@ class Gathers:
             self._refuse(now, pages, "failed", str(error))
             return
         under_way = [one for one in self._open.values() if not one.done]
-        if len(under_way) >= settings.max_gathers:
+        if len(under_way) >= settings.max_gathers and asker.address:  # the owner of a top knows its own bound
             self._refuse(now, pages, "refused", f"{len(under_way)} commands to its subtree are under way; ask again")
             return
         if len(self._open) >= 4 * settings.max_gathers:
-            del self._open[next(one.call for one in self._open.values() if one.done)]
+            self._forget(next(one.call for one in self._open.values() if one.done))
         gather = self._open[call] = Gather(call, pattern, matcher, what, now + wait_s, pages)
         self._house.agenda.set(("gather", call), gather.deadline)
         for kid in sorted(self._house.kids.values(), key=lambda one: one.index):
@@ -154,7 +154,7 @@ class Gathers:
                 self._entry(at, gather, kid, outcome, reason)
                 self._maybe_end(at, gather)
 
-        self._bringing.order(now, kid, gather.what, done)
+        self._bringing.order(now, kid, gather.call, gather.what, done)
 
     def look(self, now: float) -> None:
         """After anything has happened: who was waited for may have been heard, or be lost."""
@@ -266,7 +266,7 @@ class Gathers:
         """The deadline; or, when it has ended, the time to forget it."""
         gather = self._open[call]
         if gather.done:
-            del self._open[call]
+            self._forget(call)
             return
         gather.unheard.clear()
         for stream in list(gather.streams.values()):
@@ -276,9 +276,14 @@ class Gathers:
                 del gather.streams[stream.kid.name]
         for kid in list(gather.owed.values()):
             if gather.what != "status":
-                self._bringing.abandon_orders(kid)
+                self._bringing.abandon_order(kid, call)
             self._entry(now, gather, kid, "pending", f"no answer in time to {gather.what} from boot stub {kid.stub}")
         self._end(now, gather)
+
+    def _forget(self, call: str) -> None:
+        del self._open[call]
+        for what in ("gather", "page"):
+            self._house.agenda.drop((what, call))
 
     def on_page_time(self, now: float, call: str) -> None:
         gather = self._open.get(call)

@@ -182,6 +182,7 @@ class Initiator:
         if not house.epoch:
             self._begin(now)
             return
+        self._keep_table()
         self._consider_all(now)
         self._upkeep.retry_stranded(now)
 
@@ -271,10 +272,18 @@ class Initiator:
     def _take_up(self, now: float, rollout: Rollout) -> None:
         house = self._house
         last, house.rollout, house.changed = house.rollout, rollout, True
-        if self._keeper.dropped and not rollout.remove_all and house.active:
-            house.epoch = 0  # its table went when all its children had, and now there are children again
-            self._keeper.claim()
+        self._keep_table()
         self._cover(now, last)
+
+    def _keep_table(self) -> None:
+        """The table goes when all children have. If there are to be children again, it does not, or is claimed anew."""
+        house = self._house
+        if house.rollout is None or house.rollout.remove_all:
+            return
+        self._keeper.keep()
+        if self._keeper.dropped and house.active:
+            house.epoch = 0
+            self._keeper.claim()
 
     def _cover(self, now: float, last: Rollout | None) -> None:
         house = self._house
@@ -310,6 +319,7 @@ class Initiator:
                 pass  # a boot stub's, or a stranger's
 
     def _on_saved(self, now: float, kids: list[Kid]) -> None:
+        self._keep_table()
         for kid in kids:
             self._bringing.consider(now, kid)
         self._gathers.on_saved(now)

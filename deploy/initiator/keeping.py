@@ -77,6 +77,10 @@ class Keeper:
     def drop(self) -> None:
         self._dropping = True
 
+    def keep(self) -> None:
+        """There are children again. A drop that is under way may still be done: see `dropped`."""
+        self._dropping = False
+
     def flush(self) -> None:
         """At the end of an input."""
         if self._under_way is not None or not self._house.epoch or ("again", "") in self._house.agenda:

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 
 from deploy.configuration import Children, Enumeration, InitiatorRole
 from deploy.identity import MAX_DEPTH, BadIdentity, check_part, check_path, depth
-from deploy.records import MAX_CHILDREN, StubRef
+from deploy.records import MAX_CHILDREN, MAX_STUBS_IN_DOMAIN, StubRef
 
 MIN_CANDIDATES = 3
 """Stubs, of slice and spares together, that a child may run and deploy on, where there are as many."""
@@ -82,6 +82,11 @@ def children_of(
         seen.add(name)
         part = next(dealt) if own is None else own
         child = f"{path}/{name}"
+        if len(part) > MAX_STUBS_IN_DOMAIN:
+            raise BadEnumeration(
+                f"{who}: expected at most {MAX_STUBS_IN_DOMAIN} boot stubs for one child to deploy on, found "
+                f"{len(part)} for {name}: let there be more children on its level, or domains"
+            )
         more = spares.of(part) if spares and own is None else ()
         stub = part[zlib.crc32(child.encode()) % len(part)]
         places.append(Place(child, name, index, by, stub, part, more))

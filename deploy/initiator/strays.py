@@ -36,10 +36,16 @@ class Strays:
         key = (stub, one.path)
         if parent != self._house.path or not self._house.active or one.epoch > self._house.epoch:
             return
-        if self._open.get(key, now) > now or len(self._open) >= MAX_STRAYS:
+        if self._open.get(key, now) > now or not self._has_room(now, key):
             return
         self._house.info(f"{one.path} on boot stub {stub} should not be there: is removed")
         self._go_on(now, key, one.env, one.life)
+
+    def _has_room(self, now: float, key: tuple[str, str]) -> bool:
+        """Whoever may be tried again now need not be remembered."""
+        if len(self._open) >= MAX_STRAYS:
+            self._open = {one: not_before for one, not_before in self._open.items() if not_before > now}
+        return key in self._open or len(self._open) < MAX_STRAYS
 
     def _go_on(self, now: float, key: tuple[str, str], env: EnvState, life: LifeState) -> None:
         stub, path = key

@@ -128,7 +128,7 @@ class Stubs:
     def _back(self, now: float, known: Stub) -> None:
         if known.state == "lost":
             self._house.info(f"boot stub {known.ref.name} is back")
-            known.quiet = False
+            known.quiet = known.gone = False
             self._on_back(now, known.ref.name)
 
     def contacted(self, now: float, stub: str) -> None:

@@ -107,7 +107,7 @@ class Upkeep:
         seen_s = now - self._sightings.get(one.path, float("-inf"))
         if not house.settings.beat_s / 2 <= seen_s <= 3 * house.settings.beat_s:
             if seen_s > house.settings.beat_s:
-                self._sightings[one.path] = now
+                self._sight(now, one.path)
             return None  # perhaps of an old beat: wait for another one
         del self._sightings[one.path]
         house.info(f"{one.path} on boot stub {ref.name} has no row in the table: it gets one")
@@ -119,6 +119,13 @@ class Upkeep:
         house.recount(kid)
         self._stubs.adopt(now, ref.name)
         return kid
+
+    def _sight(self, now: float, path: str) -> None:
+        if len(self._sightings) >= MAX_CHILDREN:
+            fresh_s = 3 * self._house.settings.beat_s
+            self._sightings = {one: at for one, at in self._sightings.items() if now - at <= fresh_s}
+        if len(self._sightings) < MAX_CHILDREN:
+            self._sightings[path] = now
 
     def _on_absence(self, now: float, kid: Kid, adopted: bool) -> None:
         """It is not in a whole beat."""
@@ -203,14 +210,13 @@ class Upkeep:
         self._stubs.speak(now, name)
 
     def on_gone(self, now: float, name: str) -> None:
-        """The directory does not have this boot stub any more."""
+        """The directory does not have this boot stub any more: who is to be removed is as good as gone from there. The
+        others stay remembered, as such a machine may come back after all."""
         stub = self._stubs.get(name)
         if stub is None or stub.state != "lost":
             return
         stub.gone = True
-        for kid in list(stub.left.values()):
-            self.clean(now, kid, name)
-        for kid in list(stub.kids.values()):
+        for kid in [*stub.left.values(), *stub.kids.values()]:
             self._bringing.consider(now, kid)
 
     def back(self, now: float, name: str) -> None:

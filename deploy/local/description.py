@@ -90,6 +90,7 @@ def environment(spec: LocalSpec, zk: str) -> dict[str, str]:
         "FABRIC_SESSION_TIMEOUT_S": f"{spec.session_timeout_s:g}",
         "FABRIC_LOG_LEVEL": spec.log_level,
         "AGENT_STATE_ROOT": str(folder.path / NODES),
+        **({"FABRIC_FAULTS": str(folder.faults)} if spec.faults else {}),
     }
 
 

@@ -358,7 +358,7 @@ class Fetcher:
             raise Unresolved(f"{ref.url}: expected file:///path, found another form", again=False)
         real = os.path.realpath(path, strict=True)
         if not any(real.startswith(f"{root.rstrip('/')}/") for root in self._roots):
-            roots = ", ".join(self._roots) or "nothing is allowed here"
+            roots = ", ".join(self._roots) or "an allowed root (--allow-root; here none is)"
             raise Unresolved(f"{ref.url}: expected a file below {roots}, found {real}", again=False)
         return real
 

@@ -187,17 +187,24 @@ class Parents:
         bond.lapse_at = bond.heard + min(bond.lengths) if bond.lengths else None
 
     def _beats(self, path: str, to: str, managents: Iterable[Managent], whole: bool) -> list[Send]:
-        """One message; several, none of them whole, when it would be too large for one."""
+        """One message; without reasons, when it would be too large for one with them: a parent can do without these,
+        and not without a whole beat. Should it be too large even so, then several, none of them whole."""
+        # without those who are being deployed, or about to be forgotten
+        beats = [managent.beat() for managent in managents if managent.env != "non-existent"]
+        if sum(map(_size, beats)) > MAX_BEAT_BYTES:
+            beats = [msgspec.structs.replace(beat, reason="") if beat.reason else beat for beat in beats]
         portions: list[list[ManagentBeat]] = [[]]
         size = 0
-        for managent in managents:
-            if managent.env == "non-existent":
-                continue  # being deployed, or about to be forgotten
-            beat = managent.beat()
-            size += ENTRY_BYTES + len(beat.path) + 4 * len(beat.reason)
-            if size > MAX_BEAT_BYTES:
+        for beat in beats:
+            size += _size(beat)
+            if size > MAX_BEAT_BYTES and portions[-1]:
                 portions.append([])
-                size = 0
+                size = _size(beat)
             portions[-1].append(beat)
         whole = whole and len(portions) == 1
         return [Send(to, StubBeat(path, self._ref, self._guid, whole, tuple(beats))) for beats in portions]
+
+
+def _size(beat: ManagentBeat) -> int:
+    """Bytes on the wire, about."""
+    return ENTRY_BYTES + len(beat.path) + 4 * len(beat.reason)

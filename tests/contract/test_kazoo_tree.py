@@ -13,7 +13,8 @@ import pytest
 from tests.conftest import zookeeper_server
 from tests.waiting import wait_until
 from tests.zookeeper import LOCAL, KazooSession, Proxy, end_session, eventually, installation, kazoo_session
-from zk.server import Ensemble, Server
+from zk.ensemble import Ensemble
+from zk.server import Server
 from zk.tree import (
     ConnectionLost,
     Create,

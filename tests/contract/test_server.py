@@ -16,7 +16,8 @@ import pytest
 from tests.conftest import zookeeper_server
 from tests.waiting import wait_until
 from tests.zookeeper import installation, kazoo_session
-from zk.server import DEBIAN_JARS, Ensemble, Installation, Server, ServerFailed, ask_status, find_zookeeper, free_ports
+from zk.ensemble import Ensemble
+from zk.server import DEBIAN_JARS, Installation, Server, ServerFailed, ask_status, find_zookeeper, free_ports
 
 
 def test_a_server_starts_serves_and_ends(tmp_path: Path) -> None:

@@ -70,6 +70,17 @@ def test_taking_over_is_for_who_says_so_and_from_the_dead(make_tree: MakeTree) -
     with_two(make_tree, body)
 
 
+def test_whoever_does_something_that_takes_long_to_say_is_the_top(make_tree: MakeTree) -> None:
+    """A record that could not be read would be nobody's, and the next one would take it."""
+
+    async def body(mine: TreeClient, theirs: TreeClient) -> None:
+        await take(theirs, this_process("b" * 32, ADDRESS, f"apply http://r/{'x' * 1000}"), over=False)
+        with pytest.raises(Held, match="which does: apply http://r/xxx"):
+            await take(mine, MINE, over=False)
+
+    with_two(make_tree, body)
+
+
 def test_what_nobody_can_be_is_no_top(make_tree: MakeTree) -> None:
     async def body(mine: TreeClient, theirs: TreeClient) -> None:
         await theirs.create(paths.TOP, b"who?", ephemeral=True)

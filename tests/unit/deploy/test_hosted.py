@@ -246,7 +246,11 @@ def test_stubs_are_looked_up_one_search_at_a_time() -> None:
         refs = [StubRef(record.name, record.address, record.domain) for record in (one, two)]
         found = [given.stubs for given in script.given if isinstance(given, StubsKnown)]
         assert found == [(refs[0],), (refs[1], refs[0])]
+        gone = [given.gone for given in script.given if isinstance(given, StubsKnown)]
+        assert gone == [("none",), ()], "listed without an address is not gone"
         assert await stage.asked(hosted, script, FindStubs(("a",))) == StubsKnown((refs[0],))
+        await stage.session.client.set(paths.stub("b"), b"who?")
+        assert await stage.asked(hosted, script, FindStubs(("b",))) == StubsKnown(()), "nor is what can't be read"
 
     on_stage(body)
 

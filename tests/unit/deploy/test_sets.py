@@ -86,6 +86,27 @@ def test_the_word_of_its_own_initiator_counts() -> None:
     assert partition(("/r/a",), [mine, later], {TOP, "/r"}).failed
 
 
+def test_of_an_initiator_that_answered_in_part_the_others_are_unreachable_and_not_pending() -> None:
+    target = ("/r", "/r/a", "/r/a/1", "/r/a/2")
+    late = entry("/r/a", outcome="unreachable", reason="its initiator did not answer in time for what is below it")
+    sets = partition(target, [entry("/r"), entry("/r/a/1"), late], {TOP, "/r", "/r/a"})
+    assert sets.active == ("/r", "/r/a/1")
+    assert [(one.path, one.through) for one in sets.unreachable] == [("/r/a", "/r"), ("/r/a/2", "/r")]
+    assert sets.unreachable[1].reason == "its initiator /r/a is unreachable"
+
+
+def test_who_says_itself_why_it_asked_nobody_is_quoted() -> None:
+    busy = entry("/r/a", outcome="refused", reason="16 commands are under way; ask again", through="/r/a")
+    sets = partition(("/r/a/1",), [busy], {TOP, "/r", "/r/a"})
+    (one,) = sets.unreachable
+    assert (one.path, one.through) == ("/r/a/1", "/r")
+    assert one.reason == "its initiator /r/a is there, and did not ask: 16 commands are under way; ask again"
+    top = entry(TOP, outcome="refused", reason="16 commands are under way; ask again", through=TOP)
+    sets = partition(("/r",), [top], {TOP})
+    assert [one.reason for one in sets.unreachable] == ["16 commands are under way; ask again"]
+    assert not sets.surplus
+
+
 PATHS = st.lists(st.sampled_from("abc"), min_size=1, max_size=4).map(lambda parts: "/" + "/".join(parts))
 OUTCOMES = st.sampled_from(["pending", "done", "refused", "failed", "unreachable"])
 LIVES = st.sampled_from(["non-existent", "deployed", "configured", "active", "passive"])

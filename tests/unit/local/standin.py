@@ -89,7 +89,7 @@ class SmallCrew(RealCrew):
         await asyncio.gather(*(tree.close() for tree in trees))
 
     def run_api(self, place: Place) -> int:
-        listener = socket.create_server(place.api)
+        listener = socket.create_server(place.api.listen)
         while True:
             client, _ = listener.accept()
             with client:

@@ -274,5 +274,4 @@ def test_the_port_of_the_api_is_its_own_before_it_listens_there(tmp_path: Path) 
         other.bind(address)
     with socket.create_server(address), socket.create_connection(address):
         pass
-    for holder in crew._held:
-        holder.close()
+    crew._ports.close()

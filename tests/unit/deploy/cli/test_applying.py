@@ -37,7 +37,7 @@ def test_whoever_resumes_wants_more_than_the_directory_s_word(
     top = Top()
 
     @asynccontextmanager
-    async def opened(*where: object) -> AsyncIterator[Top]:
+    async def opened(*where: object, **more: object) -> AsyncIterator[Top]:
         yield top
 
     monkeypatch.setattr("deploy.cli.applying.Top.open", opened)
@@ -45,7 +45,14 @@ def test_whoever_resumes_wants_more_than_the_directory_s_word(
     if flag:
         flags[flag] = True
     args = Namespace(
-        directory="127.0.0.1:1", dir=None, key_file=None, repository="http://r/", root=[], format="table", **flags
+        directory="127.0.0.1:1",
+        dir=None,
+        key_file=None,
+        repository="http://r/",
+        root=[],
+        allow_root=[],
+        format="table",
+        **flags,
     )
     args.wave = args.max_failed = None
     assert apply(args) == Exit.DONE

@@ -17,6 +17,7 @@ from deploy.messages import Entry
 from deploy.records import Prints
 from deploy.settings import Settings
 from deploy.states import ALIVE
+from tests.unit.deploy.initiator.stub import Stub
 from tests.unit.deploy.initiator.world import Broken, Network, Wanted, World
 
 FAULTS_S = 60.0
@@ -37,6 +38,8 @@ SETTINGS = Settings(
     give_up_s=30.0,
 )
 """More patience is more virtual time, and nothing else. (A seed that finds something finds it with these.)"""
+TAKEN_OUT = 0.3
+"""Of the boot stubs that die, an operator takes so many out of the directory."""
 LOSSY = Network(loss=0.2, repeat=0.1, max_s=0.1)
 KINDS = (
     "boot stub dies", "boot stub is cut off", "boot stub is not heard", "top dies", "initiator dies", "program ends",
@@ -50,6 +53,8 @@ class Seed:
     number: int
     world: World
     rng: random.Random
+    other: random.Random
+    """What is drawn from it changes nothing else of a seed."""
     kinds: set[str] = field(default_factory=set)
     lost: set[str] = field(default_factory=set)
 
@@ -81,7 +86,7 @@ def draw(number: int) -> Seed:
     world.network = Network(
         loss=rng.choice((0.0, 0.02, 0.2)), repeat=rng.choice((0.0, 0.1)), max_s=rng.choice((0.01, 0.3, 3.0))
     )
-    return Seed(number, world, rng)
+    return Seed(number, world, rng, random.Random(f"{number}/other"))
 
 
 def run(number: int) -> Seed:
@@ -156,7 +161,7 @@ def heal(seed: Seed) -> None:
     world.troubles.clear()
     for stub in world.stubs.values():
         if not stub.alive:
-            stub.start()
+            revive(world, stub)
 
 
 def fault(seed: Seed, kind: str) -> None:
@@ -166,7 +171,9 @@ def fault(seed: Seed, kind: str) -> None:
     for_s = rng.choice((0.5, 5.0, 20.0, 45.0))
     if kind == "boot stub dies" and stub.alive:
         stub.crash()
-        world.at(for_s, lambda: None if stub.alive else stub.start())
+        if seed.other.random() < TAKEN_OUT and len(world.gone) < len(world.stubs) - 1:
+            world.gone.add(stub.name)
+        world.at(for_s, lambda: None if stub.alive else revive(world, stub))
     elif kind == "boot stub is cut off":
         world.cut.add(stub.name)
         world.at(for_s, lambda: world.cut.discard(stub.name))
@@ -200,7 +207,7 @@ def fault(seed: Seed, kind: str) -> None:
         world.roll()
     elif kind == "role changes":
         path = rng.choice(world.target())
-        world.special[path] = Wanted(Prints("f" * 16, "f" * 16, f"{rng.randint(1, 9):016x}"), None)
+        world.special[path] = Wanted(Prints("f" * 16, "f" * 16, f"f{rng.randint(1, 9):015x}"), None)
         world.roll(prune=rng.random() < 0.8)
     elif kind == "deployment fails":
         path = rng.choice(world.target())
@@ -212,6 +219,15 @@ def fault(seed: Seed, kind: str) -> None:
         rollout = world.roll(until=rng.choice(target))
         if rng.random() < 0.5:
             world.at(3.0, lambda: move_on(world, rollout, rng.choice(target)))
+
+
+def revive(world: World, stub: Stub) -> None:
+    """It registers when it boots. A machine that was taken out comes back empty: of who was to be removed nobody
+    remembers that it was there."""
+    if stub.name in world.gone:
+        world.gone.discard(stub.name)
+        stub.managents.clear()
+    stub.start()
 
 
 def order(seed: Seed) -> None:

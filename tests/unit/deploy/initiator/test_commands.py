@@ -163,3 +163,27 @@ def test_more_commands_at_a_time_than_allowed_are_refused() -> None:
     (page,) = [one.message for one in effects if isinstance(one, fx.Send) and isinstance(one.message, TreePage)]
     assert page.last
     assert page.entries[0].outcome == "refused"
+
+
+def test_commands_that_have_ended_are_forgotten_once() -> None:
+    """More of them in a minute than are remembered: what is forgotten sooner has no time to be forgotten at."""
+    world = tree()
+    for number in range(4 * world.settings.max_gathers + 5):
+        world.tell(world.top, fx.Order(f"c{number}", "/z1", "status", 5.0))
+        world.run(lambda call=f"c{number}": call in world.ended, 6)
+    world.run_for(world.settings.linger_s + 5)
+    assert sorted(world.order("status")) == sorted(world.target())
+
+
+def test_who_gives_up_takes_back_its_own_order_and_no_other_s() -> None:
+    world = World(count(4, "l"), [None], stubs=4)
+    world.start_top()
+    rolled(world)
+    stub = next(stub for stub in world.stubs.values() if "/l1" in stub.managents)
+    world.mute.add(stub.name)  # it hears, and is not heard: the first order is under way for long
+    for call, wait_s in (("a", 40.0), ("b", 6.0), ("c", 40.0)):
+        world.tell(world.top, fx.Order(call, "/l1", "restart", wait_s))
+    world.run(lambda: "b" in world.ended, 10)
+    world.mute.clear()
+    world.run(lambda: {"a", "c"} <= world.ended, 35)
+    assert [world.gathered[call][0].outcome for call in "abc"] == ["done", "pending", "done"]

@@ -173,6 +173,24 @@ def test_what_stands_on_a_boot_stub_that_was_taken_out_of_the_directory_is_given
     world.run(lambda: len(world.znodes[""].table.children) == 2, 60, "given up")
 
 
+def test_a_machine_that_was_taken_out_and_comes_back_after_all_does_not_keep_what_was_placed_elsewhere() -> None:
+    world = World(count(4, "l", failover="domain"), [None], stubs=4)
+    world.start_top()
+    rolled(world)
+    world.doubles_allowed = True
+    stub = next(stub for stub in world.stubs.values() if "/l1" in stub.managents)
+    stub.crash()
+    world.gone.add(stub.name)
+    world.run(lambda: counts(world) == Counts(4, 4) and len(world.running()["/l1"]) == 2, 120, "placed elsewhere")
+    world.run_for(60)
+    world.start_top()  # who is at another address than that at which the boot stub knows its parent
+    rolled(world)
+    world.gone.clear()
+    stub.start()
+    world.run(lambda: len(world.running()["/l1"]) == 1, 60, "removed there")
+    world.check_complete()
+
+
 # --- initiators ----------------------------------------------------------------------------------------------------
 
 

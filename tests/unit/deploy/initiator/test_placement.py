@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from deploy.configuration import Children, InitiatorRole
 from deploy.identity import MAX_DEPTH
 from deploy.initiator.placement import MIN_CANDIDATES, BadEnumeration, candidates, children_of, natural
-from deploy.records import MAX_CHILDREN, StubRef
+from deploy.records import MAX_CHILDREN, MAX_STUBS_IN_DOMAIN, StubRef
 
 
 def stubs(*names: str, domain: str = "") -> tuple[StubRef, ...]:
@@ -135,3 +135,11 @@ def test_all_slices_together_are_no_longer_than_the_domain_or_the_list(size: int
 
 def test_numbers_sort_as_numbers() -> None:
     assert sorted(["r10", "r2", "r", "10", "2a"], key=natural) == ["2a", "10", "r", "r2", "r10"]
+
+
+def test_no_child_gets_more_boot_stubs_than_a_message_takes() -> None:
+    """Nobody would take the message, so nobody would answer it."""
+    domain = stubs("one") * (2 * MAX_STUBS_IN_DOMAIN + 2)
+    with pytest.raises(BadEnumeration, match=r"expected at most 20000 boot stubs for one child .* found 20001 for a"):
+        children_of("", role(Children("names", names=("a", "b"))), domain)
+    assert children_of("", role(Children("names", names=("a", "b", "c"))), domain)

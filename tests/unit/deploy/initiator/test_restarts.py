@@ -5,6 +5,7 @@ from __future__ import annotations
 from deploy.messages import Counts
 from deploy.settings import Settings
 from tests.unit.deploy.initiator.test_rollouts import tree as wide
+from tests.unit.deploy.initiator.world import count
 
 
 def test_boot_stubs_that_were_all_started_anew_elsewhere_are_found_before_they_are_given_up() -> None:
@@ -74,3 +75,24 @@ def test_a_new_top_says_how_the_roots_are_when_it_has_heard_of_them_itself() -> 
     world.start_top()
     world.run(lambda: bool(world.top.initiator._house.epoch), 5)
     assert {entry.outcome for entry in world.order("status", "/*").values()} == {"done"}
+
+
+def test_an_initiator_that_was_about_to_go_has_children_again_when_it_is_described_again() -> None:
+    """The directory is away just when it drops its table."""
+    for away in (False, True):
+        world = wide()
+        first = world.roll()
+        world.run(lambda world=world, first=first: world.is_settled(first), 30)
+        described = world.top_role
+        world.top_role = count(1, "z")
+        world.roll()
+        z2 = world.hosted_at("/z2").initiator
+        world.run(lambda z2=z2: not z2._house.kids, 30)
+        world.directory_away = away
+        world.top_role = described
+        again = world.roll()
+        world.run_for(5)
+        world.directory_away = False
+        world.run(lambda world=world, again=again: world.is_settled(again), 120, "settled")
+        world.run_for(0.1)  # tables are written meanwhile
+        world.check_complete()

@@ -176,7 +176,7 @@ class World:
 
     def refs(self) -> tuple[StubRef, ...]:
         """As the directory has them: a boot stub's address is that of its last start."""
-        return tuple(stub.ref for stub in self.stubs.values())
+        return tuple(stub.ref for stub in self.stubs.values() if stub.name not in self.gone)
 
     def charge(self) -> Charge:
         return Charge(REPOSITORY, directory="zk", domain=self.refs(), generation=self.generation)
@@ -337,7 +337,7 @@ class World:
                 case fx.ClaimTable() | fx.SaveTable() | fx.DropTable():
                     self.at(0.004 + 0.01 * self.rng.random(), lambda e=effect: self._write(hosted, path, e))
                 case fx.FindStubs(names):
-                    refs = tuple(self.stubs[name].ref for name in names if name in self.stubs)
+                    refs = tuple(self.stubs[name].ref for name in names if name in self.stubs and name not in self.gone)
                     gone = tuple(name for name in names if name in self.gone)
                     self.at(0.01, lambda refs=refs, gone=gone: self.tell(hosted, fx.StubsKnown(refs, gone)))
                 case fx.Note(level, text):

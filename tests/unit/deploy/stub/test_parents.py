@@ -56,6 +56,19 @@ def test_a_beat_that_would_be_too_large_is_several_that_are_not_whole(monkeypatc
     assert [(beat.whole, len(beat.managents)) for beat in scene.beats] == [(False, 2), (False, 1)]
 
 
+def test_reasons_are_left_out_before_a_beat_is_not_whole(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """Without a whole beat nobody could adopt what is there."""
+    monkeypatch.setattr(parents, "MAX_BEAT_BYTES", 1000)
+    scene = Scene()
+    for name in "abc":
+        scene.command("deploy", f"/site/{name}")
+        scene.stub.managents[f"/site/{name}"].reason = "x" * 100
+    scene.send(StubPing("p", PARENT))
+    (beat,) = scene.beats
+    assert beat.whole
+    assert [one.reason for one in beat.managents] == ["", "", ""]
+
+
 def test_a_ping_is_answered_on_its_way_with_everything() -> None:
     scene = Scene()
     scene.command("deploy")
