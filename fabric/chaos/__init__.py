@@ -1,6 +1,7 @@
 """`fabric chaos`: breaks a local fabric for real, under load, and judges whether the promises of the design held.
 
-    script.py      the scenario language: a few lines of text -> a Scenario
+    script.py      the scenario language: its words; reading.py and writing.py: lines <-> a Scenario
+    targets.py     whom a fault hits
     scenarios.py   the scenarios that have a name
     dice.py        seed -> a scenario of random faults
     runner.py      one run: up, load, faults, heal, wait until all is at rest, judge

@@ -7,6 +7,7 @@ logs are not lost: they are copied beside the history before the fabric is taken
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -55,6 +56,7 @@ def played(
     keep: Path | None = None,
 ) -> Scorecard:
     """One run. Raises as `run` does, and RunFailed, CannotLook, Interrupted."""
+    logging.getLogger("kazoo").setLevel(logging.CRITICAL)  # its complaints of what is done to ZooKeeper on purpose
     if names := unknown_figures(scenario.expects):
         raise BadScript(f"{scenario.name}: expected a figure of the scorecard, found {names[0]!r}")
     if folder is not None:
@@ -92,4 +94,7 @@ def _spec(scenario: Scenario) -> LocalSpec:
         storage=shape.storage,
         session_timeout_s=shape.session,
         capacity=capacity(shape.vcpus),
+        zookeepers=shape.zookeepers,
+        network=shape.network,
+        faults=shape.faults,
     )

@@ -5,7 +5,7 @@ undone after a random while. So that the promises can be kept at all, they are w
 takes away a whole service does so one at a time, and a storm passes before anybody would have to release the brake.
 The last part of the run has no new faults.
 
-The scenario is told as lines (script.format_scenario): what a seed found can be cut down by hand to a few of them.
+The scenario is told as lines (writing.py): what a seed found can be cut down by hand to a few of them.
 """
 
 from __future__ import annotations

@@ -24,26 +24,29 @@ from pathlib import Path
 import httpx
 
 from fabric.chaos import image, judge
-from fabric.chaos.faults import FAULTS, mounts
+from fabric.chaos.faults import FAULTS, mounts, processes
 from fabric.chaos.figures import figures
 from fabric.chaos.history import Clock, History, requests
 from fabric.chaos.load import Generator
 from fabric.chaos.looking import look
 from fabric.chaos.scorecard import Scorecard, expected
-from fabric.chaos.script import Act, Scenario, format_scenario
-from fabric.chaos.stage import API, Deed, Skipped, Stage
+from fabric.chaos.script import Act, Scenario
+from fabric.chaos.stage import Deed, Skipped, Stage, Undo
 from fabric.chaos.targets import NobodyThere, chosen
 from fabric.chaos.verdict import Finding, Promise, verdict
 from fabric.chaos.watch import CannotLook, Watcher
 from fabric.chaos.watching import Watching
 from fabric.chaos.world import Rules, World
+from fabric.chaos.writing import format_scenario, told
 from fabric.flavors import load_flavors
 from fabric.images.manifest import chunk_hash
 from fabric.local.control import ControlClient, ControlError
 from fabric.local.folder import Folder
 from fabric.local.interrupts import Interrupts
 from fabric.local.state import LocalState
+from fabric.net.rules import API
 from fabric.resources import Resources
+from fabric.runtime import stepping
 
 TURN_S = 0.05
 LOOK_EVERY_S = 0.5
@@ -117,6 +120,7 @@ class Run:
         self.deeds: list[Deed] = []
         self.undoes: dict[int, Callable[[], None]] = {}
         self.published: list[Published] = []
+        self._armed: dict[int, Act] = {}
         self._due: list[_Due] = []
         self._numbers = itertools.count()
         self._looked_at = 0.0
@@ -199,8 +203,8 @@ class Run:
                 while at_s < self.scenario.for_s:
                     self._put(at_s, act)
                     at_s += act.every_s
-            elif act.at_s is not None:
-                self._put(act.at_s, act)
+            else:
+                self._put(act.at_s or 0.0, act)
 
     def _put(self, at_s: float, act: Act | None, undo: Callable[[], None] | None = None) -> None:
         heapq.heappush(self._due, _Due(at_s, next(self._numbers), act, undo))
@@ -217,6 +221,7 @@ class Run:
                     due.undo()
                 elif due.act is not None:
                     self._do(due.act, now)
+            self._look_at_armed(now)
             self._look_at_api()
             if self.watcher.trouble:
                 raise RunFailed(f"nothing is watched any more: {self.watcher.trouble}")
@@ -229,22 +234,37 @@ class Run:
         at_s = self.clock.now()
         try:
             names = chosen(act.target, self.stage.scene(), self.rng) if act.target else ()
-            fault = FAULTS.get(act.verb)
-            if fault is None:
-                raise Skipped(f"{act.verb} can't be done on this fabric")
-            undo = fault(self.stage, act, names)
+            if act.step:
+                self._armed[processes.arm(self.stage, act, names)] = act
+                return
+            undo = FAULTS[act.verb](self.stage, act, names)
         except (Skipped, NobodyThere, ControlError) as error:
-            self.say(f"{at_s:7.2f} s  not done: {act.verb} {act.target or ''}: {error}")
-            self.deeds.append(Deed(act.verb, names, at_s, skipped=str(error)))
+            self.say(f"{at_s:7.2f} s  not done: {told(act)}: {error}")
+            self.deeds.append(Deed(act.verb, names or (told(act),), at_s, skipped=str(error)))
             return
-        ends = f" for {act.for_s:g} s" if act.for_s is not None else ""
-        self.say(f"{at_s:7.2f} s  {act.verb} {', '.join(names) or act.target}{ends}")
+        self._done(act, names, now, at_s, undo)
+
+    def _done(self, act: Act, names: tuple[str, ...], now: float, at_s: float, undo: Undo | None) -> None:
+        """Note it, and when it is to be undone."""
+        hit = f" ({', '.join(names)})" if names and names != (str(act.target),) else ""
+        self.say(f"{at_s:7.2f} s  {told(act)}{hit}")
         number = len(self.deeds)
-        self.deeds.append(Deed(act.verb, names, at_s))
+        self.deeds.append(Deed(act.verb, names or (told(act),), at_s))
         if undo is not None:
             self.undoes[number] = undo
             if act.for_s is not None:
                 self._put(now + act.for_s, None, lambda: self._undo(number))
+
+    def _look_at_armed(self, now: float) -> None:
+        """Whoever has reached an armed step has done it to himself."""
+        if not self._armed:
+            return
+        for one in stepping.fired(self.stage.folder.faults):
+            if one.number in self._armed and one.node:
+                act = self._armed.pop(one.number)
+                self.stage.hit(one.node)
+                undo = processes.undo_fired(self.stage, act.verb, one.node)
+                self._done(act, (one.node,), now, self.clock.now(), undo)
 
     def _undo(self, number: int) -> None:
         undo = self.undoes.pop(number, None)
@@ -271,6 +291,13 @@ class Run:
     def _heal(self) -> None:
         """Undo everything; start what is dead. What fails is said, and found by the judge."""
         self.say(f"{self.clock.now():7.2f} s  healing")
+        if self.stage.state.spec.faults:
+            self._look_at_armed(0.0)
+            for step in tuple(self._armed):
+                stepping.disarm(self.stage.folder.faults, step)
+                act = self._armed.pop(step)
+                text = "nobody came to this step"
+                self.deeds.append(Deed(act.verb, (told(act),), self.clock.now(), skipped=text))
         for number in sorted(self.undoes, reverse=True):
             self._undo(number)
         self._due.clear()
@@ -288,6 +315,7 @@ class Run:
         state = self.stage.control.status()
         dead = [view.node.name for view in state.nodes if view.state == "dead"]
         dead += [API] if state.api.ended else []
+        dead += [name for name, one in state.zookeepers.items() if one.ended]
         for name in dead:
             self.stage.start_again(name)
         return not dead

@@ -115,7 +115,8 @@ def _run(args: Namespace) -> int:
     from dataclasses import replace
 
     from fabric.chaos import dice, named
-    from fabric.chaos.script import BadScript, format_scenario, seconds
+    from fabric.chaos.script import BadScript, seconds
+    from fabric.chaos.writing import format_scenario
 
     seed = args.seed if args.seed is not None else time.time_ns() % 1_000_000
     if args.random == (args.scenario is not None):
