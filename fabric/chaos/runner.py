@@ -53,6 +53,7 @@ LOOK_EVERY_S = 0.5
 SETTLE_LOOK_S = 0.5
 PUSH_WAIT_S = 60.0
 HEAL_WAIT_S = 45.0
+TIDY_WAIT_S = 10.0
 MEMORY_MIB, DISK_MIB = 1 << 20, 1 << 24
 """Of each node: never what limits. The vcpus are."""
 NODE_DISK_BYTES = 96 << 20
@@ -143,10 +144,22 @@ class Run:
     def close(self) -> None:
         for one in self.loads:
             one.close()
+        if not self.stage.own:
+            self._leave_nothing()
         self.watcher.close()
         self.history.close()
         for node in self.stage.nodes:
             mounts.remove(self.stage.folder.node(node.name))
+
+    def _leave_nothing(self) -> None:
+        """In somebody else's fabric: what this run deployed and published goes. As far as the API answers."""
+        made = {one.deployment for one in self.history.attempts if one.accepted}
+        with httpx.Client(base_url=self.stage.state.api.where, timeout=TIDY_WAIT_S, trust_env=False) as api:
+            with contextlib.suppress(httpx.HTTPError):
+                for deployment in sorted(made):
+                    api.delete(f"/v1/deployments/{deployment}")
+                for image_of in self.published:
+                    api.delete(f"/v1/images/{image_of.name}", params={"force": "true"})
 
     def _prepare(self) -> None:
         if any(act.verb in DISK_VERBS for act in self.scenario.acts) and not self.stage.disks:
@@ -164,18 +177,24 @@ class Run:
             self.loads.append(generator)
 
     def _push(self, api: httpx.Client, name: str, size: int) -> Published:
-        self.interrupts.check()
+        """Again while the fabric is not ready for it. Raises RunFailed."""
         content = image.build(size, self.rng)
-        try:
-            answer = api.put(f"/v1/images/{name}", content=content)
-        except httpx.HTTPError as error:
-            raise RunFailed(f"the image {name} could not be pushed: {error!r}") from None
-        if answer.status_code != 201:
-            raise RunFailed(f"the image {name} could not be pushed: {answer.status_code} {answer.text[:300]}")
-        told = answer.json()
+        deadline = time.monotonic() + PUSH_WAIT_S
+        while True:
+            self.interrupts.check()
+            try:
+                answer = api.put(f"/v1/images/{name}", content=content)
+            except httpx.HTTPError as error:
+                raise RunFailed(f"the image {name} could not be pushed: {error!r}") from None
+            if answer.status_code == 201:
+                break
+            if answer.status_code < 500 or time.monotonic() > deadline:
+                raise RunFailed(f"the image {name} could not be pushed: {answer.status_code} {answer.text[:300]}")
+            self.interrupts.wait(LOOK_EVERY_S)
+        pushed = answer.json()
         if not self.stage.holders:
-            self.stage.holders = tuple(told["holders"])
-        return Published(name, told["digest"], {"entrypoint": chunk_hash(image.ENTRYPOINT)})
+            self.stage.holders = tuple(pushed["holders"])
+        return Published(name, pushed["digest"], {"entrypoint": chunk_hash(image.ENTRYPOINT)})
 
     def _give_disks(self) -> None:
         """A small disk for every node, while nothing runs yet."""
@@ -322,7 +341,8 @@ class Run:
 
     def _all_up(self) -> bool:
         state = self.stage.control.status()
-        return state.registered == len(state.nodes) and state.api.ready
+        elected = state.leaders_elected == state.leaders_wanted
+        return state.registered == len(state.nodes) and elected and state.api.ready
 
     def _settle(self) -> tuple[list[Finding], World]:
         """Wait until nothing is unsettled; what is so, in the end, and by what."""
@@ -374,9 +394,9 @@ class Run:
             settle_s=now - faults_ended_s, ran_s=faults_ended_s,
         )  # fmt: skip
         findings += expected(self.scenario.expects, found)
-        told = verdict(findings, self._tried())
+        judged = verdict(findings, self._tried())
         text = format_scenario(self.scenario)
-        return Scorecard(self.scenario.name, text, told.holds, told, found, tuple(self.deeds))
+        return Scorecard(self.scenario.name, text, judged.holds, judged, found, tuple(self.deeds))
 
     def _tried(self) -> Iterator[Promise]:
         yield from ("capacity", "exactly", "durable", "orphans", "redundancy")
