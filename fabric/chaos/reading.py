@@ -120,6 +120,8 @@ def _expect(word: str) -> Expect:
 
 def _act(first: str, words: list[str], line: int) -> Act:
     when, *rest = words or [""]
+    if first == "at" and rest[:1] == ["on"]:
+        return replace(_act("on", rest[1:], line), at_s=seconds(when))
     if not rest or rest[0] not in VERBS:
         raise ValueError(f"expected one of {', '.join(VERBS)} after {first} {when}, found {' '.join(rest[:1])!r}")
     name, *rest = rest

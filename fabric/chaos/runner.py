@@ -154,12 +154,12 @@ class Run:
     def _leave_nothing(self) -> None:
         """In somebody else's fabric: what this run deployed and published goes. As far as the API answers."""
         made = {one.deployment for one in self.history.attempts if one.accepted}
-        with httpx.Client(base_url=self.stage.state.api.where, timeout=TIDY_WAIT_S, trust_env=False) as api:
-            with contextlib.suppress(httpx.HTTPError):
-                for deployment in sorted(made):
-                    api.delete(f"/v1/deployments/{deployment}")
-                for image_of in self.published:
-                    api.delete(f"/v1/images/{image_of.name}", params={"force": "true"})
+        base = self.stage.state.api.where
+        with httpx.Client(base_url=base, timeout=TIDY_WAIT_S, trust_env=False) as api, _unanswered():
+            for deployment in sorted(made):
+                api.delete(f"/v1/deployments/{deployment}")
+            for one in self.published:
+                api.delete(f"/v1/images/{one.name}", params={"force": "true"})
 
     def _prepare(self) -> None:
         if any(act.verb in DISK_VERBS for act in self.scenario.acts) and not self.stage.disks:
@@ -301,7 +301,7 @@ class Run:
         if not self.stage.api_held or time.monotonic() < self._looked_at + LOOK_EVERY_S:
             return
         self._looked_at = time.monotonic()
-        with contextlib.suppress(httpx.HTTPError):
+        with _unanswered():
             if httpx.get(f"{self.stage.state.api.where}/healthz", timeout=1.0, trust_env=False).status_code == 200:
                 self.stage.api_answers()
 
@@ -406,6 +406,11 @@ class Run:
             yield "strangers"
         if self.scenario.expects:
             yield "expected"
+
+
+def _unanswered() -> contextlib.suppress:
+    """Where it does not matter whether the API answers."""
+    return contextlib.suppress(httpx.HTTPError)
 
 
 def capacity(vcpus: int) -> Resources:

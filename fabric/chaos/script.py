@@ -18,7 +18,7 @@ One statement a line; `#` begins a comment, and the comment at the top says what
     at TIME VERB TARGET …   a fault, TIME after the load began; `for TIME` at its end: undone so much later
     every TIME VERB TARGET …  the same again and again
     on STEP VERB [TARGET]   whoever reaches that step of the flow (fabric.steps), of these, does it to himself: kill,
-                            stop, restart; needs faults=on
+                            stop, restart; needs faults=on; `at TIME on STEP …`: from that time on
     for TIME                how long faults and load last; then all is healed, and judged
     settle TIME             how long it may take until all is at rest after that
     expect NAME=VALUE       a figure of the scorecard that must be so; `<` and `>` too

@@ -56,7 +56,7 @@ def _value(value: Any, reader: Callable[[str], Any]) -> str:
 def _line(act: Act) -> str:
     if act.every_s:
         return f"every {time_text(act.every_s)} {told(act)}"
-    return told(act) if act.step else f"at {time_text(act.at_s or 0.0)} {told(act)}"
+    return told(act) if act.at_s is None else f"at {time_text(act.at_s)} {told(act)}"
 
 
 def told(act: Act) -> str:
