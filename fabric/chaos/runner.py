@@ -24,6 +24,7 @@ from pathlib import Path
 import httpx
 
 from fabric.chaos import image, judge
+from fabric.chaos.deaths import Deaths
 from fabric.chaos.faults import FAULTS, mounts, processes
 from fabric.chaos.figures import figures
 from fabric.chaos.history import Clock, History, requests
@@ -43,6 +44,7 @@ from fabric.images.manifest import chunk_hash
 from fabric.local.control import ControlClient, ControlError
 from fabric.local.folder import Folder
 from fabric.local.interrupts import Interrupts
+from fabric.local.logs import tail
 from fabric.local.state import LocalState
 from fabric.net.rules import API
 from fabric.resources import Resources
@@ -121,6 +123,7 @@ class Run:
         self.deeds: list[Deed] = []
         self.undoes: dict[int, Callable[[], None]] = {}
         self.published: list[Published] = []
+        self.deaths = Deaths()
         self._armed: dict[int, Act] = {}
         self._due: list[_Due] = []
         self._numbers = itertools.count()
@@ -241,7 +244,7 @@ class Run:
                 elif due.act is not None:
                     self._do(due.act, now)
             self._look_at_armed(now)
-            self._look_at_api()
+            self._look_around()
             if self.watcher.trouble:
                 raise RunFailed(f"nothing is watched any more: {self.watcher.trouble}")
             left_s = (self._due[0].at_s if self._due else self.scenario.for_s) - (self.clock.now() - began)
@@ -296,11 +299,19 @@ class Run:
             self.say(f"{self.clock.now():7.2f} s  not undone: {deed.verb} {', '.join(deed.names)}: {error}")
         self.deeds[number] = Deed(deed.verb, deed.names, deed.at_s, self.clock.now())
 
-    def _look_at_api(self) -> None:
-        """Whether an API that a fault had taken away answers again; now and then."""
-        if not self.stage.api_held or time.monotonic() < self._looked_at + LOOK_EVERY_S:
+    def _look_around(self) -> None:
+        """Now and then: who has ended by itself, and whether an API that a fault had taken away answers again."""
+        if time.monotonic() < self._looked_at + LOOK_EVERY_S:
             return
         self._looked_at = time.monotonic()
+        with contextlib.suppress(ControlError):
+            ours = {*self.stage.held, *([API] if self.stage.api_held else [])}
+            for name in self.deaths.look(self.stage.control.status(), ours, self.clock.now()):
+                self.say(f"{self.clock.now():7.2f} s  {name} ended by itself:\n{tail(self.stage.folder.log(name))}")
+        if self.stage.api_held:
+            self._look_at_api()
+
+    def _look_at_api(self) -> None:
         with _unanswered():
             if httpx.get(f"{self.stage.state.api.where}/healthz", timeout=1.0, trust_env=False).status_code == 200:
                 self.stage.api_answers()
@@ -326,7 +337,6 @@ class Run:
                 if self._start_the_dead() and self._all_up():
                     break
             time.sleep(TURN_S)
-        self._looked_at = 0.0
         self._look_at_api()
 
     def _start_the_dead(self) -> bool:
@@ -353,7 +363,7 @@ class Run:
         while True:
             over = time.monotonic() - began > self.scenario.settle_s
             idle = all(one.idle for one in self.loads)
-            self._look_at_api()
+            self._look_around()
             found: list[Finding] = []
             try:
                 world = look(self.stage, published, thorough=over)
@@ -385,7 +395,7 @@ class Run:
         asked = requests(self.history.attempts, self.history.ends)
         now = self.clock.now()
         answers = judge.answers(asked, self.stage.excused, self.stage.outages)
-        findings = [*self.watching.findings, *answers, *unsettled]
+        findings = [*self.watching.findings, *self.deaths.findings, *answers, *unsettled]
         found = figures(
             asked, findings, self.deeds,
             skipped=sum(one.counters.skipped for one in self.loads),
