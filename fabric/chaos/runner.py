@@ -4,41 +4,39 @@
                                                                 └──────── for `for_s` ──────────────────────────┤
     judge <─ one thorough look <─ until nothing is unsettled, or `settle_s` is over <─ requests end <─ heal <───┘
 
-Theory of operation. The main thread keeps the schedule: a heap of (time, what to do). Load and watcher have threads of
-their own; the keeper is another process. Whatever happens (Ctrl-C too) the way out is the same: heal what was done, end
-the load, and take the fabric down if it was brought up for this run. A fault that can't be done is noted, and the run
-goes on: the scorecard says what was not done, and why.
+Theory of operation. The main thread keeps the schedule (schedule.py). Load and watcher have threads of their own; the
+keeper is another process. Whatever happens (Ctrl-C too) the way out is the same: heal what was done, end the load, and
+take the fabric down if it was brought up for this run. A fault that can't be done is noted, and the run goes on: the
+scorecard says what was not done, and why.
 """
 
 from __future__ import annotations
 
 import contextlib
-import heapq
-import itertools
 import random
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 
 from fabric.chaos import image, judge
 from fabric.chaos.deaths import Deaths
-from fabric.chaos.faults import FAULTS, mounts, processes
+from fabric.chaos.faults import mounts
 from fabric.chaos.figures import figures
 from fabric.chaos.history import Clock, History, requests
 from fabric.chaos.load import Generator
 from fabric.chaos.looking import look
+from fabric.chaos.schedule import Schedule
 from fabric.chaos.scorecard import Scorecard, expected
-from fabric.chaos.script import Act, Scenario
-from fabric.chaos.stage import Deed, Skipped, Stage, Undo
-from fabric.chaos.targets import NobodyThere, chosen
+from fabric.chaos.script import Scenario
+from fabric.chaos.stage import Skipped, Stage
 from fabric.chaos.verdict import Finding, Promise, verdict
 from fabric.chaos.watch import CannotLook, Watcher
 from fabric.chaos.watching import Watching
 from fabric.chaos.world import Rules, World
-from fabric.chaos.writing import format_scenario, told
+from fabric.chaos.writing import format_scenario
 from fabric.flavors import load_flavors
 from fabric.images.manifest import chunk_hash
 from fabric.local.control import ControlClient, ControlError
@@ -48,7 +46,6 @@ from fabric.local.logs import tail
 from fabric.local.state import LocalState
 from fabric.net.rules import API
 from fabric.resources import Resources
-from fabric.runtime import stepping
 
 TURN_S = 0.05
 LOOK_EVERY_S = 0.5
@@ -74,14 +71,6 @@ class Published:
     name: str
     digest: str
     files: dict[str, bytes]
-
-
-@dataclass(order=True)
-class _Due:
-    at_s: float
-    number: int
-    act: Act | None = field(compare=False)
-    undo: Callable[[], None] | None = field(compare=False, default=None)
 
 
 class Run:
@@ -120,13 +109,9 @@ class Run:
         self.stage = Stage(
             ControlClient(folder), folder, self.watcher, self.watching, self.clock, self.rng, state, own, disks
         )
-        self.deeds: list[Deed] = []
-        self.undoes: dict[int, Callable[[], None]] = {}
+        self.schedule = Schedule(self.stage, scenario.acts, scenario.for_s, say)
         self.published: list[Published] = []
         self.deaths = Deaths()
-        self._armed: dict[int, Act] = {}
-        self._due: list[_Due] = []
-        self._numbers = itertools.count()
         self._looked_at = 0.0
 
     # --- the whole ---------------------------------------------------------------------------------------------------
@@ -135,12 +120,9 @@ class Run:
         """Raises RunFailed, CannotLook, ControlError, Interrupted. Everything that was done is undone in any case."""
         try:
             self._prepare()
-            self._schedule()
             faults_ended_s = self._storm()
         finally:
             self._heal()
-        for one in self.loads:
-            one.stop()
         unsettled, world = self._settle()
         return self._judge(unsettled, world, faults_ended_s)
 
@@ -210,26 +192,13 @@ class Run:
                 self.stage.wait_dead(name)
                 mounts.small(self.stage.folder.node(name), NODE_DISK_BYTES)
                 self.stage.start_again(name)
-            self.stage.wait(self._all_up, "all agents to be back", HEAL_WAIT_S)
+            self.stage.wait(self.stage.all_up, "all agents to be back", HEAL_WAIT_S)
         except OSError as error:
             raise RunFailed(f"a disk could not be mounted at {error.filename}: {error.strerror}") from None
         except Skipped as error:
             raise RunFailed(str(error)) from None
 
-    # --- faults ------------------------------------------------------------------------------------------------------
-
-    def _schedule(self) -> None:
-        for act in self.scenario.acts:
-            if act.every_s:
-                at_s = act.every_s
-                while at_s < self.scenario.for_s:
-                    self._put(at_s, act)
-                    at_s += act.every_s
-            else:
-                self._put(act.at_s or 0.0, act)
-
-    def _put(self, at_s: float, act: Act | None, undo: Callable[[], None] | None = None) -> None:
-        heapq.heappush(self._due, _Due(at_s, next(self._numbers), act, undo))
+    # --- the storm ---------------------------------------------------------------------------------------------------
 
     def _storm(self) -> float:
         """The faults, under load. Returns when it was over, in seconds of the clock."""
@@ -237,67 +206,14 @@ class Run:
             one.start()
         began = self.clock.now()
         while (now := self.clock.now() - began) < self.scenario.for_s:
-            while self._due and self._due[0].at_s <= now:
-                due = heapq.heappop(self._due)
-                if due.undo is not None:
-                    due.undo()
-                elif due.act is not None:
-                    self._do(due.act, now)
-            self._look_at_armed(now)
+            next_s = self.schedule.turn(now)
             self._look_around()
             if self.watcher.trouble:
                 raise RunFailed(f"nothing is watched any more: {self.watcher.trouble}")
-            left_s = (self._due[0].at_s if self._due else self.scenario.for_s) - (self.clock.now() - began)
-            self.interrupts.wait(max(0.0, min(TURN_S, left_s)))
+            self.interrupts.wait(max(0.0, min(TURN_S, next_s - (self.clock.now() - began))))
+        for one in self.loads:
+            one.stop()
         return self.clock.now()
-
-    def _do(self, act: Act, now: float) -> None:
-        names: tuple[str, ...] = ()
-        at_s = self.clock.now()
-        try:
-            names = chosen(act.target, self.stage.scene(), self.rng) if act.target else ()
-            if act.step:
-                self._armed[processes.arm(self.stage, act, names)] = act
-                return
-            undo = FAULTS[act.verb](self.stage, act, names)
-        except (Skipped, NobodyThere, ControlError) as error:
-            self.say(f"{at_s:7.2f} s  not done: {told(act)}: {error}")
-            self.deeds.append(Deed(act.verb, names or (told(act),), at_s, skipped=str(error)))
-            return
-        self._done(act, names, now, at_s, undo)
-
-    def _done(self, act: Act, names: tuple[str, ...], now: float, at_s: float, undo: Undo | None) -> None:
-        """Note it, and when it is to be undone."""
-        hit = f" ({', '.join(names)})" if names and names != (str(act.target),) else ""
-        self.say(f"{at_s:7.2f} s  {told(act)}{hit}")
-        number = len(self.deeds)
-        self.deeds.append(Deed(act.verb, names or (told(act),), at_s))
-        if undo is not None:
-            self.undoes[number] = undo
-            if act.for_s is not None:
-                self._put(now + act.for_s, None, lambda: self._undo(number))
-
-    def _look_at_armed(self, now: float) -> None:
-        """Whoever has reached an armed step has done it to himself."""
-        if not self._armed:
-            return
-        for one in stepping.fired(self.stage.folder.faults):
-            if one.number in self._armed and one.node:
-                act = self._armed.pop(one.number)
-                self.stage.hit(one.node)
-                undo = processes.undo_fired(self.stage, act.verb, one.node)
-                self._done(act, (one.node,), now, self.clock.now(), undo)
-
-    def _undo(self, number: int) -> None:
-        undo = self.undoes.pop(number, None)
-        if undo is None:
-            return
-        deed = self.deeds[number]
-        try:
-            undo()
-        except (Skipped, ControlError) as error:
-            self.say(f"{self.clock.now():7.2f} s  not undone: {deed.verb} {', '.join(deed.names)}: {error}")
-        self.deeds[number] = Deed(deed.verb, deed.names, deed.at_s, self.clock.now())
 
     def _look_around(self) -> None:
         """Now and then: who has ended by itself, and whether an API that a fault had taken away answers again."""
@@ -321,38 +237,14 @@ class Run:
     def _heal(self) -> None:
         """Undo everything; start what is dead. What fails is said, and found by the judge."""
         self.say(f"{self.clock.now():7.2f} s  healing")
-        if self.stage.state.spec.faults:
-            self._look_at_armed(0.0)
-            for step in tuple(self._armed):
-                stepping.disarm(self.stage.folder.faults, step)
-                act = self._armed.pop(step)
-                text = "nobody came to this step"
-                self.deeds.append(Deed(act.verb, (told(act),), self.clock.now(), skipped=text))
-        for number in sorted(self.undoes, reverse=True):
-            self._undo(number)
-        self._due.clear()
+        self.schedule.undo_all()
         deadline = time.monotonic() + HEAL_WAIT_S
         while time.monotonic() < deadline:
             with contextlib.suppress(ControlError, Skipped):
-                if self._start_the_dead() and self._all_up():
+                if self.stage.start_all_dead() and self.stage.all_up():
                     break
             time.sleep(TURN_S)
         self._look_at_api()
-
-    def _start_the_dead(self) -> bool:
-        """Whether all processes run."""
-        state = self.stage.control.status()
-        dead = [view.node.name for view in state.nodes if view.state == "dead"]
-        dead += [API] if state.api.ended else []
-        dead += [name for name, one in state.zookeepers.items() if one.ended]
-        for name in dead:
-            self.stage.start_again(name)
-        return not dead
-
-    def _all_up(self) -> bool:
-        state = self.stage.control.status()
-        elected = state.leaders_elected == state.leaders_wanted
-        return state.registered == len(state.nodes) and elected and state.api.ready
 
     def _settle(self) -> tuple[list[Finding], World]:
         """Wait until nothing is unsettled; what is so, in the end, and by what."""
@@ -397,7 +289,7 @@ class Run:
         answers = judge.answers(asked, self.stage.excused, self.stage.outages)
         findings = [*self.watching.findings, *self.deaths.findings, *answers, *unsettled]
         found = figures(
-            asked, findings, self.deeds,
+            asked, findings, self.schedule.deeds,
             skipped=sum(one.counters.skipped for one in self.loads),
             instances=len(self.watching.seen), most=self.watching.most_running, samples=self.watching.samples,
             redundancy_s=max(self.watching.under_redundant_s.values(), default=0.0),
@@ -406,13 +298,13 @@ class Run:
         findings += expected(self.scenario.expects, found)
         judged = verdict(findings, self._tried())
         text = format_scenario(self.scenario)
-        return Scorecard(self.scenario.name, text, judged.holds, judged, found, tuple(self.deeds))
+        return Scorecard(self.scenario.name, text, judged.holds, judged, found, tuple(self.schedule.deeds))
 
     def _tried(self) -> Iterator[Promise]:
         yield from ("capacity", "exactly", "durable", "orphans", "redundancy")
         if self.stage.outages:
             yield "outage"
-        if any(deed.verb == "strangers" and not deed.skipped for deed in self.deeds):
+        if any(deed.verb == "strangers" and not deed.skipped for deed in self.schedule.deeds):
             yield "strangers"
         if self.scenario.expects:
             yield "expected"

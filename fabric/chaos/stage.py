@@ -135,9 +135,12 @@ class Stage:
         except (ControlError, BadRule) as error:
             raise Skipped(str(error)) from None
         self._note_quorum()
-        deaf = any(self.table.get(pair, HEALTHY) != HEALTHY for pair in ((API, OPERATOR), (OPERATOR, API)))
-        if deaf and not self.api_held:
+        if self._deaf() and not self.api_held:
             self.excused.append((self.clock.now(), FOREVER_S))
+
+    def _deaf(self) -> bool:
+        """Whether something is wrong between the API and who asks it."""
+        return any(self.table.get(pair, HEALTHY) != HEALTHY for pair in ((API, OPERATOR), (OPERATOR, API)))
 
     def _note_quorum(self) -> None:
         now = self.clock.now()
@@ -150,7 +153,9 @@ class Stage:
             self.watching.outage = None
 
     def api_answers(self) -> None:
-        """It was seen ready: what it does not answer from now on is its own fault."""
+        """It was seen to: what it does not answer from now on is its own fault, unless its network is bad."""
+        if self._deaf():
+            return
         now = self.clock.now()
         self.excused = [(begin, min(end, now)) for begin, end in self.excused]
 
@@ -188,6 +193,22 @@ class Stage:
             self.start_again(name)
         else:
             self.back(name)
+
+    def start_all_dead(self) -> bool:
+        """Whoever is dead is started. Whether nobody was. Raises Skipped, ControlError."""
+        state = self.control.status()
+        dead = [view.node.name for view in state.nodes if view.state == "dead"]
+        dead += [API] if state.api.ended else []
+        dead += [name for name, one in state.zookeepers.items() if one.ended]
+        for name in dead:
+            self.start_again(name)
+        return not dead
+
+    def all_up(self) -> bool:
+        """Everybody is registered, each rack led, and the API answers. Raises ControlError."""
+        state = self.control.status()
+        elected = state.leaders_elected == state.leaders_wanted
+        return state.registered == len(state.nodes) and elected and state.api.ready
 
     def wait_dead(self, name: str, timeout_s: float = 10.0) -> None:
         """Until the keeper has noted that the process of a node has ended. Raises Skipped."""
