@@ -55,8 +55,10 @@ class Recorder:
             took_ms = int((now - began) * 1000)
             self._spans.append(Span(step, STEPS[step], self.after_ms(began), took_ms, detail[:300]))
 
-    def discussed(self, began: float, now: float, gathered: Gathered, offers: Sequence[NodeOffer]) -> None:
-        """Steps 4 and 5: who was asked, who offered what, who was silent."""
+    def discussed(
+        self, began: float, now: float, gathered: Gathered, offers: Sequence[NodeOffer], known: bool
+    ) -> None:
+        """Steps 4 and 5: who was asked, who offered what, who was silent. `known`: rack leaders answered for agents."""
         self.gathered(gathered)
         by_rack: dict[str, list[NodeOffer]] = {}
         for offer in offers:
@@ -73,8 +75,12 @@ class Recorder:
         asked = len(gathered.replies) + len(gathered.silent_racks)
         silent = f"; no answer from {', '.join(gathered.silent_racks)}" if gathered.silent_racks else ""
         self.span(4, began, now, f"{asked} racks asked{silent}")
-        agents = sum(len(reply.results) + len(reply.silent) for reply in gathered.replies)
-        self.span(5, began, began + slowest / 1000, f"{agents} agents asked, {len(offers)} offers")
+        if known:
+            detail = f"{len(offers)} offers of what rack leaders know"
+        else:
+            agents = sum(len(reply.results) + len(reply.silent) for reply in gathered.replies)
+            detail = f"{agents} agents asked, {len(offers)} offers"
+        self.span(5, began, began + slowest / 1000, detail)
 
     def gathered(self, gathered: Gathered) -> None:
         self.messages += gathered.sent + sum(reply.messages for reply in gathered.replies)

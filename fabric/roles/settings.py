@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from fabric.records import LayerName
 from fabric.resources import Resources
@@ -28,6 +29,12 @@ class Settings:
     """Back-off of everything that is repeated."""
 
     # a request
+    discussion: Literal["known", "full"] = "known"
+    """Whom a search for places asks first (steps 4 and 5). "full": every agent of every rack, as the paper has it.
+    "known": as many racks as the request could be spread over, whose leaders answer by what they know of their agents;
+    and everybody, as in "full", before it is said that there is no room."""
+    discussion_racks: int = 8
+    """At least so many are asked, where there are as many."""
     submit_wait_s: float = 1.0
     """For a leader to say that it took a deployment in charge; then another leader is picked."""
     offer_wait_s: float = 1.0
