@@ -119,7 +119,8 @@ WEIGHTS: tuple[tuple[int, Draw], ...] = (
 )  # fmt: skip
 ALONE = (_api, _server, _outage, _storm, _full)
 """Not while another of the same kind lasts."""
-SHAPE = Shape(racks=3, compute=4, storage=2, vcpus=12, zookeepers=3, network="namespaces", faults=True)
+SHAPE = Shape(racks=3, compute=4, storage=2, vcpus=4, zookeepers=3, network="namespaces", faults=True)
+"""So small that what is asked for does not always fit."""
 
 
 def scenario(seed: int, for_s: float, per_s: float, shape: Shape | None = None) -> Scenario:
@@ -129,6 +130,7 @@ def scenario(seed: int, for_s: float, per_s: float, shape: Shape | None = None) 
     unfit = [*((_cut, _slow) if made.network == "host" else ()), *(() if made.faults else (_step, _clock))]
     acts: list[Act] = []
     until: dict[Draw, float] = {}
+    stop_after_s = rng.choice((0.0, 0.0, 3.0))
     at_s = rng.expovariate(1 / EVERY_S)
     weights, draws = zip(*[one for one in WEIGHTS if one[1] not in unfit], strict=True)
     while at_s < for_s - QUIET_S:
@@ -143,7 +145,7 @@ def scenario(seed: int, for_s: float, per_s: float, shape: Shape | None = None) 
         about=f"random faults, seed {seed}",
         shape=made,
         images=(4 << 20, 1 << 20),
-        load=Load(per_s=per_s, keep=16, stubborn=0.1),
+        load=Load(per_s=per_s, keep=16, stubborn=0.1, stop_after=stop_after_s),
         acts=tuple(acts),
         for_s=for_s,
         settle_s=SETTLE_S,
