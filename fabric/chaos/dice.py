@@ -123,15 +123,17 @@ SHAPE = Shape(racks=3, compute=4, storage=2, vcpus=4, zookeepers=3, network="nam
 """So small that what is asked for does not always fit."""
 
 
-def scenario(seed: int, for_s: float, per_s: float, shape: Shape | None = None) -> Scenario:
-    """`for_s` long, with `per_s` requests a second."""
+def scenario(
+    seed: int, for_s: float, per_s: float, shape: Shape | None = None, every_s: float = EVERY_S
+) -> Scenario:
+    """`for_s` long, with `per_s` requests a second, and a fault each `every_s` in the mean."""
     rng = random.Random(seed)
     made = shape or SHAPE
     unfit = [*((_cut, _slow) if made.network == "host" else ()), *(() if made.faults else (_step, _clock))]
     acts: list[Act] = []
     until: dict[Draw, float] = {}
     stop_after_s = rng.choice((0.0, 0.0, 3.0))
-    at_s = rng.expovariate(1 / EVERY_S)
+    at_s = rng.expovariate(1 / every_s)
     weights, draws = zip(*[one for one in WEIGHTS if one[1] not in unfit], strict=True)
     while at_s < for_s - QUIET_S:
         draw = rng.choices(draws, weights)[0]
@@ -139,7 +141,7 @@ def scenario(seed: int, for_s: float, per_s: float, shape: Shape | None = None) 
             act = replace(draw(rng, made), at_s=round(at_s, 1))
             until[draw] = at_s + (act.for_s or 0.0) + 2 * made.session
             acts.append(act)
-        at_s += rng.expovariate(1 / EVERY_S)
+        at_s += rng.expovariate(1 / every_s)
     return Scenario(
         name=f"random-{seed}",
         about=f"random faults, seed {seed}",
