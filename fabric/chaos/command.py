@@ -37,6 +37,7 @@ def run(
 ) -> int:
     """The exit code: 0 only if all promises hold. `keep`: a folder that gets the logs. Raises BadScript, UpFailed,
     FolderError, NotEnded, ControlError, BadSpec."""
+    logging.getLogger("fabric.zk.kazoo").setLevel(logging.CRITICAL)  # what it would complain of is done on purpose
     with Interrupts() as interrupts:
         try:
             card = played(scenario, folder, interrupts, history, keep)
@@ -58,7 +59,6 @@ def played(
     keep: Path | None = None,
 ) -> Scorecard:
     """One run. Raises as `run` does, and RunFailed, CannotLook, Interrupted."""
-    logging.getLogger("kazoo").setLevel(logging.CRITICAL)  # its complaints of what is done to ZooKeeper on purpose
     if names := unknown_figures(scenario.expects):
         raise BadScript(f"{scenario.name}: expected a figure of the scorecard, found {names[0]!r}")
     if folder is not None:

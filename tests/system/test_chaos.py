@@ -50,6 +50,20 @@ expect lost=0
 expect failed=0
 expect faults=4
 """
+TOGETHER = """\
+fabric racks=3 compute=2 storage=1 session=1500ms zookeepers=3 network=namespaces faults=on
+image 1MiB
+load 5/s keep=8
+on coordinator.plan-written kill for 3s
+at 2s cut r1 | rest for 4s
+at 4s kill leader zookeeper for 4s
+at 5s clock any compute by=+1h for 4s
+at 6s strangers any agent
+for 12s
+expect lost=0
+expect doubles=0
+expect faults=5
+"""
 
 
 def run(text: str, name: str, folder: Path | None = None) -> Scorecard:
@@ -74,6 +88,13 @@ def test_holders_that_rot_stall_and_die_one_after_the_other_during_fetches() -> 
     assert card.holds, why(card)
     assert card.figures.instances > 50
     assert 0 < card.figures.redundancy_s < 14, "it was seen to lack a holder, and for how long"
+
+
+def test_a_cut_a_dead_zookeeper_a_dead_coordinator_a_wrong_clock_and_a_stranger_together() -> None:
+    """In namespaces where they can be had, by proxies elsewhere."""
+    card = run(TOGETHER, "together")
+    assert card.holds, why(card)
+    assert {one.promise for one in card.verdict.judged if one.grade == "not tried"} == {"outage"}
 
 
 @pytest.fixture(scope="module")
