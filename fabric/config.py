@@ -174,6 +174,7 @@ def agent_config(
         scrub_mib_s=values["scrub_mib_s"],
         scrub_every_s=values["scrub_every_s"],
         lifeline_fd=values["lifeline_fd"],
+        faults=values["faults"],
         zookeeper_wait_s=values["zookeeper_wait_s"],
         log_level=values["log_level"],
         managent=values["managent"] or "",
@@ -207,6 +208,7 @@ def api_config(
         peer_bind=f"tcp://{peer_host}:{peer_port}",
         log_level=values["log_level"],
         lifeline_fd=values["lifeline_fd"],
+        faults=values["faults"],
     )
 
 

@@ -81,16 +81,30 @@ _LIFELINE = Key(
     optional=True,
     hidden=True,
 )
+_FAULTS = Key(
+    "faults",
+    FilePath(),
+    None,
+    "A local fabric's processes look here for faults that somebody wants them to have (fabric up --faults).",
+    optional=True,
+    hidden=True,
+)
 
 
 NARROWER = {"heartbeat_interval_s": (0.1, 60.0), "offer_wait_s": (0.1, 60.0), "command_wait_s": (0.1, 60.0)}
 """Limits that travel in messages, which take no others."""
 
 
+CHOICES = {"discussion": ("known", "full")}
+
+
 def _limits() -> Iterator[Key]:
     for field in dataclasses.fields(Settings):
         default = field.default
-        if field.name == "session_timeout_s" or not isinstance(default, int | float):
+        if field.name == "session_timeout_s" or not isinstance(default, int | float | str):
+            continue
+        if isinstance(default, str):
+            yield Key(f"limits.{field.name}", Choice(CHOICES[field.name]), default, "")
             continue
         whole = isinstance(default, int)
         low, high = NARROWER.get(field.name, (0.001, MONTH_S))
@@ -155,6 +169,7 @@ AGENT_KEYS: tuple[Key, ...] = (
     ),
     Key("scrub_every_s", Number(0.1, MONTH_S, "seconds"), 86400.0, "From the beginning of one such pass to the next."),
     _LIFELINE,
+    _FAULTS,
     Key("managent", Text("the path of a managent", r"(/[A-Za-z0-9._-]+)+", 512), None, "Its path.", True, hidden=True),
     *_per_dimension(),
     *_limits(),
@@ -173,6 +188,7 @@ API_KEYS: tuple[Key, ...] = (
         example="/etc/fabric/flavors.toml",
     ),
     _LIFELINE,
+    _FAULTS,
     *_limits(),
 )
 

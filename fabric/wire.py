@@ -88,6 +88,10 @@ class FrameCodec(Generic[M]):
             raise ValueError(
                 f"{type(message).__name__}: expected at most {MAX_FRAME_BYTES} bytes on the wire, found {len(body)}"
             )
+        return self.sealed(body)
+
+    def sealed(self, body: bytes) -> bytes:
+        """The frame."""
         return self._seal(body) + body if self.key is not None else body
 
     def decode(self, frame: bytes | memoryview) -> tuple[str, M]:

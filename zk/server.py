@@ -1,11 +1,11 @@
-"""Real ZooKeeper servers as child processes: for a local fabric, and for tests. One, or an ensemble on one machine.
+"""A real ZooKeeper server as a child process: for a local fabric, and for tests. Several that are one: zk/ensemble.py.
 
 Theory of operation. `find_zookeeper` looks for an installation: the one that ZOOKEEPER_HOME names, else Debian's
 package. A `Server` is a java process of it with its configuration, log and data in one folder, listening on
-127.0.0.1. It is ready when it answers the four-letter command `srvr` with its mode. It dies with its parent: the
-child asks the kernel for that (PR_SET_PDEATHSIG) and then becomes java. The kernel means the parent's *thread*, so
-servers are started from the main thread. It is in a session of its own, so that Ctrl-C at a terminal reaches the
-parent alone, which stops it in order.
+127.0.0.1, or where `host` says. It is ready when it answers the four-letter command `srvr` with its mode. It dies
+with its parent: the child asks the kernel for that (PR_SET_PDEATHSIG) and then becomes java. The kernel means the
+parent's *thread*, so servers are started from the main thread. It is in a session of its own, so that Ctrl-C at a
+terminal reaches the parent alone, which stops it in order.
 
 Defaults are for small fabrics on a laptop: short ticks, so that sessions of 1 s are possible and expire on time;
 little heap and the fast compiler only, which halves the time to start; no fsync (what it has acknowledged survives
@@ -79,12 +79,13 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """One member of an ensemble, by its ports on 127.0.0.1."""
+    """One member of an ensemble, by its ports."""
 
     my_id: int
     client_port: int
     quorum_port: int
     election_port: int
+    host: str = HOST
 
 
 def find_zookeeper(environ: Mapping[str, str] = os.environ, debian_jars: Path = DEBIAN_JARS) -> Installation | None:
@@ -120,14 +121,19 @@ def ask_status(port: int, host: str = HOST, wait_s: float = COMMAND_WAIT_S) -> S
 
 
 def wait_serving(
-    port: int, wait_s: float = READY_WAIT_S, *, began: float = 0.0, alive: Callable[[], bool] = lambda: True
+    port: int,
+    wait_s: float = READY_WAIT_S,
+    *,
+    host: str = HOST,
+    began: float = 0.0,
+    alive: Callable[[], bool] = lambda: True,
 ) -> bool:
     """Wait until the server that is starting on this port serves; whether it does, within `wait_s` and while `alive`.
     `began`: when it was started (time.monotonic), if not just now."""
     now = time.monotonic()
     began, deadline = began or now, now + wait_s
     # A server asked in the wrong moment of its start never answers: be impatient at first.
-    while ask_status(port, wait_s=min(COMMAND_WAIT_S, 0.1 + (time.monotonic() - began) / 4)) is None:
+    while ask_status(port, host, min(COMMAND_WAIT_S, 0.1 + (time.monotonic() - began) / 4)) is None:
         if not alive() or time.monotonic() > deadline:
             return False
         time.sleep(POLL_EVERY_S)
@@ -137,14 +143,16 @@ def wait_serving(
 class Server:
     """One server; its configuration, log and data are in `data_dir`, which is made if missing and never removed.
 
-    `port`: 0 picks a free one at the first start, kept from then on. `tick_ms`: ZooKeeper's unit of time; the shortest
-    session is two ticks. `peers` and `me`: for a member of an ensemble. `say` gets a line for what takes a while."""
+    `host`: where it listens. `port`: 0 picks a free one at the first start, kept from then on. `tick_ms`: ZooKeeper's
+    unit of time; the shortest session is two ticks. `peers` and `me`: for a member of an ensemble. `say` gets a line
+    for what takes a while."""
 
     def __init__(
         self,
         installation: Installation,
         data_dir: Path,
         *,
+        host: str = HOST,
         port: int = 0,
         tick_ms: int = 500,
         heap_mib: int = 256,
@@ -155,6 +163,7 @@ class Server:
     ) -> None:
         self._installation = installation
         self._dir = data_dir.absolute()
+        self._host = me.host if me else host
         self._port = me.client_port if me else port
         self._tick_ms = tick_ms
         self._heap_mib = heap_mib
@@ -172,7 +181,7 @@ class Server:
     @property
     def hosts(self) -> str:
         """The connect string."""
-        return f"{HOST}:{self._port}"
+        return f"{self._host}:{self._port}"
 
     @property
     def pid(self) -> int | None:
@@ -183,7 +192,7 @@ class Server:
         return self._dir / "zookeeper.log"
 
     def status(self) -> Status | None:
-        return ask_status(self._port)
+        return ask_status(self._port, self._host)
 
     def start(self, wait_s: float = READY_WAIT_S) -> None:
         """Start and wait until it serves. Raises ServerFailed. Starting again uses the same port and data."""
@@ -218,7 +227,10 @@ class Server:
 
     def wait_ready(self, wait_s: float = READY_WAIT_S) -> None:
         """Wait until it serves; ends it and raises ServerFailed when it does not."""
-        if not wait_serving(self._port, wait_s, began=self._began, alive=lambda: self.pid is not None):
+        serves = wait_serving(
+            self._port, wait_s, host=self._host, began=self._began, alive=lambda: self.pid is not None
+        )
+        if not serves:
             trouble = "ended" if self.pid is None else f"did not answer within {wait_s:g} s"
             self.kill()
             said = self._log_tail()
@@ -263,7 +275,7 @@ class Server:
         config = {
             "dataDir": str(self._dir / "data"),
             "clientPort": self._port,
-            "clientPortAddress": HOST,
+            "clientPortAddress": self._host,
             "tickTime": self._tick_ms,
             "minSessionTimeout": 2 * self._tick_ms,
             "maxSessionTimeout": 60_000,
@@ -276,7 +288,7 @@ class Server:
             "autopurge.snapRetainCount": 3,
         }
         for peer in self._peers:
-            config[f"server.{peer.my_id}"] = f"{HOST}:{peer.quorum_port}:{peer.election_port}"
+            config[f"server.{peer.my_id}"] = f"{peer.host}:{peer.quorum_port}:{peer.election_port}"
         (self._dir / "data").mkdir(exist_ok=True)
         if self._me is not None:
             (self._dir / "data" / "myid").write_text(f"{self._me.my_id}\n")
@@ -309,62 +321,6 @@ class Server:
         except OSError:
             return "(no log)"
         return "\n".join(f"    {line}" for line in lines[-LOG_LINES_SHOWN:]) or "    (empty)"
-
-
-class Ensemble:
-    """`size` servers of one ensemble, in folders 1 … size of `data_dir`."""
-
-    def __init__(
-        self,
-        installation: Installation,
-        data_dir: Path,
-        *,
-        size: int = 3,
-        tick_ms: int = 500,
-        say: Callable[[str], None] | None = None,
-    ) -> None:
-        ports = free_ports(3 * size)
-        peers = [Peer(n + 1, *ports[3 * n : 3 * n + 3]) for n in range(size)]
-        self.servers: tuple[Server, ...] = tuple(
-            Server(installation, data_dir / str(peer.my_id), tick_ms=tick_ms, peers=peers, me=peer, say=say)
-            for peer in peers
-        )
-
-    @property
-    def hosts(self) -> str:
-        """The connect string with all of them."""
-        return ",".join(server.hosts for server in self.servers)
-
-    def start(self, wait_s: float = READY_WAIT_S) -> None:
-        """Start those that are not running, and wait until all serve."""
-        for server in self.servers:
-            if server.pid is None:
-                server.launch()
-        for server in self.servers:
-            server.wait_ready(wait_s)
-
-    def leader(self) -> Server | None:
-        """The server that leads the ensemble now, by its own word; None while there is none."""
-        for server in self.servers:
-            status = server.status() if server.pid is not None else None
-            if status is not None and status.mode == "leader":
-                return server
-        return None
-
-    def stop(self) -> None:
-        for server in self.servers:
-            server.stop()
-
-    def __enter__(self) -> Ensemble:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.stop()
 
 
 def free_ports(count: int) -> list[int]:

@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from deploy.identity import name_of
 from deploy.local import description
 from deploy.local.description import SITE
 from deploy.records import StubRecord
@@ -65,7 +66,7 @@ class DeployedCrew(RealCrew):
         agent.configured({"MANAGENT_ID": f"/{SITE}/r1/r1c01", **description.environment(self.spec, HOST)})
 
     def run_bootstubs(self, name: str, place: Place) -> int:
-        return run_bootstubs(name, place, self.zookeeper_serves)
+        return run_bootstubs(name, place, self.zookeepers.wait_serving)
 
     def run_ordered(self, place: Place, order: Order) -> int:
         from deploy import agent
@@ -75,6 +76,10 @@ class DeployedCrew(RealCrew):
         os.environ.update(order.environment)
         os.environ["FABRIC_LIFELINE_FD"] = str(place.lifeline)
         os.environ[MARK] = str(place.folder.path)
+        listen, data_listen, advertise = self.network.bus(name_of(order.environment.get("MANAGENT_ID", "")))
+        os.environ.update(FABRIC_ZK=self.zookeepers.peers, FABRIC_LISTEN=listen, FABRIC_DATA_LISTEN=data_listen)
+        if advertise:
+            os.environ["FABRIC_ADVERTISE"] = advertise
         return agent.main()
 
 

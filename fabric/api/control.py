@@ -23,6 +23,7 @@ import zmq
 from fabric.api.noting import NodeNotes
 from fabric.api.problems import unavailable
 from fabric.api.settings import ApiConfig
+from fabric.api.stepped import SteppedTree
 from fabric.api.store import Store
 from fabric.api.watches import Watches
 from fabric.commands import Answer, Command
@@ -34,6 +35,8 @@ from fabric.roles.client import Client, Statuses
 from fabric.roles.client_asks import Answered
 from fabric.roles.leaders import Seen
 from fabric.runtime.bus import Bus, SocketContext
+from fabric.runtime.newer import NewerCodec
+from fabric.runtime.stepping import Stepping
 from fabric.wire import Codec
 from zk.client import TreeClient
 from zk.kazoo_tree import KazooTree
@@ -42,6 +45,8 @@ from zk.tree import Outcome, SessionState, TreeEvent
 T = TypeVar("T")
 _LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 _log = logging.getLogger("fabric.api")
+API = "api"
+"""Its name among those that can have faults."""
 CONTEXT_WAIT_S = 2.0
 MARGIN_S = 0.5
 """For a role's answer beyond its own deadline, so that no future waits for ever should the role be wrong."""
@@ -56,8 +61,11 @@ class ControlPlane:
         self.rng = rng or random.Random()
         self.guid = os.urandom(8).hex()
         self.tree = KazooTree(config.zookeeper, session_timeout_s=config.session_timeout_s)
-        self.store = Store(TreeClient(self.tree), config.limits, self.rng)
-        self.notes = NodeNotes(TreeClient(self.tree), config.limits, self.rng)
+        self._stepping = Stepping(config.faults, API) if config.faults is not None else None
+        self._newer = self._stepping is not None and self._stepping.fault.newer
+        client = TreeClient(SteppedTree(self.tree, self._stepping, self._newer) if self._stepping else self.tree)
+        self.store = Store(client, config.limits, self.rng)
+        self.notes = NodeNotes(client, config.limits, self.rng)
         self.client = Client(self.guid, config.settings, self.rng)
         self.watches = Watches(config.limits.max_watchers)
         self.bus: Bus[AnyMessage] | None = None
@@ -70,8 +78,15 @@ class ControlPlane:
         self._loop = asyncio.get_running_loop()
         self._context = zmq.Context()
         try:
-            codec = Codec(self.config.cluster_key)
-            self.bus = Bus(self._context, codec, self.guid, self.config.peer_bind, on_message=self._on_message)
+            codec = (NewerCodec if self._newer else Codec)(self.config.cluster_key)
+            self.bus = Bus(
+                self._context,
+                codec,
+                self.guid,
+                self.config.peer_bind,
+                on_message=self._on_message,
+                advertise_host=self.config.peer_advertise,
+            )
             self.tree.listen(self._on_tree_event)
             self._perform(self.client.start(self._loop.time()))
             await self.tree.open(self.limits.connect_wait_s, on_wait)
@@ -105,9 +120,9 @@ class ControlPlane:
         """Rack -> leader."""
         return self.client.leaders(layer)
 
-    def require_leaders(self, *layers: LayerName) -> None:
-        """503 when nobody leads in one of the layers, or the session is not connected."""
-        self.store.require_session()
+    async def require_leaders(self, *layers: LayerName) -> None:
+        """503 when nobody leads in one of the layers, or the session is not connected, nor soon is."""
+        await self.store.require_session()
         for layer in layers:
             if not self.leaders(layer):
                 raise unavailable(
@@ -206,7 +221,11 @@ class ControlPlane:
         self._take(event)
 
     def _take(self, event: Input) -> None:
+        if self._stepping is not None:
+            self._stepping.before(event)
         self._perform(self.client.handle(self._loop.time(), event))
+        if self._stepping is not None:
+            self._stepping.after(event)
 
     def _tick(self) -> None:
         self._timer = None
@@ -214,6 +233,8 @@ class ControlPlane:
 
     def _perform(self, effects: list[Effect]) -> None:
         for effect in effects:
+            if self._stepping is not None:
+                self._stepping.before(effect)
             match effect:
                 case Send(to, message):
                     assert self.bus is not None
@@ -224,6 +245,8 @@ class ControlPlane:
                     _log.log(_LEVELS[level], "%s", text)
                 case _:
                     raise TypeError(f"expected an effect of a client, found {effect}")
+            if self._stepping is not None:
+                self._stepping.after(effect)
         self._set_timer()
 
     def _on_outcome(self, token: str, outcome: Outcome) -> None:

@@ -31,6 +31,9 @@ class ApiLimits:
     """A comment on an event stream that has had nothing to say for so long, so that proxies keep it open."""
     tree_wait_s: float = 5.0
     """For an answer of ZooKeeper to one operation."""
+    session_wait_s: float = 5.0
+    """For ZooKeeper to be connected again, since it was lost: as long as an ensemble takes to elect another leader,
+    requests wait. Later they are refused at once."""
     rack_wait_s: float = 2.0
     """For the answers of racks, and their agents."""
     holders_wait_s: float = 6.0
@@ -74,7 +77,7 @@ class ApiLimits:
 class ApiConfig:
     """`cluster_key`: 32 bytes, or None. `lifeline_fd`: end when this file descriptor says so (its other end is closed).
     `ready_file`: the base URL is written into it (as a whole, by renaming) once requests are served; `on_ready` is
-    called with it."""
+    called with it. `faults`: as of an agent (fabric.runtime.settings); the API is "api" there."""
 
     zookeeper: str
     host: str = "127.0.0.1"
@@ -86,7 +89,10 @@ class ApiConfig:
     limits: ApiLimits = field(default_factory=ApiLimits)
     peer_bind: str = "tcp://127.0.0.1:0"
     """Where agents answer to: an address of this host that they reach."""
+    peer_advertise: str | None = None
+    """The host that they connect to, when it is not that of `peer_bind`."""
     log_level: str = "info"
     lifeline_fd: int | None = None
     ready_file: Path | None = None
     on_ready: Callable[[str], None] | None = None
+    faults: Path | None = None

@@ -90,6 +90,7 @@ def _up(subparsers: Any) -> None:
         [
             "fabric up",
             "fabric up --racks 2 --compute 4 --storage 1 --detach",
+            "fabric up --zookeepers 3    # an ensemble, of which one server may die",
             "fabric up --racks 25 --compute 38 --storage 2 --driver null    # a thousand processes",
         ],
         "Nothing of it outlives `fabric down`, Ctrl-C, or a killed `fabric up`.",
@@ -100,6 +101,13 @@ def _up(subparsers: Any) -> None:
     add("--compute", type=_number(0, 1000), default=8, metavar="C", help="compute agents in each (8)")
     add("--storage", type=_number(0, 1000), default=2, metavar="S", help="storage agents in each (2)")
     add("--zk", metavar="HOSTS", help="use this ensemble ($FABRIC_ZK) instead of a server of its own")
+    add("--zookeepers", type=_number(1, 5), default=1, metavar="N", help="servers of its own: 1, 3 or 5 (1)")
+    add(
+        "--network",
+        choices=("host", "namespaces", "proxy"),
+        default="host",
+        help="how they reach each other (host); with namespaces (needs root) or proxy it can be cut and slowed",
+    )
     add("--detach", action="store_true", help="return when it is up; it stays until `fabric down`")
     add(
         "--agents-per-process",
@@ -112,6 +120,13 @@ def _up(subparsers: Any) -> None:
     add("--api", metavar="HOST:PORT", default=f"127.0.0.1:{API_PORT}", help=f"where it listens (127.0.0.1:{API_PORT})")
     add("--session-timeout", type=float, default=4.0, metavar="S", help="who is silent so long is gone, in seconds (4)")
     add("--restart", action="store_true", help="start agents again that die (else they stay dead, to be seen)")
+    add("--faults", action="store_true", help="agents and API offer step hooks, to be broken by tests (fabric chaos)")
+    add(
+        "--discussion",
+        choices=("known", "full"),
+        default="known",
+        help="whom a request asks: leaders, who know their agents (known), or every agent of every rack (full)",
+    )
     add("--vcpus", type=_number(1, 65536), default=64, metavar="N", help="what each node declares (64)")
     add("--memory-mib", type=_number(1, 1 << 30), default=256 << 10, metavar="N", help="likewise (256 GiB)")
     add("--disk-mib", type=_number(0, 1 << 40), default=4 << 20, metavar="N", help="likewise (4 TiB)")
@@ -212,7 +227,9 @@ def _run_up(args: Namespace) -> int:
         racks=args.racks,
         compute=args.compute,
         storage=args.storage,
-        zk=_given_zk(args),
+        zk=_given_zk(args) if args.zookeepers == 1 else args.zk or "",  # what was typed is before the environment
+        zookeepers=args.zookeepers,
+        network=args.network,
         driver=args.driver,
         agents_per_process=args.agents_per_process,
         api_host=host,
@@ -221,6 +238,8 @@ def _run_up(args: Namespace) -> int:
         capacity=Resources(args.vcpus, args.memory_mib, args.disk_mib),
         restart=args.restart,
         log_level=args.log_level,
+        faults=args.faults,
+        discussion=args.discussion,
     )
     return commands.up(spec, args.detach, args.keeper if spec.agents_per_process == 1 else DIRECT_KEEPER)
 

@@ -28,6 +28,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
+from typing import Protocol
 
 import zmq
 
@@ -128,6 +129,16 @@ class _Job:
         self.done, self.total = done, total
 
 
+class Watcher(Protocol):
+    """Sees what is fetched, on the server's thread."""
+
+    def before(self, request: GetManifest | GetChunk) -> None:
+        """It came, and is not answered yet."""
+
+    def after(self, request: GetManifest | GetChunk) -> None:
+        """Its answer was handed to ZeroMQ."""
+
+
 class ChunkServer:
     def __init__(
         self,
@@ -136,10 +147,12 @@ class ChunkServer:
         *,
         context: zmq.Context[zmq.Socket[bytes]] | None = None,
         advertise: str | None = None,
+        watcher: Watcher | None = None,
     ) -> None:
         """`bind`: where to listen, `*` for any free port. `advertise`: the host that peers connect to, if not that
         one.
         """
+        self._watcher = watcher
         self._store = store
         self._bind = bind
         self._advertise = advertise
@@ -260,6 +273,8 @@ class ChunkServer:
 
     def _handle(self, peer: bytes, request: Request, data: memoryview) -> None:
         self._counters.bytes_in += len(data)
+        if self._watcher is not None and isinstance(request, GetManifest | GetChunk):
+            self._watcher.before(request)
         if isinstance(request, GetChunk):
             self._counters.rejected += not self._chunks.add(peer, request)
         elif isinstance(request, Commit):
@@ -270,6 +285,8 @@ class ChunkServer:
         elif isinstance(request, GetManifest):
             try:
                 self._answer(peer, Data(id=request.id), self._store.manifest_bytes(request.digest))
+                if self._watcher is not None:
+                    self._watcher.after(request)
             except NotHeld as error:
                 self._answer(peer, _refusal(request.id, error))
         else:
@@ -323,6 +340,8 @@ class ChunkServer:
                 continue
             self._counters.chunks_out += 1
             self._chunks.sent(peer, flight)
+            if self._watcher is not None:
+                self._watcher.after(request)
         return True
 
     # -- jobs ----------------------------------------------------------------------------------------------------------

@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING
 
 from fabric.local import nursery
 from fabric.local.control import ControlError, Request
-from fabric.local.crew import CrewError, Order
+from fabric.local.crew import Order
+from fabric.local.network import NetworkError
 from fabric.local.state import process
+from zk.server import ServerFailed
 
 if TYPE_CHECKING:
     from fabric.local.jobs import Job
     from fabric.local.keeper import Keeper
+    from fabric.local.zookeepers import Member
 
 KILL_AFTER_S = 5.0
-OPS = ("status", "kill", "restart", "start", "stop")
+OPS = ("status", "kill", "restart", "start", "stop", "network")
 
 
 def answer(keeper: Keeper, request: Request) -> object:
@@ -29,22 +32,23 @@ def answer(keeper: Keeper, request: Request) -> object:
     if request.op == "stop":
         keeper.phase = "leaving"
         return None
+    if request.op == "network":
+        _network(keeper, request)
+        return None
     if request.op not in OPS:
         raise ControlError(f"expected one of {', '.join(OPS)}, found {request.op[:20]!r}")
-    if request.who == "zookeeper":
-        return _to_zookeeper(keeper, request)
+    if server := keeper.crew.zookeepers.named(request.who):
+        return _to_zookeeper(keeper, server, request)
     job = next((job for job in keeper.jobs.values() if request.who in job.expected), None)
     if job is None:
-        raise ControlError(f"expected a node of this fabric, api or zookeeper, found {request.who[:80]!r}")
+        raise ControlError(f"expected {_known(keeper)}, found {request.who[:80]!r}")
     if request.op == "restart":
         return _restart(keeper, job)
     if request.op == "start":
         return _start(keeper, job, Order(request.argv, request.environment, request.cwd))
     if not job.running:
         raise ControlError(f"{request.who} has no process: {job.ended or 'it was not started yet'}")
-    if request.signal not in signal.valid_signals():
-        raise ControlError(f"expected a signal's number, found {request.signal}")
-    os.kill(job.pid, request.signal)
+    os.kill(job.pid, _signal(request))
     job.paused = request.signal == signal.SIGSTOP or (job.paused and request.signal != signal.SIGCONT)
     return job.pid
 
@@ -57,7 +61,8 @@ def _start(keeper: Keeper, job: Job, order: Order) -> int:
         raise ControlError(f"{job.name} runs already, as pid {job.pid}")
     body = partial(keeper.crew.run_ordered, keeper.placed, order)
     try:
-        pid = nursery.fork(body, name=job.name, log=keeper.folder.log(job.name), keep=(keeper.lifeline,))
+        with keeper.crew.network.inside(job.name):
+            pid = nursery.fork(body, name=job.name, log=keeper.folder.log(job.name), keep=(keeper.lifeline,))
     except OSError as error:
         raise ControlError(f"{job.name} could not be started: {error}") from None
     with contextlib.suppress(ProcessLookupError):  # it has ended already
@@ -65,6 +70,7 @@ def _start(keeper: Keeper, job: Job, order: Order) -> int:
     if not any(other.starting for other in keeper.jobs.values() if other.nodes):
         keeper.sight.soon()  # with the first of many: a look at all of them is not cheap
     job.forked(process(pid), time.monotonic())
+    keeper.crew.network.forked(job.name, pid)
     keeper.dirty = True
     return pid
 
@@ -84,18 +90,39 @@ def _restart(keeper: Keeper, job: Job) -> int:
     return old
 
 
-def _to_zookeeper(keeper: Keeper, request: Request) -> int:
-    pid = keeper.crew.zookeeper_pid()
+def _to_zookeeper(keeper: Keeper, server: Member, request: Request) -> int:
     if request.op == "restart":
         try:
-            keeper.crew.restart_zookeeper()
-            keeper.sight.doubt("ZooKeeper is being restarted")
-        except CrewError as error:
-            raise ControlError(str(error)) from None
+            pid = server.restart()
+        except (OSError, ServerFailed) as error:
+            raise ControlError(f"{server.name} could not be started: {error}") from None
     elif request.op != "kill":
-        raise ControlError(f"expected kill or restart for zookeeper, found {request.op}")
-    elif not pid:
-        raise ControlError("no ZooKeeper of ours is running")
+        raise ControlError(f"expected kill or restart for {server.name}, found {request.op}")
+    elif not server.running:
+        raise ControlError(f"{server.name} has no process: {server.ended}")
     else:
-        os.kill(pid, request.signal)
+        pid = server.signal(_signal(request))
+    keeper.sight.soon()
+    keeper.dirty = True
     return pid
+
+
+def _network(keeper: Keeper, request: Request) -> None:
+    try:
+        keeper.crew.network.replace(request.rules)
+    except NetworkError as error:
+        raise ControlError(str(error)) from None
+    keeper.dirty = True
+
+
+def _signal(request: Request) -> int:
+    if request.signal not in signal.valid_signals():
+        raise ControlError(f"expected a signal's number, found {request.signal}")
+    return request.signal
+
+
+def _known(keeper: Keeper) -> str:
+    servers = [server.name for server in keeper.crew.zookeepers]
+    return f"a node of this fabric, {', '.join(['api', *servers][:-1])} or {servers[-1]}" if servers else (
+        "a node of this fabric or api (its ZooKeeper is not its own)"
+    )

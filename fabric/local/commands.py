@@ -19,7 +19,7 @@ from fabric.local.display import Stages, say
 from fabric.local.folder import Folder, default_path
 from fabric.local.front import Front, UpFailed, leftovers, take_down
 from fabric.local.interrupts import Interrupted, Interrupts
-from fabric.local.state import LocalSpec, LocalState, Service
+from fabric.local.state import LocalSpec, LocalState, Service, ZooKeeper
 
 OUTPUT_WIDTH = 200
 COLOURS = {"registered": "green", "dead": "red"}
@@ -125,8 +125,12 @@ def _show(state: LocalState) -> None:
     )
     console.print(f"API        {_service(state.api)}")
     console.print(f"ZooKeeper  {_service(state.zookeeper)}")
+    for name, server in state.zookeepers.items():
+        console.print(f"  {name:<13}{_server(server)}")
     for name, companion in state.companions.items():
         console.print(f"{name:<10} {_service(companion)}")
+    if state.spec.network != "host":
+        console.print(f"network    {state.spec.network}, {'; '.join(map(str, state.rules)) or 'nothing wrong with it'}")
     leaders = {node for by_rack in state.leaders.values() for node in by_rack.values()}
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for heading in ("NODE", "RACK", "LAYER", "STATE", "PID", "LEADS", "ENDED"):
@@ -142,6 +146,12 @@ def _show(state: LocalState) -> None:
             view.ended,
         )
     console.print(table)
+
+
+def _server(server: ZooKeeper) -> str:
+    """One of ZooKeeper's servers: where, what it is or why it is nothing, and its pid."""
+    is_now = server.ended or ("paused" if server.paused else server.mode or "does not serve")
+    return f"{server.where} ({is_now}" + (f", pid {server.process.pid})" if server.process else ")")
 
 
 def _service(service: Service) -> str:

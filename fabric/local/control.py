@@ -2,10 +2,12 @@
 
     {"op": "status"}                             -> {"ok": LocalState}
     {"op": "kill", "who": "r1c01", "signal": 9}  -> {"ok": pid}      also STOP, CONT, TERM; `who` may be "api",
-                                                                     "zookeeper"
+                                                                     a ZooKeeper server ("zookeeper", "zookeeper-2")
     {"op": "restart", "who": "r1c01"}            -> {"ok": old pid}  TERM, KILL after a grace time, a new process
     {"op": "start", "who": "r1c01", "argv": …, "environment": …, "cwd": …}  -> {"ok": pid}  where agents wait for it;
                                                                      it leads a process group
+    {"op": "network", "rules": [{"source": ["r1"], "target": ["rest"], "verdict": {"drop": 1}}]}  -> {"ok": null}
+                                                                     these rules and no others hold (fabric.net.rules)
     {"op": "stop"}                               -> {"ok": null}     take everything down
     what can't be done                           -> {"error": "why"}
 
@@ -26,6 +28,7 @@ import msgspec
 
 from fabric.local.folder import CONTROL, Folder
 from fabric.local.state import LocalState
+from fabric.net.rules import Rule
 
 MAX_REQUEST_BYTES = 64 * 1024
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
@@ -42,7 +45,7 @@ class ControlError(Exception):
 
 
 class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`argv`, `environment` and `cwd` are start's."""
+    """`argv`, `environment` and `cwd` are start's, `rules` network's."""
 
     op: str
     who: str = ""
@@ -50,6 +53,7 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     argv: tuple[str, ...] = ()
     environment: dict[str, str] = {}
     cwd: str = ""
+    rules: tuple[Rule, ...] = ()
 
 
 class ControlClient:
@@ -71,6 +75,10 @@ class ControlClient:
     def start(self, who: str, argv: Sequence[str], environment: Mapping[str, str], cwd: str) -> int:
         """The new process's pid. Raises ControlError."""
         return int(self._ask(Request("start", who, 0, tuple(argv), dict(environment), cwd)))
+
+    def network(self, rules: Sequence[Rule]) -> None:
+        """From now on these rules hold, and no others; none: all is well. Raises ControlError."""
+        self._ask(Request("network", rules=tuple(rules)))
 
     def stop(self) -> None:
         self._ask(Request("stop"))

@@ -7,26 +7,20 @@ a thousand agents share it; what only one process needs (the web framework) is i
 from __future__ import annotations
 
 import asyncio
-import secrets
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from fabric.local.folder import ZOOKEEPER, Folder
+from fabric.local.network import API_PORT, Network, Reach, network_of
 from fabric.local.state import LocalSpec, Node, nodes_of
+from fabric.local.zookeepers import Zookeepers
+from fabric.net.rules import API
 from fabric.roles.settings import Settings
-from zk import connect
-from zk.server import Server, find_zookeeper, wait_serving
 
 if TYPE_CHECKING:
     from fabric.runtime.settings import AgentConfig
-
-HOST = "127.0.0.1"
-ZOOKEEPER_WAIT_S = 30.0
-TICKS_A_SESSION = 4
-RESTART_GRACE_S = 1.0
 
 
 class CrewError(Exception):
@@ -35,14 +29,20 @@ class CrewError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What all processes of one local fabric share. `zk`: the connect string. `api`: host and port."""
+    """What all processes of one local fabric share. `zk`: the connect string, as it is outside of the fabric's
+    network (`Zookeepers.peers` is the other)."""
 
     spec: LocalSpec
     folder: Folder
     zk: str
     key: bytes
-    api: tuple[str, int]
+    api: Reach
     lifeline: int
+
+    @property
+    def faults(self) -> Path | None:
+        """Where its processes look for faults."""
+        return self.folder.faults if self.spec.faults else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,17 +81,17 @@ class Crew(Protocol):
     def run_ordered(self, place: Place, order: Order) -> int:
         """In a child: be the agent that was asked for; its exit code."""
 
-    def start_zookeeper(self) -> str:
-        """Begin to, unless an ensemble is given; the connect string. Raises CrewError."""
+    @property
+    def network(self) -> Network: ...
+
+    @property
+    def zookeepers(self) -> Zookeepers: ...
 
     def warm(self) -> None:
         """Import what agents need, and work out what each of them would."""
 
-    def await_zookeeper(self) -> None:
-        """Raises zk.server.ServerFailed."""
-
-    def api_address(self) -> tuple[str, int]:
-        """Where the API shall listen. Raises CrewError when that is taken."""
+    def api_address(self) -> Reach:
+        """Where the API shall listen and is reached. Raises CrewError when that is taken."""
 
     def run_agents(self, place: Place, nodes: tuple[Node, ...]) -> int:
         """In a child: be the agents of `nodes`; its exit code."""
@@ -100,30 +100,18 @@ class Crew(Protocol):
 
     def run_eyes(self, place: Place, requests: int, answers: int) -> int: ...
 
-    @property
-    def own_zookeeper(self) -> bool: ...
 
-    def zookeeper_pid(self) -> int:
-        """0 when there is none, or it is not ours."""
-
-    def zookeeper_ended(self) -> None:
-        """Its process is dead: reap it."""
-
-    def zookeeper_log(self) -> Path: ...
-
-    def restart_zookeeper(self) -> None:
-        """Same port, same data."""
-
-    def stop_zookeeper(self) -> None: ...
+def settings_of(spec: LocalSpec) -> Settings:
+    """Of all roles of this fabric."""
+    return Settings(session_timeout_s=spec.session_timeout_s, discussion=spec.discussion)
 
 
 class RealCrew:
     def __init__(self, spec: LocalSpec) -> None:
         self.spec = spec
         self.folder = Folder(Path(spec.folder))
-        self.server: Server | None = None
-        self.zookeeper_child = 0
-        self._held: list[socket.socket] = []
+        self.network = network_of(spec)
+        self.zookeepers = Zookeepers(spec, self.folder.path / ZOOKEEPER, self.network)
 
     @property
     def companions(self) -> tuple[Companion, ...]:
@@ -139,53 +127,14 @@ class RealCrew:
     def run_ordered(self, place: Place, order: Order) -> int:
         raise CrewError("this keeper starts its agents itself: expected nobody to ask for one")
 
-    @property
-    def own_zookeeper(self) -> bool:
-        return not self.spec.zk
-
-    def start_zookeeper(self) -> str:
-        if self.spec.zk:
-            chroot = "" if connect.parse(self.spec.zk).chroot else f"/fabric-local-{secrets.token_hex(4)}"
-            return self.spec.zk.rstrip("/") + chroot
-        installation = find_zookeeper()
-        if installation is None:
-            raise CrewError(
-                "expected a ZooKeeper server on this machine (ZOOKEEPER_HOME, or Debian's package `zookeeper`) or a "
-                "connect string (--zk HOST:PORT), found neither; `make setup` installs one"
-            )
-        tick_ms = max(100, min(2000, int(1000 * self.spec.session_timeout_s / TICKS_A_SESSION)))
-        data = self.folder.path / ZOOKEEPER
-        self.server = Server(installation, data, port=self._hold(HOST, 0), tick_ms=tick_ms)
-        self.server.launch()
-        self.zookeeper_child = self.server.pid or 0
-        return self.server.hosts
-
-    def await_zookeeper(self) -> None:
-        if self.server is not None:
-            self.server.wait_ready(ZOOKEEPER_WAIT_S)
-
-    def zookeeper_serves(self) -> bool:
-        """In a companion: waits for it, as it is better not asked before (zk.kazoo_tree)."""
-        return self.server is None or wait_serving(self.server.port, ZOOKEEPER_WAIT_S)
-
-    def api_address(self) -> tuple[str, int]:
+    def api_address(self) -> Reach:
         host, port = self.spec.api_host, self.spec.api_port
         try:
-            return host, self._hold(host, port)
+            return self.network.open(API, API_PORT, (host, port))
         except OSError as error:
             raise CrewError(
                 f"the API can't listen at {host}:{port}: {error.strerror}; choose another address (--api HOST:PORT)"
             ) from None
-
-    def _hold(self, host: str, port: int) -> int:
-        """A port (0: a free one), bound as long as the keeper lives: the system gives it to nobody who wants any port,
-        neither before its server listens there, seconds later, nor while that is restarted. A server that sets
-        SO_REUSEADDR, as ours do, may listen there all the same. Raises OSError when somebody listens there."""
-        holder = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-        self._held.append(holder)
-        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        holder.bind((host, port))
-        return int(holder.getsockname()[1])
 
     def warm(self) -> None:
         import fabric.local.eyes
@@ -205,39 +154,46 @@ class RealCrew:
         from fabric.runtime.settings import AgentConfig
 
         spec = place.spec
+        listen, data_listen, advertise = self.network.bus(node.name)
         return AgentConfig(
             node=node.name,
             rack=node.rack,
             layer=node.layer,
-            zookeeper=place.zk,
+            zookeeper=self.zookeepers.peers,
             state_dir=place.folder.node(node.name),
             total=spec.capacity,
-            listen=f"{HOST}:0",
-            data_listen=f"{HOST}:0",
+            listen=listen,
+            data_listen=data_listen,
+            advertise=advertise,
             driver=spec.driver,
             cluster_key=place.key,
             cache_bytes=spec.cache_bytes,
             store_bytes=spec.store_bytes,
             lifeline_fd=place.lifeline,
             log_level=spec.log_level,
-            settings=Settings(session_timeout_s=spec.session_timeout_s),
+            faults=place.faults,
+            settings=settings_of(spec),
         )
 
     def run_api(self, place: Place) -> int:
         from fabric.api.main import run_api
         from fabric.api.settings import ApiConfig
 
-        host, port = place.api
+        host, port = place.api.listen
+        peer_listen, _, advertise = self.network.bus(API)
         return run_api(
             ApiConfig(
-                zookeeper=place.zk,
+                zookeeper=self.zookeepers.peers,
                 host=host,
                 port=port,
+                peer_bind=f"tcp://{peer_listen}",
+                peer_advertise=advertise,
                 session_timeout_s=place.spec.session_timeout_s,
                 cluster_key=place.key,
-                settings=Settings(session_timeout_s=place.spec.session_timeout_s),
+                settings=settings_of(place.spec),
                 log_level=place.spec.log_level,
                 lifeline_fd=place.lifeline,
+                faults=place.faults,
             )
         )
 
@@ -245,30 +201,5 @@ class RealCrew:
         from fabric.local.eyes import watch
 
         racks = sorted({node.rack for node in nodes_of(place.spec)})
-        asyncio.run(watch(place.zk, racks, place.api, requests, answers))
+        asyncio.run(watch(place.zk, racks, place.api.outside, requests, answers, self.zookeepers.addresses))
         return 0
-
-    # --- ZooKeeper, when it is ours ------------------------------------------------------------------------------
-
-    def zookeeper_pid(self) -> int:
-        return self.zookeeper_child  # not asked of the server, which would reap it unseen by the keeper
-
-    def zookeeper_ended(self) -> None:
-        self.zookeeper_child = 0
-        if self.server is not None:
-            self.server.kill()
-
-    def zookeeper_log(self) -> Path:
-        return self.server.log_path if self.server else self.folder.log("zookeeper")
-
-    def restart_zookeeper(self) -> None:
-        if self.server is None:
-            raise CrewError("the ZooKeeper of this fabric is not ours to restart")
-        self.server.stop(grace_s=RESTART_GRACE_S)
-        self.server.launch()
-        self.zookeeper_child = self.server.pid or 0
-
-    def stop_zookeeper(self) -> None:
-        """Its data are thrown away, so it need not write them down first."""
-        if self.server is not None:
-            self.server.kill()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -18,13 +18,16 @@ from fabric.records import BadRecord, LayerName, Leader, Member, decode
 from zk import paths
 from zk.client import TreeClient
 from zk.kazoo_tree import KazooTree
-from zk.tree import NoNode, TreeError
+from zk.server import ask_status
+from zk.tree import NoNode, SessionState, TreeError
 
 LOOK_WAIT_S = 5.0
 API_WAIT_S = 2.0
+MODE_WAIT_S = 0.5
 OPEN_WAIT_S = 60.0
 MAX_LINE_BYTES = 1 << 20
-SESSION_S = 30.0
+SESSION_S = 6.0
+"""Short, as a third of it is how long one silent server is borne (zk.kazoo_tree); nothing hangs on this session."""
 
 R = TypeVar("R", bound=msgspec.Struct)
 
@@ -38,18 +41,27 @@ class Look(msgspec.Struct, frozen=True):
 
 class Seen(msgspec.Struct, frozen=True):
     """`members`: node names. `pids`: of the checked ones that are registered. `leaders`: rack -> node by layer.
-    `trouble`: why ZooKeeper could not be asked; then nothing else is said."""
+    `modes`: of ZooKeeper servers by name, without those that do not serve. `trouble`: why ZooKeeper could not be asked;
+    then only `modes` is said."""
 
     members: tuple[str, ...] = ()
     pids: dict[str, int] = {}
     leaders: dict[LayerName, dict[str, str]] = {}
     api: bool = False
+    modes: dict[str, str] = {}
     trouble: str = ""
 
 
-async def watch(hosts: str, racks: Sequence[str], api: tuple[str, int], requests: int, answers: int) -> None:
+async def watch(
+    hosts: str,
+    racks: Sequence[str],
+    api: tuple[str, int],
+    requests: int,
+    answers: int,
+    servers: Mapping[str, tuple[str, int]],
+) -> None:
     """Answer each line of the descriptor `requests` with one at `answers`, until `requests` ends. `api`: host and
-    port."""
+    port. `servers`: those of ZooKeeper that can be asked what they are, by name."""
     tree = KazooTree(hosts, session_timeout_s=SESSION_S)
     probe = _Probe(*api)
     lines = await _reader(requests)
@@ -58,7 +70,10 @@ async def watch(hosts: str, racks: Sequence[str], api: tuple[str, int], requests
         client = TreeClient(tree)
         while line := await lines.readline():
             look = msgspec.json.decode(line, type=Look)
+            modes = asyncio.ensure_future(_modes(servers))
             try:
+                if tree.state is not SessionState.CONNECTED:
+                    raise TreeError("/", "no connection to ZooKeeper")
                 async with asyncio.timeout(LOOK_WAIT_S):
                     if look.sweep:
                         await _sweep(client)
@@ -67,6 +82,7 @@ async def watch(hosts: str, racks: Sequence[str], api: tuple[str, int], requests
                         seen = await _look(client, racks, look, probe)
             except (TreeError, BadRecord, TimeoutError) as error:
                 seen = Seen(trouble=str(error) or f"ZooKeeper did not answer within {LOOK_WAIT_S:g} s")
+            seen = msgspec.structs.replace(seen, modes=await modes)
             os.write(answers, msgspec.json.encode(seen) + b"\n")
     finally:
         await tree.close()
@@ -96,6 +112,13 @@ async def _look(client: TreeClient, racks: Sequence[str], look: Look, probe: _Pr
             leaders[layer][rack] = leader.node
     pids = {name: member.pid for name, member in zip(checked, members, strict=True) if member is not None}
     return Seen(tuple(found), pids, leaders, probe.ready)
+
+
+async def _modes(servers: Mapping[str, tuple[str, int]]) -> dict[str, str]:
+    """What each server says that it is; without those that do not say it soon."""
+    asked = [asyncio.to_thread(ask_status, port, host, MODE_WAIT_S) for host, port in servers.values()]
+    found = zip(servers, await asyncio.gather(*asked), strict=True)
+    return {name: status.mode for name, status in found if status is not None}
 
 
 async def _children(client: TreeClient, path: str) -> tuple[str, ...]:

@@ -7,6 +7,7 @@
         logs/<node>.log, api.log, keeper.log, zookeeper/
         nodes/<node>/                 each agent's state directory
         zookeeper/                    data
+        faults/                       what its processes are to do to themselves, with --faults (runtime.stepping)
         deploy/                       repository and boot stubs, where agents are deployed as managents (deploy.local)
         deploy/repository.url         where that repository is served
 
@@ -33,6 +34,7 @@ from fabric.local.state import LocalState
 
 STATE, CONTROL, KEY, LOGS, NODES, ZOOKEEPER = "state.json", "control.sock", "cluster.key", "logs", "nodes", "zookeeper"
 DEPLOY, REPOSITORY_URL = "deploy", "repository.url"
+FAULTS = "faults"
 MEMORY = Path("/dev/shm")
 _OURS = f"fabric-{os.getuid()}"
 LOCK_TRIES = 20
@@ -92,6 +94,11 @@ class Folder:
         """A file; missing where agents are not deployed as managents."""
         return self.path / DEPLOY / REPOSITORY_URL
 
+    @property
+    def faults(self) -> Path:
+        """Missing where no faults are wanted."""
+        return self.path / FAULTS
+
     def log(self, name: str) -> Path:
         return self.path / LOGS / f"{name}.log"
 
@@ -130,7 +137,7 @@ class Folder:
 
     def foreign(self) -> str:
         """The name of something in here that no local fabric put there; empty if there is nothing such."""
-        known = {STATE, STATE + ".new", CONTROL, KEY, LOGS, NODES, ZOOKEEPER, DEPLOY}
+        known = {STATE, STATE + ".new", CONTROL, KEY, LOGS, NODES, ZOOKEEPER, DEPLOY, FAULTS}
         return next((name for name in sorted(os.listdir(self.path)) if name not in known), "")
 
     def taken(self) -> bool:

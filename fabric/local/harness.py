@@ -4,7 +4,9 @@
         httpx.get(fabric.api_url + "/v1/nodes")
         fabric.kill("r1c02")                   # -9; its instances run on
         fabric.restart("r1c02")                # a new process, registered when this returns
+        fabric.kill(fabric.zookeeper_leader()) # with `zookeepers=3`
         with fabric.paused("r2c01"): ...       # SIGSTOP … SIGCONT
+        with fabric.cut(["r1"]): ...           # with `network="namespaces"` or "proxy": rack r1 is alone
 
 Nothing of it outlives the block, nor the process that runs it.
 """
@@ -16,7 +18,7 @@ import itertools
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -27,6 +29,7 @@ from fabric.local.front import Front
 from fabric.local.spec import make_spec
 from fabric.local.state import LocalState, NodeView, Process, process
 from fabric.local.takedown import strays
+from fabric.net.rules import REST, Rule, cut
 
 WAIT_S = 30.0
 ROOM_BYTES = 2 << 30
@@ -86,10 +89,11 @@ class LocalFabric:
         return next(view for view in self.status().nodes if view.node.name == name)
 
     def pid(self, who: str) -> int:
-        """Of a node's agent, "api" or "zookeeper", a companion, or "keeper". 0 when it is dead."""
+        """Of a node's agent, "api", a ZooKeeper server, a companion, or "keeper". 0 when it is dead."""
         state = self.status()
-        known = {"api": state.api.process, "zookeeper": state.zookeeper.process, "keeper": state.keeper}
-        known |= {name: companion.process for name, companion in state.companions.items()}
+        known = {"api": state.api.process, "keeper": state.keeper}
+        known |= {name: one.process for name, one in state.companions.items()}
+        known |= {name: one.process for name, one in state.zookeepers.items()}
         found = known[who] if who in known else self.node(who).process
         return found.pid if found and found.alive else 0
 
@@ -104,35 +108,71 @@ class LocalFabric:
     # --- what can be done to it ----------------------------------------------------------------------------------
 
     def kill(self, who: str, number: int = signal.SIGKILL) -> int:
-        """Send the signal to the process of `who`: a node, "api" or "zookeeper", or a companion. After SIGKILL it is
-        dead, and the keeper has noted it. Returns the pid."""
+        """Send the signal to the process of `who`: a node, "api", a ZooKeeper server ("zookeeper", or "zookeeper-1" …
+        where there are several), or a companion. After SIGKILL it is dead, and the keeper has noted it. Returns the
+        pid."""
         pid = self.front.control.kill(who, number)
         if number == signal.SIGKILL:
             self.wait(lambda: self.pid(who) != pid and (self.ended(who) or self.pid(who) > 0), f"{who} to die")
         return pid
 
     def ended(self, who: str) -> bool:
-        """Whether the keeper has noted the end of a node's process, of "api" or "zookeeper", or a companion's."""
+        """Whether the keeper has noted the end of a node's process, of "api", a ZooKeeper server, or a companion's."""
         state = self.status()
-        if who in state.companions:
-            return bool(state.companions[who].ended)
-        if who == "zookeeper":
-            return state.zookeeper.process is None
+        if found := state.companions.get(who) or state.zookeepers.get(who):
+            return bool(found.ended)
         return bool(state.api.ended) if who == "api" else self.node(who).state == "dead"
 
     def restart(self, who: str) -> int:
-        """End it in order if it runs, and start it again. Returns the new pid, of a node when it is registered."""
+        """End it in order if it runs, and start it again. Returns the new pid: of a node when it is registered, of a
+        ZooKeeper server when it serves, for which it needs a majority of them (see `start_zookeepers`)."""
         old = self.front.control.restart(who)
-        services = {"api": lambda state: state.api.ready, "zookeeper": lambda state: state.zookeeper.ready}
 
         def back() -> bool:
             pid = self.pid(who)
-            if pid in (0, old):
-                return False
-            return services[who](self.status()) if who in services else self.node(who).state == "registered"
+            return pid not in (0, old) and self._ready(who)
 
         self.wait(back, f"{who} to be back")
         return self.pid(who)
+
+    def start_zookeepers(self) -> None:
+        """Start all ZooKeeper servers that are dead, and wait until all serve."""
+        servers = self.status().zookeepers
+        for name, one in servers.items():
+            if one.ended:
+                self.front.control.restart(name)
+        self.wait(lambda: all(self._ready(name) for name in servers), "all ZooKeeper servers to serve")
+
+    def zookeeper_leader(self) -> str:
+        """The name of the server that leads the ensemble. Waits until one does."""
+        leads: list[str] = []
+
+        def probe() -> bool:
+            leads[:] = [name for name, one in self.status().zookeepers.items() if one.mode == "leader"]
+            return bool(leads)
+
+        self.wait(probe, "a leader of ZooKeeper's ensemble")
+        return leads[0]
+
+    def _ready(self, who: str) -> bool:
+        state = self.status()
+        if who in state.zookeepers:
+            return bool(state.zookeepers[who].mode) and state.zookeeper.ready
+        return state.api.ready if who == "api" else self.node(who).state == "registered"
+
+    def network(self, *rules: Rule) -> None:
+        """From now on these rules hold, and no others (fabric.net.rules); none: all is well."""
+        self.front.control.network(rules)
+
+    @contextlib.contextmanager
+    def cut(self, some: Iterable[str], others: Iterable[str] = (REST,)) -> Iterator[None]:
+        """In the block neither hears the other, besides what is wrong already; then it is as before."""
+        before = self.status().rules
+        self.network(*before, *cut(some, others))
+        try:
+            yield
+        finally:
+            self.network(*before)
 
     @contextlib.contextmanager
     def paused(self, who: str) -> Iterator[int]:

@@ -27,7 +27,8 @@ STEADY_AFTER_S = 10.0
 class Job:
     """One process that the keeper forks. `name`: that of its first node, "api", or a companion's. `due`: when to fork
     it, None when it runs, is left dead, or waits to be asked for. `ready`: its nodes that are registered, or its name:
-    the API's when it answers, a companion's (`unseen`) as soon as it runs. `once`: done when it has ended well."""
+    the API's when it answers, a companion's (`unseen`) as soon as it runs. `once`: done when it has ended well.
+    `keep`: descriptors that it inherits."""
 
     name: str
     body: Callable[[], int]
@@ -43,6 +44,7 @@ class Job:
     ready: frozenset[str] = frozenset()
     unseen: bool = False
     once: bool = False
+    keep: tuple[int, ...] = ()
 
     @property
     def running(self) -> bool:

@@ -38,9 +38,11 @@ from fabric.local.eyes import Seen
 from fabric.local.folder import LOGS, NODES, Folder, FolderError
 from fabric.local.jobs import Job, how_it_ended
 from fabric.local.logs import say, tail
+from fabric.local.network import Helper, NetworkError
 from fabric.local.sight import Sight
 from fabric.local.state import LocalSpec, LocalState, Node, Phase, Report, Service, grouped, nodes_of, process
 from fabric.local.takedown import NotEnded, claim, end_children, leave_in_order
+from fabric.runtime import stepping
 from zk.server import ServerFailed
 
 PARALLEL = 64
@@ -86,7 +88,7 @@ class Keeper:
             self._prepare()
             while self.phase != "leaving":
                 self._turn()
-        except (Failed, FolderError, NotEnded, CrewError, ServerFailed, OSError) as error:
+        except (Failed, FolderError, NotEnded, CrewError, NetworkError, ServerFailed, OSError) as error:
             self.error = str(error)
         self.phase = "leaving"
         self._report()
@@ -99,14 +101,14 @@ class Keeper:
         return 1 if self.error else 0
 
     def _take_down(self) -> None:
-        if not self.crew.own_zookeeper:
+        if not self.crew.zookeepers.own:
             leave_in_order(job.pid for job in self.jobs.values() if job.running)
             if self.place and self.place.zk != self.spec.zk:
                 self.sight.sweep()  # the user named no chroot, so the one that is there is ours
         os.close(self.lifeline_end)
         ours = {self.sight.pid, *(job.pid for job in self.jobs.values() if job.running)} - {0}
-        end_children(killed=ours, spared={self.crew.zookeeper_pid()})
-        self.crew.stop_zookeeper()
+        end_children(killed=ours, spared=self.crew.zookeepers.pids)
+        self.crew.zookeepers.stop()
         os.chdir("/")
         self.folder.remove()
 
@@ -115,6 +117,8 @@ class Keeper:
         self.lock = claim(self.folder)
         for name in (LOGS, NODES):
             (self.folder.path / name).mkdir(mode=0o700)
+        if self.spec.faults:
+            stepping.prepare(self.folder.faults)
         log = os.open(self.folder.log("keeper"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         for standard in (1, 2):
             os.dup2(log, standard)
@@ -137,9 +141,12 @@ class Keeper:
         key = secrets.token_bytes(32)
         self.folder.key_file.touch(mode=0o600)
         self.folder.key_file.write_text(key.hex() + "\n")
+        self.crew.network.prepare()
         self.marks["zookeeper_started"] = now_ms()
-        zk = self.crew.start_zookeeper()
+        zk = self.crew.zookeepers.launch()
         self.place = Place(self.spec, self.folder, zk, key, self.crew.api_address(), self.lifeline)
+        self.jobs |= {job.name: job for job in map(_helper, self.crew.network.helpers())}
+        self._fork_due(time.monotonic())
         # The API goes first: it imports a web framework, which takes as long as ZooKeeper takes to start.
         self.jobs["api"] = Job("api", lambda: self.crew.run_api(self.placed))
         self._fork_due(time.monotonic())
@@ -148,7 +155,7 @@ class Keeper:
         self.jobs |= {job.name: job for job in map(self._companion, self.crew.companions)}
         self._fork_due(time.monotonic())
         self.crew.warm()
-        self.crew.await_zookeeper()
+        self.crew.zookeepers.wait_ready()
         self.marks["zookeeper_ready"] = now_ms()
         self._report()
         nursery.freeze()
@@ -223,7 +230,8 @@ class Keeper:
                 continue
             log = self.folder.log(job.name)
             try:
-                pid = nursery.fork(job.body, name=job.name, log=log, keep=(self.lifeline,))
+                with self.crew.network.inside(job.name):
+                    pid = nursery.fork(job.body, name=job.name, log=log, keep=(self.lifeline, *job.keep))
             except OSError as error:
                 if self.phase == "starting":
                     raise
@@ -231,6 +239,7 @@ class Keeper:
                 say(f"{job.name} could not be started: {error}")
                 continue
             job.forked(process(pid), now)
+            self.crew.network.forked(job.name, pid)
             starting += len(job.nodes)
             self.dirty = True
 
@@ -242,10 +251,12 @@ class Keeper:
                 return
             if dead is None:
                 return
-            if dead.si_pid == self.crew.zookeeper_pid():
-                self.crew.zookeeper_ended()
-                self.sight.doubt("ZooKeeper ended")
-                self._ended("ZooKeeper", self.crew.zookeeper_log(), "ended")
+            if server := self.crew.zookeepers.of(dead.si_pid):
+                # As waitpid would have it, but that is left to its object.
+                status = dead.si_status << 8 if dead.si_code == os.CLD_EXITED else dead.si_status
+                server.exited(how_it_ended(status))
+                self.sight.doubt(f"{server.name} ended")
+                self._ended(server.name, server.server.log_path, server.ended)
                 continue
             _, status = os.waitpid(dead.si_pid, 0)
             if dead.si_pid == self.sight.pid:
@@ -360,13 +371,9 @@ class Keeper:
 
     def state(self) -> LocalState:
         api = self.jobs.get("api")
-        zk_pid = self.crew.zookeeper_pid()
-        zookeeper = Service(
-            self.place.zk if self.place else "",
-            process(zk_pid) if zk_pid else None,
-            "zookeeper_ready" in self.marks and not self.sight.seen.trouble,
-        )
-        where = f"http://{self.place.api[0]}:{self.place.api[1]}" if self.place else ""
+        zk_ready = "zookeeper_ready" in self.marks and not self.sight.seen.trouble
+        zookeeper = Service(self.place.zk if self.place else "", None, zk_ready)
+        where = "http://{}:{}".format(*self.place.api.outside) if self.place else ""
         service = Service(where, api.process, bool(api.ready), api.ended) if api else Service(where, None, False)
         views = tuple(view for job in self.jobs.values() for view in job.views())
         stay = [job for job in self.jobs.values() if job.unseen and not job.once]
@@ -374,7 +381,13 @@ class Keeper:
         return LocalState(
             self.phase, str(self.folder.path), self.spec, self.me, zookeeper, service, views, self.sight.seen.leaders,
             self.marks, self.error, companions,
+            self.crew.zookeepers.views(self.sight.seen.modes, self.sight.seen_from),
+            self.crew.network.names.endpoints, self.crew.network.rules,
         )  # fmt: skip
+
+
+def _helper(one: Helper) -> Job:
+    return Job(one.name, one.body, unseen=True, keep=one.keep)
 
 
 def now_ms() -> int:

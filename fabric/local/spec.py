@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 
 from fabric.local.folder import default_path
-from fabric.local.state import MAX_NODES, LocalSpec
+from fabric.local.state import MAX_NODES, LocalSpec, NetworkKind
 from fabric.resources import Resources
 from zk import connect
 
@@ -21,6 +21,10 @@ STORE_BYTES = 8 * GIB
 SESSION_TIMEOUT_S = 4.0
 SESSION_LEAST_S, SESSION_MOST_S = 0.5, 60.0
 START_S, START_EACH_S = 30.0, 0.15
+NETWORK_NODES = 240
+"""On a network with faults: for each the keeper has some open files."""
+ZOOKEEPERS = (1, 3, 5)
+"""An ensemble goes on while more than half of it lives, so an even number is worth no more than one less."""
 
 
 class BadSpec(Exception):
@@ -45,6 +49,10 @@ def make_spec(
     restart: bool = False,
     log_level: str = "info",
     start_deadline_s: float | None = None,
+    zookeepers: int = 1,
+    network: NetworkKind = "host",
+    faults: bool = False,
+    discussion: Literal["known", "full"] = "known",
 ) -> LocalSpec:
     """Raises BadSpec."""
     nodes = racks * (compute + storage)
@@ -53,6 +61,12 @@ def make_spec(
     if not SESSION_LEAST_S <= session_timeout_s <= SESSION_MOST_S:
         limits = f"{SESSION_LEAST_S:g} to {SESSION_MOST_S:g}"
         raise BadSpec(f"--session-timeout: expected {limits} seconds, found {session_timeout_s:g}")
+    if zookeepers not in ZOOKEEPERS:
+        raise BadSpec(f"--zookeepers: expected 1, 3 or 5 servers, found {zookeepers}")
+    if zk and zookeepers != 1:
+        raise BadSpec("expected --zk (an ensemble that is there) or --zookeepers (one of its own), found both")
+    if network != "host":
+        _check_network(network, nodes, zk, agents_per_process)
     if zk:
         try:
             connect.parse(zk)
@@ -75,8 +89,22 @@ def make_spec(
         restart=restart,
         log_level=log_level,
         start_deadline_s=start_deadline_s or START_S + START_EACH_S * nodes,
+        zookeepers=zookeepers,
+        network=network,
+        faults=faults,
+        discussion=discussion,
     )
     try:
         return msgspec.convert(msgspec.to_builtins(spec), type=LocalSpec)
     except msgspec.ValidationError as error:
         raise BadSpec(str(error)) from None
+
+
+def _check_network(network: NetworkKind, nodes: int, zk: str, agents_per_process: int) -> None:
+    """Raises BadSpec."""
+    if nodes > NETWORK_NODES:
+        raise BadSpec(f"--network {network}: expected at most {NETWORK_NODES} agents, found {nodes}")
+    if zk:
+        raise BadSpec(f"--network {network}: expected a ZooKeeper of its own, found --zk (or $FABRIC_ZK) {zk}")
+    if agents_per_process != 1:
+        raise BadSpec(f"--network {network}: expected a process for each agent, found {agents_per_process} in one")

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from fabric.drivers.procfs import process_stat
+from fabric.net.rules import Rule
 from fabric.records import LayerName
 from fabric.resources import Resources
 
@@ -19,6 +20,9 @@ MAX_RACKS = 200
 MAX_NODES_IN_RACK = 1000
 MAX_NODES = 5000
 
+MAX_ZOOKEEPERS = 5
+
+NetworkKind = Literal["host", "namespaces", "proxy"]
 Phase = Literal["starting", "up", "leaving"]
 NodeState = Literal["waiting", "starting", "registered", "paused", "dead"]
 
@@ -41,8 +45,10 @@ def process(pid: int) -> Process:
 
 
 class LocalSpec(msgspec.Struct, frozen=True):
-    """`zk`: a connect string, empty for a ZooKeeper of its own. `api_host`, `api_port`: 0 takes any free port.
-    `capacity`: what each compute or storage node declares."""
+    """`zk`: a connect string, empty for a ZooKeeper of its own: `zookeepers` servers, an odd number. `api_host`,
+    `api_port`: 0 takes any free port. `capacity`: what each compute or storage node declares. `network`: as
+    fabric.local.network has it. `faults`: its processes offer step hooks (fabric.runtime.stepping).
+    `discussion`: as in fabric.roles.settings."""
 
     folder: str
     racks: Annotated[int, msgspec.Meta(ge=1, le=MAX_RACKS)]
@@ -60,6 +66,10 @@ class LocalSpec(msgspec.Struct, frozen=True):
     restart: bool
     log_level: str
     start_deadline_s: float
+    zookeepers: Annotated[int, msgspec.Meta(ge=1, le=MAX_ZOOKEEPERS)] = 1
+    network: NetworkKind = "host"
+    faults: bool = False
+    discussion: Literal["known", "full"] = "known"
 
 
 class Node(msgspec.Struct, frozen=True):
@@ -101,8 +111,8 @@ class NodeView(msgspec.Struct, frozen=True):
 
 
 class Service(msgspec.Struct, frozen=True):
-    """ZooKeeper, the API, or a companion: `where` is the connect string or the URL, "" for who has none; `process` is
-    None for a foreign ensemble."""
+    """ZooKeeper as a whole, the API, or a companion: `where` is the connect string or the URL, "" for who has none;
+    ZooKeeper has no `process` as a whole."""
 
     where: str
     process: Process | None
@@ -110,10 +120,23 @@ class Service(msgspec.Struct, frozen=True):
     ended: str = ""
 
 
+class ZooKeeper(msgspec.Struct, frozen=True):
+    """One ZooKeeper server of the fabric's own. `where`: its host and port. `mode`: standalone, leader or follower, by
+    its own word a moment ago; empty when it does not serve: it starts, is paused or dead, or sees no quorum."""
+
+    where: str
+    process: Process | None
+    mode: str
+    paused: bool
+    ended: str
+
+
 class LocalState(msgspec.Struct, frozen=True):
     """`leaders`: rack -> node, by layer. `error`: why it could not come up. `marks_ms`: wall clock of each stage of
     coming up ("zookeeper_started", "zookeeper_ready", "registered", "elected", "api_ready", "deployed", "up").
-    `companions`: the further processes that stay, by name."""
+    `companions`: the further processes that stay, by name. `zookeepers`: its own ZooKeeper servers, by name
+    ("zookeeper", or "zookeeper-1" …); none when an ensemble was given. `endpoints`: who is on the network, and `rules`:
+    what is wrong with it."""
 
     phase: Phase
     folder: str
@@ -126,6 +149,9 @@ class LocalState(msgspec.Struct, frozen=True):
     marks_ms: dict[str, int]
     error: str = ""
     companions: dict[str, Service] = {}
+    zookeepers: dict[str, ZooKeeper] = {}
+    endpoints: tuple[str, ...] = ()
+    rules: tuple[Rule, ...] = ()
 
     @property
     def registered(self) -> int:
@@ -142,8 +168,8 @@ class LocalState(msgspec.Struct, frozen=True):
     def processes(self) -> tuple[Process, ...]:
         """All that are known: keeper, ZooKeeper, API, companions, agents. Supervisors and instances are found by their
         marks."""
-        known = (self.zookeeper, self.api, *self.companions.values())
-        services = [service.process for service in known if service.process]
+        services = [one.process for one in (self.api, *self.companions.values()) if one.process]
+        services += [one.process for one in self.zookeepers.values() if one.process]
         return (self.keeper, *services, *{view.process for view in self.nodes if view.process})
 
 

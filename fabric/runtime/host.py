@@ -39,7 +39,9 @@ from fabric.roles.settings import Identity
 from fabric.runtime.bus import BindFailed, Bus, BusCounters, SocketContext
 from fabric.runtime.compute import ComputeWorld
 from fabric.runtime.journal import Journal, JournalError, Writer
+from fabric.runtime.newer import NewerCodec, newer_op
 from fabric.runtime.settings import EXIT_BUG, EXIT_FAILED, EXIT_OK, AgentConfig
+from fabric.runtime.stepping import Stepping
 from fabric.runtime.storage import StorageWorld
 from fabric.wire import Codec
 from zk.checks import where
@@ -103,8 +105,13 @@ class AgentHost:
         self._tree: KazooTree | None = None
         self._journal: Journal | None = None
         self._gate: Gate[Effect] | None = None
-        world = ComputeWorld if config.layer == "compute" else StorageWorld
-        self._world: ComputeWorld | StorageWorld = world(config, context, self._take)
+        self._stepping = Stepping(config.faults, config.node) if config.faults is not None else None
+        self._newer = self._stepping is not None and self._stepping.fault.newer
+        self._world: ComputeWorld | StorageWorld = (
+            ComputeWorld(config, context, self._take)
+            if config.layer == "compute"
+            else StorageWorld(config, context, self._take, self._stepping)
+        )
 
     async def run(self) -> int:
         """Until the agent ends; returns the exit code, and has logged why if it is not EXIT_OK."""
@@ -165,7 +172,7 @@ class AgentHost:
         stack.push_async_callback(self._world.close)
         bus = self._bus = Bus(
             self._context,
-            Codec(config.cluster_key),
+            (NewerCodec if self._newer else Codec)(config.cluster_key),
             guid,
             f"tcp://{config.listen}",
             on_message=self._on_message,
@@ -254,8 +261,12 @@ class AgentHost:
             return
         self._counters.inputs[type(news).__name__] += 1
         try:
-            self._gate.put(self._stamped(self.agent.handle(self._loop.time(), _wall_ms(), news)))
+            if self._stepping is not None:
+                self._stepping.before(news)
+            self._gate.put(self._stamped(self.agent.handle(self._loop.time(), self._wall_ms(), news)))
             self._set_timer()
+            if self._stepping is not None:
+                self._stepping.after(news)
         except Exception as error:
             self._crash(error)
 
@@ -267,7 +278,7 @@ class AgentHost:
             now = self._loop.time()
             deadline = self.agent.next_deadline()
             if deadline is not None and deadline <= now:
-                self._gate.put(self._stamped(self.agent.tick(now, _wall_ms())))
+                self._gate.put(self._stamped(self.agent.tick(now, self._wall_ms())))
             self._set_timer()
         except Exception as error:
             self._crash(error)
@@ -311,6 +322,8 @@ class AgentHost:
             return
         self._counters.effects[type(effect).__name__] += 1
         try:
+            if self._stepping is not None:
+                self._stepping.before(effect)
             match effect:
                 case Send(to, message):
                     assert self._bus is not None
@@ -319,7 +332,7 @@ class AgentHost:
                     assert self._tree is not None
                     self._asked += 1
                     if lost == self._lost:
-                        self._tree.submit(op, partial(self._on_outcome, token))
+                        self._tree.submit(newer_op(op) if self._newer else op, partial(self._on_outcome, token))
                     else:
                         self._loop.call_soon(self._on_outcome, token, SessionExpired(where(op)))
                 case Note(level, text):
@@ -328,9 +341,11 @@ class AgentHost:
                     self._end(EXIT_FAILED if reason else EXIT_OK, reason)
                 case _:
                     self._world.perform(effect)
+            if self._stepping is not None:
+                self._stepping.after(effect)
         except Exception as error:
             self._crash(error)
 
-
-def _wall_ms() -> int:
-    return time.time_ns() // 1_000_000
+    def _wall_ms(self) -> int:
+        now_ms = time.time_ns() // 1_000_000
+        return now_ms if self._stepping is None else now_ms + self._stepping.fault.wall_offset_ms

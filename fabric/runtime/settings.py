@@ -28,7 +28,8 @@ class AgentConfig:
     `store_bytes`: on a storage node (None: what the disk has); all of them are read again at `scrub_mib_s`, from the
     beginning at most every `scrub_every_s`. `lifeline_fd`: the reading end of a pipe; when its last writing end is
     closed, the process ends at once. `zookeeper_wait_s`: for the first connection. `managent`: its path, when it was
-    deployed as one."""
+    deployed as one. `faults`: where it looks for faults that somebody wants it to have (fabric.runtime.stepping); None:
+    nowhere."""
 
     node: str
     rack: str
@@ -49,4 +50,5 @@ class AgentConfig:
     zookeeper_wait_s: float = 60.0
     log_level: str = "info"
     managent: str = ""
+    faults: Path | None = None
     settings: Settings = field(default_factory=Settings)

@@ -32,6 +32,7 @@ from fabric.images.store import ChunkStore
 from fabric.runtime.bus import SocketContext
 from fabric.runtime.fetches import Fetches, Obtained, Talk
 from fabric.runtime.settings import AgentConfig
+from fabric.runtime.stepping import Stepping
 
 LOOK_S = 1.0
 FREE_STEP = 0.01
@@ -59,10 +60,17 @@ class _Observed(ChunkStore):
 class StorageWorld:
     """Made and used on the loop. `emit` is called on it, never from inside `perform`."""
 
-    def __init__(self, config: AgentConfig, context: SocketContext, emit: Callable[[Input], None]) -> None:
+    def __init__(
+        self,
+        config: AgentConfig,
+        context: SocketContext,
+        emit: Callable[[Input], None],
+        stepping: Stepping | None = None,
+    ) -> None:
         self._config = config
         self._context = context
         self._emit = emit
+        self._stepping = stepping
         self._loop = asyncio.get_running_loop()
         self._fetches = Fetches(self._replicate, emit)
         self._dropping = asyncio.Lock()
@@ -80,7 +88,11 @@ class StorageWorld:
         config = self._config
         self._store = await asyncio.to_thread(_Observed, config.state_dir / "store", config.store_bytes)
         self._server = ChunkServer(
-            self._store, f"tcp://{config.data_listen}", context=self._context, advertise=config.advertise
+            self._store,
+            f"tcp://{config.data_listen}",
+            context=self._context,
+            advertise=config.advertise,
+            watcher=self._stepping,
         )
         try:
             self.data_endpoint = self._server.start()

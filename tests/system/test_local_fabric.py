@@ -309,6 +309,8 @@ def test_agent_and_api_in_the_foreground_as_hosts_run_them(tmp_path: Path, chroo
         (["up", "--session-timeout", "0.1"], 64, "fabric: --session-timeout: expected 0.5 to 60 seconds, found 0.1"),
         (["up", "--api", "here"], 64, "fabric: --api: expected an address \"host:port\", found 'here'"),
         (["up", "--zk", "a:b"], 64, "fabric: --zk: connect string 'a:b'"),
+        (["up", "--zookeepers", "2"], 64, "fabric: --zookeepers: expected 1, 3 or 5 servers, found 2"),
+        (["up", "--zk", "a:1", "--zookeepers", "3"], 64, "fabric: expected --zk (an ensemble that is there) or --zook"),
     ],
 )
 def test_wrong_usage_is_one_line(words: list[str], code: int, expected: str) -> None:

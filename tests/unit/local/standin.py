@@ -59,7 +59,7 @@ class SmallCrew(RealCrew):
             loop.add_reader(place.lifeline, ended.set)
         trees = []
         for node in nodes if how != "late" else ():
-            tree = KazooTree(place.zk, session_timeout_s=place.spec.session_timeout_s)
+            tree = KazooTree(self.zookeepers.peers, session_timeout_s=place.spec.session_timeout_s)
             trees.append(tree)
             await tree.open(10.0)
             client = TreeClient(tree)
@@ -89,7 +89,7 @@ class SmallCrew(RealCrew):
         await asyncio.gather(*(tree.close() for tree in trees))
 
     def run_api(self, place: Place) -> int:
-        listener = socket.create_server(place.api)
+        listener = socket.create_server(place.api.listen)
         while True:
             client, _ = listener.accept()
             with client:

@@ -231,10 +231,40 @@ def test_kill_restart_pause(tmp_path: Path) -> None:
         assert fabric.pid("zookeeper") == 0
         assert fabric.restart("zookeeper") not in (0, first)
         assert fabric.status().zookeeper.where == fabric.zk_hosts
+        assert fabric.status().zookeepers["zookeeper"].mode == "standalone"
         with pytest.raises(ControlError, match="expected a node of this fabric, api or zookeeper, found 'r9c01'"):
             fabric.kill("r9c01")
         with pytest.raises(ControlError, match="expected a signal's number, found 1000"):
             fabric.front.control.kill("r1c01", 1000)
+
+
+def test_an_ensemble_each_server_by_name(tmp_path: Path) -> None:
+    with small(tmp_path, zookeepers=3, racks=1, compute=1) as fabric:
+        first = fabric.zookeeper_leader()
+        servers = fabric.status().zookeepers
+        assert list(servers) == ["zookeeper-1", "zookeeper-2", "zookeeper-3"]
+        assert fabric.zk_hosts == ",".join(one.where for one in servers.values())
+        assert {one.process for one in servers.values()} <= fabric.processes()
+        with pytest.raises(ControlError, match="expected a node of this fabric, api, zookeeper-1, zookeeper-2 or zook"):
+            fabric.kill("zookeeper")
+        pid = fabric.kill(first)
+        dead = fabric.status().zookeepers[first]
+        assert (dead.process, dead.mode, dead.ended) == (None, "", "killed by SIGKILL")
+        second = fabric.zookeeper_leader()
+        assert second != first
+        wait_until(lambda: fabric.status().zookeeper.ready, what="the two others to be enough")
+        assert fabric.restart(first) not in (0, pid)
+        assert fabric.zookeeper_leader() == second
+        with fabric.paused(second):
+            assert fabric.status().zookeepers[second].paused
+            assert fabric.zookeeper_leader() != second, "a leader that says nothing is replaced"
+        for name in servers:
+            fabric.kill(name)
+        wait_until(lambda: not fabric.status().zookeeper.ready, what="it to be seen that no server is left")
+        fabric.start_zookeepers()
+        assert sorted(one.mode for one in fabric.status().zookeepers.values()) == ["follower", "follower", "leader"]
+        everyone, folder = fabric.processes(), fabric.folder.path
+    assert_nothing_left(everyone, folder)
 
 
 def test_restarted_by_itself_when_asked_for(tmp_path: Path) -> None:
@@ -259,7 +289,9 @@ def test_the_chroot_that_the_user_names_is_used_and_left(tmp_path: Path, chroot:
     before = asyncio.run(names(chroot))
     with small(tmp_path, zk=chroot) as fabric:
         assert fabric.zk_hosts == chroot
-        assert fabric.status().zookeeper.process is None
+        assert fabric.status().zookeepers == {}
+        with pytest.raises(ControlError, match="its ZooKeeper is not its own"):
+            fabric.kill("zookeeper")
     assert asyncio.run(names(chroot)) == before
 
 
