@@ -25,6 +25,7 @@ from fabric.records import (
     Name,
     Number,
     OrdinalText,
+    Policy,
     Spec,
     Text,
 )
@@ -55,12 +56,15 @@ class Message(msgspec.Struct, frozen=True, tag=True):
 
 class AskOffer(Message, frozen=True):
     """How many instances of `resources` could you run now, `wanted` at most? `ticket` is the deployment's seniority
-    (its record's czxid): an older one has a smaller ticket."""
+    (its record's czxid): an older one has a smaller ticket. With `best` (0: none) a rack leader may answer for its
+    agents by what it knows of them, and name only the `best` for the `policy` (`fabric.roles.known`)."""
 
     deployment: DeploymentId
     resources: Resources
     wanted: Count
     ticket: Number
+    best: Count = 0
+    policy: Policy = "spread"
 
 
 class Holder(msgspec.Struct, frozen=True):

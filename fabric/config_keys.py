@@ -95,10 +95,16 @@ NARROWER = {"heartbeat_interval_s": (0.1, 60.0), "offer_wait_s": (0.1, 60.0), "c
 """Limits that travel in messages, which take no others."""
 
 
+CHOICES = {"discussion": ("known", "full")}
+
+
 def _limits() -> Iterator[Key]:
     for field in dataclasses.fields(Settings):
         default = field.default
-        if field.name == "session_timeout_s" or not isinstance(default, int | float):
+        if field.name == "session_timeout_s" or not isinstance(default, int | float | str):
+            continue
+        if isinstance(default, str):
+            yield Key(f"limits.{field.name}", Choice(CHOICES[field.name]), default, "")
             continue
         whole = isinstance(default, int)
         low, high = NARROWER.get(field.name, (0.001, MONTH_S))

@@ -36,7 +36,7 @@ from fabric.records import (
 )
 from fabric.resources import Resources
 
-PROTOCOL = (1, 0)
+PROTOCOL = (1, 1)
 """(major, minor). Another major version is refused; a minor one only adds fields with defaults."""
 
 CallId = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]

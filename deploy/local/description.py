@@ -88,6 +88,7 @@ def environment(spec: LocalSpec, zk: str) -> dict[str, str]:
         "FABRIC_CACHE_SIZE": str(spec.cache_bytes),
         "FABRIC_STORE_SIZE": str(spec.store_bytes),
         "FABRIC_SESSION_TIMEOUT_S": f"{spec.session_timeout_s:g}",
+        "FABRIC_LIMITS_DISCUSSION": spec.discussion,
         "FABRIC_LOG_LEVEL": spec.log_level,
         "AGENT_STATE_ROOT": str(folder.path / NODES),
         **({"FABRIC_FAULTS": str(folder.faults)} if spec.faults else {}),

@@ -121,6 +121,12 @@ def _up(subparsers: Any) -> None:
     add("--session-timeout", type=float, default=4.0, metavar="S", help="who is silent so long is gone, in seconds (4)")
     add("--restart", action="store_true", help="start agents again that die (else they stay dead, to be seen)")
     add("--faults", action="store_true", help="agents and API offer step hooks, to be broken by tests (fabric chaos)")
+    add(
+        "--discussion",
+        choices=("known", "full"),
+        default="known",
+        help="whom a request asks: leaders, who know their agents (known), or every agent of every rack (full)",
+    )
     add("--vcpus", type=_number(1, 65536), default=64, metavar="N", help="what each node declares (64)")
     add("--memory-mib", type=_number(1, 1 << 30), default=256 << 10, metavar="N", help="likewise (256 GiB)")
     add("--disk-mib", type=_number(0, 1 << 40), default=4 << 20, metavar="N", help="likewise (4 TiB)")
@@ -233,6 +239,7 @@ def _run_up(args: Namespace) -> int:
         restart=args.restart,
         log_level=args.log_level,
         faults=args.faults,
+        discussion=args.discussion,
     )
     return commands.up(spec, args.detach, args.keeper if spec.agents_per_process == 1 else DIRECT_KEEPER)
 

@@ -101,6 +101,11 @@ class Crew(Protocol):
     def run_eyes(self, place: Place, requests: int, answers: int) -> int: ...
 
 
+def settings_of(spec: LocalSpec) -> Settings:
+    """Of all roles of this fabric."""
+    return Settings(session_timeout_s=spec.session_timeout_s, discussion=spec.discussion)
+
+
 class RealCrew:
     def __init__(self, spec: LocalSpec) -> None:
         self.spec = spec
@@ -167,7 +172,7 @@ class RealCrew:
             lifeline_fd=place.lifeline,
             log_level=spec.log_level,
             faults=place.faults,
-            settings=Settings(session_timeout_s=spec.session_timeout_s),
+            settings=settings_of(spec),
         )
 
     def run_api(self, place: Place) -> int:
@@ -185,7 +190,7 @@ class RealCrew:
                 peer_advertise=advertise,
                 session_timeout_s=place.spec.session_timeout_s,
                 cluster_key=place.key,
-                settings=Settings(session_timeout_s=place.spec.session_timeout_s),
+                settings=settings_of(place.spec),
                 log_level=place.spec.log_level,
                 lifeline_fd=place.lifeline,
                 faults=place.faults,

@@ -52,6 +52,7 @@ def make_spec(
     zookeepers: int = 1,
     network: NetworkKind = "host",
     faults: bool = False,
+    discussion: Literal["known", "full"] = "known",
 ) -> LocalSpec:
     """Raises BadSpec."""
     nodes = racks * (compute + storage)
@@ -91,6 +92,7 @@ def make_spec(
         zookeepers=zookeepers,
         network=network,
         faults=faults,
+        discussion=discussion,
     )
     try:
         return msgspec.convert(msgspec.to_builtins(spec), type=LocalSpec)

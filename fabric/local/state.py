@@ -47,7 +47,8 @@ def process(pid: int) -> Process:
 class LocalSpec(msgspec.Struct, frozen=True):
     """`zk`: a connect string, empty for a ZooKeeper of its own: `zookeepers` servers, an odd number. `api_host`,
     `api_port`: 0 takes any free port. `capacity`: what each compute or storage node declares. `network`: as
-    fabric.local.network has it. `faults`: its processes offer step hooks (fabric.runtime.stepping)."""
+    fabric.local.network has it. `faults`: its processes offer step hooks (fabric.runtime.stepping).
+    `discussion`: as in fabric.roles.settings."""
 
     folder: str
     racks: Annotated[int, msgspec.Meta(ge=1, le=MAX_RACKS)]
@@ -68,6 +69,7 @@ class LocalSpec(msgspec.Struct, frozen=True):
     zookeepers: Annotated[int, msgspec.Meta(ge=1, le=MAX_ZOOKEEPERS)] = 1
     network: NetworkKind = "host"
     faults: bool = False
+    discussion: Literal["known", "full"] = "known"
 
 
 class Node(msgspec.Struct, frozen=True):

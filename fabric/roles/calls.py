@@ -97,6 +97,11 @@ class RackCalls:
             self._ask(gather, rack)
         return gather_id
 
+    @property
+    def racks(self) -> tuple[str, ...]:
+        """Those that have a leader."""
+        return tuple(sorted(self._directory.leaders))
+
     def forget(self, gather_id: str) -> None:
         """Nobody waits for this any more."""
         self._open.pop(gather_id, None)

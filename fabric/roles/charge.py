@@ -66,9 +66,16 @@ class Charge:
         record = self.record
         return record.spec.stop_after_s > 0 and not self.census.is_replaced(now, place, record.lost_after_s)
 
-    def ask_all(self, now: float, command: Command, wait_s: float, done: Callable[[float, Gathered], None]) -> None:
-        """The same for every agent of every rack that has a leader (steps 4 and 5)."""
-        self._gather = self.calls.gather(now, self.record.id, wait_s, self._kept(done), everyone=command)
+    def ask_racks(
+        self,
+        now: float,
+        command: Command,
+        wait_s: float,
+        done: Callable[[float, Gathered], None],
+        racks: tuple[str, ...] | None = None,
+    ) -> None:
+        """The same for every agent of these racks, or (None) of every rack that has a leader (steps 4 and 5)."""
+        self._gather = self.calls.gather(now, self.record.id, wait_s, self._kept(done), everyone=command, racks=racks)
 
     def ask_nodes(
         self,

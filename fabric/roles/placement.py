@@ -112,7 +112,7 @@ def place(wish: Wish, offers: Sequence[NodeOffer]) -> Placement:
     counts: dict[str, int] = defaultdict(int)
     left = wish.count
     if wish.policy == "pack":
-        order = sorted(offers, key=lambda offer: (-offer.utilisation, offer.count, _hash(wish.salt, offer.node)))
+        order = sorted(offers, key=lambda offer: preference("pack", wish.salt, offer))
         for offer in order:
             take = min(left, room[offer.node], racks[offer.rack].room)
             if take > 0:
@@ -129,13 +129,20 @@ def place(wish: Wish, offers: Sequence[NodeOffer]) -> Placement:
     return Placement(given, left)
 
 
+def preference(policy: Policy, salt: str, offer: NodeOffer) -> tuple[float, ...]:
+    """Which node comes first, for a pack everywhere, for a spread in its rack: the one with the least of this."""
+    tie = _hash(salt, offer.node)
+    if policy == "pack":
+        return (-offer.utilisation, offer.count, tie)
+    return (offer.used, offer.utilisation, tie)
+
+
 def _spread(
     wish: Wish, offers: Sequence[NodeOffer], room: dict[str, int], racks: dict[str, _Rack], counts: dict[str, int]
 ) -> int:
     for index, offer in enumerate(offers):
         if room[offer.node] > 0:
-            first: tuple[float, ...] = (offer.used, offer.utilisation, _hash(wish.salt, offer.node))
-            racks[offer.rack].nodes.append((first, index))
+            racks[offer.rack].nodes.append((preference("spread", wish.salt, offer), index))
     heap: list[tuple[int, int, str]] = []
     for name, rack in racks.items():
         heapq.heapify(rack.nodes)

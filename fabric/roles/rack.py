@@ -5,17 +5,18 @@ Theory of operation. The leader, and only it, watches its rack's member list; it
 and says "I am alive". An agent that has been silent for `silent_after_s` is not waited for: it is still told what
 everyone is told (it may come back), but an answer does not wait for it. A `RackCall` becomes one `NodeCall` an agent,
 in parallel, and one `RackAnswer` when all are in or its wait is over. A repeat of a call that is still open is answered
-when the first is.
+when the first is. A question for offers that wants the best alone is answered for the agents (`known`), but for those
+that have not said yet what they have.
 
 Losing leadership drops all of it: open calls get no answer from here, and their callers find the next leader.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from fabric.commands import Answer, Command
+from fabric.commands import Answer, AskOffer, Command, Offer, Reserve, Reserved
 from fabric.messages import (
     Heartbeat,
     LeaderHello,
@@ -28,7 +29,10 @@ from fabric.messages import (
     RackStatus,
     RackStatusCall,
 )
+from fabric.ordinals import parse_ordinals
 from fabric.records import BadRecord, Member, decode
+from fabric.resources import ZERO, Resources
+from fabric.roles.known import best_of, offer_of
 from fabric.roles.outbox import Outbox, earliest
 from fabric.roles.settings import Identity, Settings
 from zk import paths
@@ -46,6 +50,11 @@ class _Seen:
     heard: float | None = None
     beat: Heartbeat | None = None
     hello_at: float = 0.0
+    registered: int = 0
+    """The zxid of its registration."""
+    free: Resources = ZERO
+    """By the last heartbeat, or the answer to a reservation since; less what it was asked to reserve and has not
+    answered."""
 
 
 @dataclass(slots=True)
@@ -147,7 +156,7 @@ class RackLeader:
                     self._read(name)
         elif isinstance(outcome, Got):
             self._unread.discard(node)
-            self._learn(now, node, outcome.data)
+            self._learn(now, node, outcome.data, outcome.stat.czxid)
         elif isinstance(outcome, NoNode) and node:
             self._unread.discard(node)
             if self._listed is not None:
@@ -167,7 +176,7 @@ class RackLeader:
         """Every member that ZooKeeper lists is known."""
         return self._listed is not None and not self._unread
 
-    def _learn(self, now: float, node: str, data: bytes) -> None:
+    def _learn(self, now: float, node: str, data: bytes, registered: int) -> None:
         try:
             member = decode(data, Member, f"{self._list_path}/{node}")
         except BadRecord as error:
@@ -177,6 +186,7 @@ class RackLeader:
         if known is None or known.member.guid != member.guid:
             known = self._members[node] = _Seen(member, now)
             self.on_appeared(node)
+        known.registered = registered
         self._hello(now, known)
 
     def _forget(self, now: float, node: str) -> None:
@@ -211,6 +221,7 @@ class RackLeader:
             return
         seen.heard = now
         seen.beat = beat
+        seen.free = beat.free
 
     def _silent(self, now: float, seen: _Seen) -> bool:
         return now - (seen.heard if seen.heard is not None else seen.since) > self._settings.silent_after_s
@@ -251,13 +262,32 @@ class RackLeader:
         self._open[key] = entry
         self._by_call[node_call] = key
         entry.call = RackCall(node_call, call.wait_ms)  # only its id is needed from here on
-        for node in sorted(present):
-            self._ask(entry, node, commands[node])
+        if isinstance(call.everyone, AskOffer) and call.everyone.best:
+            self._answer_for(entry, present, call.everyone)
+        for node in sorted(entry.waiting | entry.late):
+            if node in present:
+                self._ask(entry, node, commands[node])
         if not entry.waiting:
             self._answer(key)
 
+    def _answer_for(self, entry: _Open, present: Mapping[str, _Seen], ask: AskOffer) -> None:
+        """Those that have told what they have need not be asked; nor those that are silent."""
+        entry.late.clear()
+        offers: list[tuple[str, Offer]] = []
+        for node in sorted(entry.waiting):
+            seen = present[node]
+            if seen.beat is None:
+                continue
+            entry.waiting.discard(node)
+            if not seen.beat.cordoned:
+                offers.append((node, offer_of(ask, seen.free, seen.member.total, seen.registered)))
+        entry.results.update(best_of(ask, offers))
+
     def _ask(self, entry: _Open, node: str, command: Command) -> None:
         entry.sent += 1
+        if isinstance(command, Reserve):  # two that are asked for offers at once are not to be offered the same
+            seen = self._members[node]
+            seen.free = seen.free.minus(command.resources.times(len(parse_ordinals(command.ordinals))))
         self._out.send(self._members[node].member.address, NodeCall(entry.call.call, command))
 
     def on_answer(self, now: float, answer: NodeAnswer) -> None:
@@ -270,6 +300,10 @@ class RackLeader:
         entry.waiting.discard(answer.node)
         entry.late.discard(answer.node)
         entry.results[answer.node] = answer.answer
+        seen = self._members.get(answer.node)
+        if seen is not None and isinstance(answer.answer, Reserved):
+            refused = not answer.answer.granted and answer.answer.free == ZERO  # to this one; perhaps not to others
+            seen.free = seen.beat.free if refused and seen.beat else answer.answer.free
         if not entry.waiting:
             self._answer(key)
 

@@ -55,8 +55,10 @@ class Recorder:
             took_ms = int((now - began) * 1000)
             self._spans.append(Span(step, STEPS[step], self.after_ms(began), took_ms, detail[:300]))
 
-    def discussed(self, began: float, now: float, gathered: Gathered, offers: Sequence[NodeOffer]) -> None:
-        """Steps 4 and 5: who was asked, who offered what, who was silent."""
+    def discussed(
+        self, began: float, now: float, gathered: Gathered, offers: Sequence[NodeOffer], known: bool
+    ) -> None:
+        """Steps 4 and 5: who was asked, who offered what, who was silent. `known`: rack leaders answered for agents."""
         self.gathered(gathered)
         by_rack: dict[str, list[NodeOffer]] = {}
         for offer in offers:
@@ -73,8 +75,12 @@ class Recorder:
         asked = len(gathered.replies) + len(gathered.silent_racks)
         silent = f"; no answer from {', '.join(gathered.silent_racks)}" if gathered.silent_racks else ""
         self.span(4, began, now, f"{asked} racks asked{silent}")
-        agents = sum(len(reply.results) + len(reply.silent) for reply in gathered.replies)
-        self.span(5, began, began + slowest / 1000, f"{agents} agents asked, {len(offers)} offers")
+        if known:
+            detail = f"{len(offers)} offers of what rack leaders know"
+        else:
+            agents = sum(len(reply.results) + len(reply.silent) for reply in gathered.replies)
+            detail = f"{agents} agents asked, {len(offers)} offers"
+        self.span(5, began, began + slowest / 1000, detail)
 
     def gathered(self, gathered: Gathered) -> None:
         self.messages += gathered.sent + sum(reply.messages for reply in gathered.replies)
@@ -163,13 +169,17 @@ class Recorder:
         at = self._confirmed_ms
         found = max((fetch.find_ms for fetch in fetches), default=0)
         asked = sum(not fetch.cached for fetch in fetches)
+        without = sum(node.fetch is None and node.running_after_ms < 0 for node in self._nodes.values())
+        cached = len(self._nodes) - asked - without
+        in_vain = f", {without} did not get it" if without else ""
         holders = sorted({name for fetch in fetches for name in fetch.chosen})
         leaders = sorted({fetch.storage_leader for fetch in fetches if fetch.storage_leader})
         self._spans.append(
-            Span(7, STEPS[7], at, found, f"{asked} agents asked, {len(self._nodes) - asked} had the image already")
+            Span(7, STEPS[7], at, found, f"{asked} agents asked, {cached} had the image already{in_vain}")
         )
         by = f", by the leaders of {', '.join(leaders)}" if leaders else ""
-        self._spans.append(Span(8, STEPS[8], at, found, f"holders {', '.join(holders) or 'not needed'}{by}"))
+        named = ", ".join(holders) or ("not known" if without else "not needed")
+        self._spans.append(Span(8, STEPS[8], at, found, f"holders {named}{by}"))
         total = sum(sum(fetch.bytes_by_holder.values()) for fetch in fetches)
         started = sum(node.running_after_ms >= 0 for node in self._nodes.values())
         detail = f"{total / 2**20:.1f} MiB fetched, {started} nodes started"

@@ -1,10 +1,13 @@
 """Steps 4 to 6, first half: discussion, placement, reservation; until every ordinal has a place or none can be had.
 
-        discuss (all racks, all agents) -> place (pure) -> reserve (try) -+-> all granted: done
-            ^                                ^                            |
-            |                                '-- some refused, because ---+   (other offers are left: place those again)
-            |                                    another request was faster
+        discuss (racks, agents) -> place (pure) -> reserve (try) -+-> all granted: done
+            ^                        ^                            |
+            |                        '-- some refused, because ---+   (other offers are left: place those again)
+            |                            another request was faster
             '---- nothing left to place on: wait a little, ask anew
+
+The first discussion of a search is a short one (`Settings.discussion`): rack leaders answer for the best of their
+agents, by what they know of them. Whatever it leaves without a place is asked of every agent of every rack.
 
 Competing requests. A request that finds too little, while others hold reservations that are not confirmed yet, must not
 fail (those may be given back), and must not wait with its own reservations in hand for one that waits for them: so the
@@ -25,6 +28,8 @@ from fabric.resources import ZERO
 from fabric.roles.advice import advise, case_of
 from fabric.roles.calls import Gathered
 from fabric.roles.charge import Charge
+from fabric.roles.known import how_many
+from fabric.roles.leaders import nearest
 from fabric.roles.placement import NodeOffer, Placement, Wish, deal, explain, node_offer, place
 from fabric.roles.plans import Place
 
@@ -69,10 +74,12 @@ class Reserving:
         self._began = 0.0
         self._asked_at = 0.0
         self._again_at: float | None = None
+        self._known = False
+        """The offers are of what rack leaders know of the best of their agents: when they fall short, all are asked."""
         self._newcomers = False
         self._waits = 0
-        self._unsure_until = 0.0
-        """Nodes that did not answer a Reserve may hold reservations of ours until then."""
+        self._unsure: dict[Place, float] = {}
+        """Nodes that did not answer a Reserve may hold reservations of ours until then; not those that are gone."""
 
     @property
     def touched(self) -> set[Place]:
@@ -83,7 +90,7 @@ class Reserving:
         self._began = now
         self._charge.recorder.placings.begin(self._wish())
         self._deadline = now + self._charge.settings.place_deadline_s
-        self._discuss(now)
+        self._discuss(now, known=self._charge.settings.discussion == "known")
 
     def tick(self, now: float) -> None:
         if self._again_at is not None and now >= self._again_at and not self._charge.held:
@@ -96,12 +103,24 @@ class Reserving:
 
     # --- discussion ----------------------------------------------------------------------------------------------
 
-    def _discuss(self, now: float) -> None:
-        charge = self._charge
+    def _discuss(self, now: float, known: bool = False) -> None:
+        charge, record, wanted = self._charge, self._charge.record, len(self._missing)
         self._rounds = 0
         self._asked_at = now
-        ask = AskOffer(charge.record.id, charge.record.spec.resources, len(self._missing), charge.keeper.ticket)
-        charge.ask_all(now, ask, charge.settings.offer_wait_s, self._discussed)
+        self._known = known
+        racks, best = None, 0
+        if known:
+            racks = self._racks_for(wanted)
+            best = how_many(record.policy, wanted, len(racks), len(self._used) + len(self._exclude))
+        ask = AskOffer(record.id, record.spec.resources, wanted, charge.keeper.ticket, best, record.policy)
+        charge.ask_racks(now, ask, charge.settings.offer_wait_s, self._discussed, racks)
+
+    def _racks_for(self, wanted: int) -> tuple[str, ...]:
+        """One for each ordinal would spread them as well as all racks do; a pack looks for the fullest of all nodes."""
+        racks = self._charge.calls.racks
+        if self._charge.record.policy == "pack":
+            return racks
+        return tuple(nearest(self._charge.record.id, racks, max(wanted, self._charge.settings.discussion_racks)))
 
     def _discussed(self, now: float, gathered: Gathered) -> None:
         answers = self._charge.results(now, gathered)
@@ -123,7 +142,12 @@ class Reserving:
         # One that went away in the middle may only be restarting: like a silent one it is worth another round.
         silent = [f"node {node}" for reply in gathered.replies for node in (*reply.silent, *reply.absent)]
         self._silent = (*(f"rack {rack}" for rack in gathered.silent_racks), *silent)
-        self._charge.recorder.discussed(self._asked_at, now, gathered, list(self._offers.values()))
+        if not self._known:  # all were asked: who neither answers nor is missed by a leader is gone
+            here = {where for where, _ in answers}
+            here.update((node, reply.rack) for reply in gathered.replies for node in reply.silent)
+            told = {reply.rack for reply in gathered.replies}
+            self._unsure = {where: at for where, at in self._unsure.items() if where in here or where[1] not in told}
+        self._charge.recorder.discussed(self._asked_at, now, gathered, list(self._offers.values()), self._known)
         self._place(now)
 
     # --- placement and reservation --------------------------------------------------------------------------------
@@ -136,6 +160,9 @@ class Reserving:
         offers = list(self._offers.values())
         placement = place(self._wish(), offers)
         self._charge.recorder.placings.placed(self._missing, offers, placement)
+        if placement.short and self._known:
+            self._discuss(now)
+            return
         if placement.short and not self._content_with(now, placement):
             return
         self._reserve(now, placement)
@@ -150,7 +177,7 @@ class Reserving:
             return False
         settings = self._charge.settings
         nobody = not any(offer.short for offer in self._offers.values()) and not self._exclude
-        unsure = now < self._unsure_until
+        unsure = any(now < until for until in self._unsure.values())
         patient = self._need > 0 or self._waits < MAX_WAITS
         if now < self._deadline and patient and (oldest or self._silent or nobody or unsure):
             ours = self._charge.keeper.ticket
@@ -252,7 +279,7 @@ class Reserving:
     def _take_back(self, now: float, lost: list[Place]) -> None:
         """These did not answer: whether they reserved or not, nothing is counted on there, and they are told so."""
         if lost:
-            self._unsure_until = now + self._charge.settings.reservation_ttl_s
+            self._unsure.update(dict.fromkeys(lost, now + self._charge.settings.reservation_ttl_s))
             for ordinal in [ordinal for ordinal, where in self._places.items() if where in lost]:
                 del self._places[ordinal]
                 self._missing.add(ordinal)

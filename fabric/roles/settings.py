@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from fabric.records import LayerName
 from fabric.resources import Resources
@@ -28,6 +29,12 @@ class Settings:
     """Back-off of everything that is repeated."""
 
     # a request
+    discussion: Literal["known", "full"] = "known"
+    """Whom a search for places asks first (steps 4 and 5). "full": every agent of every rack, as the paper has it.
+    "known": as many racks as the request could be spread over, whose leaders answer by what they know of their agents;
+    and everybody, as in "full", before it is said that there is no room."""
+    discussion_racks: int = 8
+    """At least so many are asked, where there are as many."""
     submit_wait_s: float = 1.0
     """For a leader to say that it took a deployment in charge; then another leader is picked."""
     offer_wait_s: float = 1.0
@@ -44,6 +51,8 @@ class Settings:
     """Mean wait before a request that lost to others' reservations asks again."""
     poll_interval_s: float = 1.0
     """How often the coordinator asks nodes that have not reported."""
+    find_wait_s: float = 30.0
+    """For somebody to hold an image (step 8): more than a holder, or a storage leader, takes to restart."""
     start_stall_s: float = 60.0
     """Without any progress for this long, a node's ordinals are placed elsewhere."""
     start_deadline_s: float = 900.0

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from fabric.resources import Resources
 from fabric.roles.settings import Settings
@@ -130,6 +131,8 @@ class Conditions:
     images: int
     lasting: float = 1.0
     lag_s: float = 0.0
+    discussion: Literal["known", "full"] = "known"
+    """As in Settings."""
 
 
 def draw(rng: random.Random, nodes: int) -> Conditions:
@@ -177,4 +180,5 @@ def draw(rng: random.Random, nodes: int) -> Conditions:
         images=rng.randint(1, 3),
         lasting=lasting,
         lag_s=rng.choice((0.0, 0.0, 0.0, 0.3, 1.0, 3.0)) if wild else 0.0,
+        discussion=rng.choice(("known", "known", "full")),
     )

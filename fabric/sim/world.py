@@ -97,10 +97,12 @@ class World:
         self.seed = seed
         self.options = options
         self.promises = frozenset(PROMISES) - options.without
-        self.settings = options.settings
         self.clock = Clock()
         self.story: Story | None = Story(self) if options.story else None
         self.conditions = conditions or drawn.draw(self._rng("conditions"), options.nodes)
+        self.settings = options.settings
+        if conditions is None:
+            self.settings = replace(self.settings, discussion=self.conditions.discussion)
         self.habits = replace(self.conditions.habits)
         self.spoilt = self.conditions.spoilt
         self.rng_faults = self._rng("faults")

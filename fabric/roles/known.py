@@ -1,0 +1,56 @@
+"""What a rack leader can offer for its agents by itself, of what it knows of them (step 5 without the last hop).
+
+Theory of operation. An agent's heartbeat says what is free on it, `SOON_S` after that changed at most (`beats`); and
+every command to it passes through its leader, as do the answers, which say what is free after each reservation. So what
+the leader knows is hardly ever old, and to ask an agent again costs two messages to learn the same. Knowing it, the
+leader also needs to name those nodes alone that the placement can come to: the `best` for the policy, in the
+placement's own order. Nothing depends on its being right: an agent that was offered in vain refuses the reservation and
+says what it has; and a search that ends up short of places asks every agent before it says so (`reserving`).
+
+Pure functions. O(agents of the rack).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+
+from fabric.commands import AskOffer, Offer
+from fabric.records import Policy
+from fabric.resources import Resources
+from fabric.roles.placement import node_offer, preference
+
+MAX_COUNT = 10_000
+
+
+def offer_of(ask: AskOffer, free: Resources, total: Resources, registered: int) -> Offer:
+    """What an agent that has this free, and is not cordoned, would answer but for others' reservations."""
+    return Offer(
+        count=min(free.holds(ask.resources), ask.wanted, MAX_COUNT),
+        free=free,
+        total=total,
+        cordoned=False,
+        held=0,
+        oldest=0,
+        capacity=min(total.holds(ask.resources), MAX_COUNT),
+        short=free.shortest(ask.resources),
+        holders=(),
+        registered=registered,
+    )
+
+
+def best_of(ask: AskOffer, offers: Iterable[tuple[str, Offer]]) -> list[tuple[str, Offer]]:
+    """The `ask.best` that a placement comes to first, of those that have room."""
+
+    def order(one: tuple[str, Offer]) -> tuple[float, ...]:
+        return preference(ask.policy, ask.deployment, node_offer(one[0], "", one[1]))
+
+    return heapq.nsmallest(ask.best, (one for one in offers if one[1].count > 0), key=order)
+
+
+def how_many(policy: Policy, wanted: int, racks: int, later: int) -> int:
+    """How many nodes each of `racks` has to name, so that more of them could change a placement of `wanted` only where
+    other racks are full: twice its even share of a spread, all of a pack. `later`: nodes that the search leaves out, or
+    that have some of the deployment already, and so come later than their leader thinks."""
+    share = wanted if policy == "pack" else 2 * -(-wanted // max(1, racks)) + 2
+    return min(min(share, wanted) + later, MAX_COUNT)
