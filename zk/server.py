@@ -281,7 +281,7 @@ class Server:
             "maxSessionTimeout": 60_000,
             "maxClientCnxns": 0,
             "initLimit": 20,
-            "syncLimit": 10,
+            "syncLimit": 5,
             "admin.enableServer": "false",
             "4lw.commands.whitelist": "srvr,ruok,mntr",
             "autopurge.purgeInterval": 1,
