@@ -205,6 +205,8 @@ def test_a_process_is_a_pid_and_a_start_time() -> None:
         ({"session_timeout_s": float("nan")}, "--session-timeout: expected 0.5 to 60 seconds"),
         ({"zk": "no port:x"}, "--zk: connect string"),
         ({"api_port": 70000}, "api_port"),
+        ({"zookeepers": 4}, "--zookeepers: expected 1, 3 or 5 servers, found 4"),
+        ({"zookeepers": 3, "zk": "h:1"}, "expected --zk .* or --zookeepers .*, found both"),
     ],
 )
 def test_what_can_not_be(options: dict[str, object], expected: str) -> None:
