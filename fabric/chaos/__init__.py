@@ -1,9 +1,12 @@
 """`fabric chaos`: breaks a local fabric for real, under load, and judges whether the promises of the design held.
 
-    script.py      the scenario language: a few lines of text -> a Scenario
-    scenarios.py   the scenarios that have a name
+    script.py      the scenario language: its words; reading.py and writing.py: lines <-> a Scenario
+    targets.py     whom a fault hits
+    named.py       the scenarios that have a name: scenarios/*.txt
     dice.py        seed -> a scenario of random faults
     runner.py      one run: up, load, faults, heal, wait until all is at rest, judge
+    schedule.py    when each fault is done and undone
+    stage.py       what faults act on, and what the judge must know of them to be fair
     load.py        requests at a rate, each followed to its end         ──> history.py: every request and answer
     watch.py       looks at processes and members while it runs         ──> Samples
     looking.py     looks at everything when it is over                  ──> World

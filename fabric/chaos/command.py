@@ -7,8 +7,10 @@ logs are not lost: they are copied beside the history before the fabric is taken
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from fabric.chaos.faults import mounts
@@ -23,6 +25,7 @@ from fabric.local.front import Front
 from fabric.local.interrupts import Interrupted, Interrupts
 from fabric.local.spec import make_spec
 from fabric.local.state import LocalSpec, LocalState
+from fabric.net import namespaces
 
 ROOM_BYTES = 2 << 30
 NOT_OWN = "only a fabric that is brought up for the run has disks of its own: leave out --dir"
@@ -34,6 +37,7 @@ def run(
 ) -> int:
     """The exit code: 0 only if all promises hold. `keep`: a folder that gets the logs. Raises BadScript, UpFailed,
     FolderError, NotEnded, ControlError, BadSpec."""
+    logging.getLogger("fabric.zk.kazoo").setLevel(logging.CRITICAL)  # what it would complain of is done on purpose
     with Interrupts() as interrupts:
         try:
             card = played(scenario, folder, interrupts, history, keep)
@@ -60,6 +64,7 @@ def played(
     if folder is not None:
         state = ControlClient(Folder(folder.absolute())).status()
         return _against(scenario, state, False, NOT_OWN, interrupts, history)
+    scenario = _possible(scenario)
     disks = mounts.leave() if any(act.verb in DISK_VERBS for act in scenario.acts) else ""
     front = Front(_spec(scenario))
     try:
@@ -71,6 +76,14 @@ def played(
         if keep is not None and (front.folder.path / LOGS).exists():
             shutil.copytree(front.folder.path / LOGS, keep, dirs_exist_ok=True)
         front.stop()
+
+
+def _possible(scenario: Scenario) -> Scenario:
+    """With the network that can be had here."""
+    if scenario.shape.network == "namespaces" and (why := namespaces.why_not()):
+        say(f"proxies take the place of network namespaces: {why}")
+        return replace(scenario, shape=replace(scenario.shape, network="proxy"))
+    return scenario
 
 
 def _against(
@@ -92,4 +105,7 @@ def _spec(scenario: Scenario) -> LocalSpec:
         storage=shape.storage,
         session_timeout_s=shape.session,
         capacity=capacity(shape.vcpus),
+        zookeepers=shape.zookeepers,
+        network=shape.network,
+        faults=shape.faults,
     )

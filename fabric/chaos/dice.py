@@ -5,7 +5,7 @@ undone after a random while. So that the promises can be kept at all, they are w
 takes away a whole service does so one at a time, and a storm passes before anybody would have to release the brake.
 The last part of the run has no new faults.
 
-The scenario is told as lines (script.format_scenario): what a seed found can be cut down by hand to a few of them.
+The scenario is told as lines (writing.py): what a seed found can be cut down by hand to a few of them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from fabric.chaos.script import Act, Load, Scenario, Shape
-from fabric.chaos.targets import parse_target
+from fabric.chaos.targets import parse_side, parse_target
+from fabric.steps import BY_NAME
 
 EVERY_S = 4.0
 QUIET_S = 10.0
@@ -49,8 +50,15 @@ def _api(rng: random.Random, shape: Shape) -> Act:
     return _act(rng.choice(("kill", "stop")), "api", _while(rng, 0.2, 4.0))
 
 
-def _zookeeper(rng: random.Random, shape: Shape) -> Act:
-    return _act("kill", "zookeeper", _while(rng, 0.5, 6 * shape.session))
+def _server(rng: random.Random, shape: Shape) -> Act:
+    """One of the ensemble: the others go on."""
+    verb = rng.choice(("kill", "stop", "restart"))
+    target = rng.choice(("leader zookeeper", "follower zookeeper" if shape.zookeepers > 1 else "any zookeeper"))
+    return _act(verb, target, _while(rng, 0.5, 4 * shape.session) if verb != "restart" else None)
+
+
+def _outage(rng: random.Random, shape: Shape) -> Act:
+    return _act("kill", "all zookeepers", _while(rng, 0.5, 6 * shape.session))
 
 
 def _instance(rng: random.Random, shape: Shape) -> Act:
@@ -59,7 +67,46 @@ def _instance(rng: random.Random, shape: Shape) -> Act:
 
 
 def _disk(rng: random.Random, shape: Shape) -> Act:
-    return rng.choice((_act("rot", "holder"), _act("tear", "any compute"), _act("tear", "any storage")))
+    verb, target = rng.choice((("rot", "holder"), ("tear", "any compute"), ("tear", "any storage")))
+    return _act(verb, target)
+
+
+def _full(rng: random.Random, shape: Shape) -> Act:
+    return _act("fill", rng.choice(("any compute", "any storage")), _while(rng, 2.0, 10.0))
+
+
+def _cut(rng: random.Random, shape: Shape) -> Act:
+    one = rng.choice(("r1", "r2", "any compute", "any storage", "leader compute", "coordinator", "leader storage r1"))
+    other = rng.choice(("rest", "zookeeper", "r3"))
+    sides = (parse_side(one), parse_side(other))
+    return Act("cut", for_s=_while(rng, 1.0, 5 * shape.session), sides=sides, one_way=rng.random() < 0.3)
+
+
+def _slow(rng: random.Random, shape: Shape) -> Act:
+    sides = (parse_side(rng.choice(("r1", "r2", "any compute", "any storage", "zookeeper"))), parse_side("rest"))
+    options = rng.choice((
+        (("delay", 0.1), ("jitter", 0.1)), (("drop", 0.05),), (("rate", float(512 << 10)),), (("delay", 0.4),),
+    ))  # fmt: skip
+    return Act("slow", for_s=_while(rng, 2.0, 10.0), sides=sides, options=options)
+
+
+def _step(rng: random.Random, shape: Shape) -> Act:
+    step = rng.choice(sorted(BY_NAME))
+    return Act(rng.choice(("kill", "kill", "stop")), for_s=_while(rng, 0.5, 4 * shape.session), step=step)
+
+
+def _clock(rng: random.Random, shape: Shape) -> Act:
+    by_s = rng.choice((-3600.0, -5.0, 5.0, 3600.0))
+    return replace(_act("clock", "any agent", _while(rng, 2.0, 10.0)), options=(("by", by_s),))
+
+
+def _drag(rng: random.Random, shape: Shape) -> Act:
+    target = rng.choice(("any agent", "any zookeeper", "leader zookeeper", "api"))
+    return replace(_act("drag", target, _while(rng, 2.0, 8.0)), options=(("share", rng.choice((0.1, 0.3))),))
+
+
+def _stranger(rng: random.Random, shape: Shape) -> Act:
+    return _act("strangers", "any agent")
 
 
 def _storm(rng: random.Random, shape: Shape) -> Act:
@@ -67,33 +114,40 @@ def _storm(rng: random.Random, shape: Shape) -> Act:
 
 
 WEIGHTS: tuple[tuple[int, Draw], ...] = (
-    (6, _kill), (6, _stop), (3, _restart), (2, _api), (1, _zookeeper), (3, _instance), (2, _disk), (1, _storm),
+    (6, _kill), (6, _stop), (3, _restart), (2, _api), (3, _server), (1, _outage), (3, _instance), (2, _disk),
+    (1, _full), (5, _cut), (3, _slow), (5, _step), (1, _clock), (2, _drag), (1, _stranger), (1, _storm),
 )  # fmt: skip
-ALONE = (_api, _zookeeper, _storm)
+ALONE = (_api, _server, _outage, _storm, _full)
 """Not while another of the same kind lasts."""
+SHAPE = Shape(racks=3, compute=4, storage=2, vcpus=4, zookeepers=3, network="namespaces", faults=True)
+"""So small that what is asked for does not always fit."""
 
 
-def scenario(seed: int, for_s: float, per_s: float, shape: Shape | None = None) -> Scenario:
-    """`for_s` long, with `per_s` requests a second."""
+def scenario(
+    seed: int, for_s: float, per_s: float, shape: Shape | None = None, every_s: float = EVERY_S
+) -> Scenario:
+    """`for_s` long, with `per_s` requests a second, and a fault each `every_s` in the mean."""
     rng = random.Random(seed)
-    made = shape or Shape(racks=3, compute=4, storage=2, vcpus=12)
+    made = shape or SHAPE
+    unfit = [*((_cut, _slow) if made.network == "host" else ()), *(() if made.faults else (_step, _clock))]
     acts: list[Act] = []
     until: dict[Draw, float] = {}
-    at_s = rng.expovariate(1 / EVERY_S)
-    weights, draws = [weight for weight, _ in WEIGHTS], [draw for _, draw in WEIGHTS]
+    stop_after_s = rng.choice((0.0, 0.0, 3.0))
+    at_s = rng.expovariate(1 / every_s)
+    weights, draws = zip(*[one for one in WEIGHTS if one[1] not in unfit], strict=True)
     while at_s < for_s - QUIET_S:
         draw = rng.choices(draws, weights)[0]
         if draw not in ALONE or until.get(draw, 0.0) <= at_s:
             act = replace(draw(rng, made), at_s=round(at_s, 1))
             until[draw] = at_s + (act.for_s or 0.0) + 2 * made.session
             acts.append(act)
-        at_s += rng.expovariate(1 / EVERY_S)
+        at_s += rng.expovariate(1 / every_s)
     return Scenario(
         name=f"random-{seed}",
         about=f"random faults, seed {seed}",
         shape=made,
         images=(4 << 20, 1 << 20),
-        load=Load(per_s=per_s, keep=16, stubborn=0.1),
+        load=Load(per_s=per_s, keep=16, stubborn=0.1, stop_after=stop_after_s),
         acts=tuple(acts),
         for_s=for_s,
         settle_s=SETTLE_S,

@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from fabric.records import BadRecord, Deployment, Image, Leader, Lost, Owner, decode
+from fabric.records import BadRecord, Deployment, Image, Leader, Lost, Member, Owner, decode
 from zk import paths
 from zk.client import TreeClient
 from zk.tree import NoNode
@@ -101,3 +101,20 @@ async def _record(client: TreeClient, path: str, kind: type[R], unreadable: list
             raise
         unreadable.append(str(error))
         return None
+
+
+async def addresses(client: TreeClient, racks: tuple[str, ...]) -> dict[str, tuple[tuple[str, int], ...]]:
+    """Node -> (host, port) of each port that its agent listens at. Raises TreeError, BadRecord."""
+    found: dict[str, tuple[tuple[str, int], ...]] = {}
+    for layer in paths.LAYERS:
+        for node, rack in (await _members(client, layer, racks)).items():
+            member = await _record(client, paths.member(layer, rack, node), Member)
+            if member is not None:
+                found[node] = tuple(filter(None, map(_port_of, (member.address, member.data_endpoint))))
+    return found
+
+
+def _port_of(endpoint: str) -> tuple[str, int] | None:
+    """Of "tcp://host:port", perhaps with a path."""
+    host, _, port = endpoint.removeprefix("tcp://").partition("/")[0].rpartition(":")
+    return (host, int(port)) if host and port.isdecimal() else None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fabric.chaos.script import BadScript, Scenario, read
+from fabric.chaos.reading import read
+from fabric.chaos.script import BadScript, Scenario
 
 FOLDER = Path(__file__).with_name("scenarios")
 

@@ -4,45 +4,47 @@
                                                                 └──────── for `for_s` ──────────────────────────┤
     judge <─ one thorough look <─ until nothing is unsettled, or `settle_s` is over <─ requests end <─ heal <───┘
 
-Theory of operation. The main thread keeps the schedule: a heap of (time, what to do). Load and watcher have threads of
-their own; the keeper is another process. Whatever happens (Ctrl-C too) the way out is the same: heal what was done, end
-the load, and take the fabric down if it was brought up for this run. A fault that can't be done is noted, and the run
-goes on: the scorecard says what was not done, and why.
+Theory of operation. The main thread keeps the schedule (schedule.py). Load and watcher have threads of their own; the
+keeper is another process. Whatever happens (Ctrl-C too) the way out is the same: heal what was done, end the load, and
+take the fabric down if it was brought up for this run. A fault that can't be done is noted, and the run goes on: the
+scorecard says what was not done, and why.
 """
 
 from __future__ import annotations
 
 import contextlib
-import heapq
-import itertools
 import random
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 
 from fabric.chaos import image, judge
-from fabric.chaos.faults import FAULTS, mounts
+from fabric.chaos.deaths import Deaths
+from fabric.chaos.faults import mounts
 from fabric.chaos.figures import figures
 from fabric.chaos.history import Clock, History, requests
 from fabric.chaos.load import Generator
 from fabric.chaos.looking import look
+from fabric.chaos.schedule import Schedule
 from fabric.chaos.scorecard import Scorecard, expected
-from fabric.chaos.script import Act, Scenario, format_scenario
-from fabric.chaos.stage import API, Deed, Skipped, Stage
-from fabric.chaos.targets import NobodyThere, chosen
+from fabric.chaos.script import Scenario
+from fabric.chaos.stage import Skipped, Stage
 from fabric.chaos.verdict import Finding, Promise, verdict
 from fabric.chaos.watch import CannotLook, Watcher
 from fabric.chaos.watching import Watching
 from fabric.chaos.world import Rules, World
+from fabric.chaos.writing import format_scenario
 from fabric.flavors import load_flavors
 from fabric.images.manifest import chunk_hash
 from fabric.local.control import ControlClient, ControlError
 from fabric.local.folder import Folder
 from fabric.local.interrupts import Interrupts
+from fabric.local.logs import tail
 from fabric.local.state import LocalState
+from fabric.net.rules import API
 from fabric.resources import Resources
 
 TURN_S = 0.05
@@ -50,6 +52,7 @@ LOOK_EVERY_S = 0.5
 SETTLE_LOOK_S = 0.5
 PUSH_WAIT_S = 60.0
 HEAL_WAIT_S = 45.0
+TIDY_WAIT_S = 10.0
 MEMORY_MIB, DISK_MIB = 1 << 20, 1 << 24
 """Of each node: never what limits. The vcpus are."""
 NODE_DISK_BYTES = 96 << 20
@@ -68,14 +71,6 @@ class Published:
     name: str
     digest: str
     files: dict[str, bytes]
-
-
-@dataclass(order=True)
-class _Due:
-    at_s: float
-    number: int
-    act: Act | None = field(compare=False)
-    undo: Callable[[], None] | None = field(compare=False, default=None)
 
 
 class Run:
@@ -114,11 +109,9 @@ class Run:
         self.stage = Stage(
             ControlClient(folder), folder, self.watcher, self.watching, self.clock, self.rng, state, own, disks
         )
-        self.deeds: list[Deed] = []
-        self.undoes: dict[int, Callable[[], None]] = {}
+        self.schedule = Schedule(self.stage, scenario.acts, scenario.for_s, say)
         self.published: list[Published] = []
-        self._due: list[_Due] = []
-        self._numbers = itertools.count()
+        self.deaths = Deaths()
         self._looked_at = 0.0
 
     # --- the whole ---------------------------------------------------------------------------------------------------
@@ -127,22 +120,31 @@ class Run:
         """Raises RunFailed, CannotLook, ControlError, Interrupted. Everything that was done is undone in any case."""
         try:
             self._prepare()
-            self._schedule()
             faults_ended_s = self._storm()
         finally:
             self._heal()
-        for one in self.loads:
-            one.stop()
         unsettled, world = self._settle()
         return self._judge(unsettled, world, faults_ended_s)
 
     def close(self) -> None:
         for one in self.loads:
             one.close()
+        if not self.stage.own:
+            self._leave_nothing()
         self.watcher.close()
         self.history.close()
         for node in self.stage.nodes:
             mounts.remove(self.stage.folder.node(node.name))
+
+    def _leave_nothing(self) -> None:
+        """In somebody else's fabric: what this run deployed and published goes. As far as the API answers."""
+        made = {one.deployment for one in self.history.attempts if one.accepted}
+        base = self.stage.state.api.where
+        with httpx.Client(base_url=base, timeout=TIDY_WAIT_S, trust_env=False) as api, _unanswered():
+            for deployment in sorted(made):
+                api.delete(f"/v1/deployments/{deployment}")
+            for one in self.published:
+                api.delete(f"/v1/images/{one.name}", params={"force": "true"})
 
     def _prepare(self) -> None:
         if any(act.verb in DISK_VERBS for act in self.scenario.acts) and not self.stage.disks:
@@ -160,18 +162,24 @@ class Run:
             self.loads.append(generator)
 
     def _push(self, api: httpx.Client, name: str, size: int) -> Published:
-        self.interrupts.check()
+        """Again while the fabric is not ready for it. Raises RunFailed."""
         content = image.build(size, self.rng)
-        try:
-            answer = api.put(f"/v1/images/{name}", content=content)
-        except httpx.HTTPError as error:
-            raise RunFailed(f"the image {name} could not be pushed: {error!r}") from None
-        if answer.status_code != 201:
-            raise RunFailed(f"the image {name} could not be pushed: {answer.status_code} {answer.text[:300]}")
-        told = answer.json()
+        deadline = time.monotonic() + PUSH_WAIT_S
+        while True:
+            self.interrupts.check()
+            try:
+                answer = api.put(f"/v1/images/{name}", content=content)
+            except httpx.HTTPError as error:
+                raise RunFailed(f"the image {name} could not be pushed: {error!r}") from None
+            if answer.status_code == 201:
+                break
+            if answer.status_code < 500 or time.monotonic() > deadline:
+                raise RunFailed(f"the image {name} could not be pushed: {answer.status_code} {answer.text[:300]}")
+            self.interrupts.wait(LOOK_EVERY_S)
+        pushed = answer.json()
         if not self.stage.holders:
-            self.stage.holders = tuple(told["holders"])
-        return Published(name, told["digest"], {"entrypoint": chunk_hash(image.ENTRYPOINT)})
+            self.stage.holders = tuple(pushed["holders"])
+        return Published(name, pushed["digest"], {"entrypoint": chunk_hash(image.ENTRYPOINT)})
 
     def _give_disks(self) -> None:
         """A small disk for every node, while nothing runs yet."""
@@ -184,26 +192,13 @@ class Run:
                 self.stage.wait_dead(name)
                 mounts.small(self.stage.folder.node(name), NODE_DISK_BYTES)
                 self.stage.start_again(name)
-            self.stage.wait(self._all_up, "all agents to be back", HEAL_WAIT_S)
+            self.stage.wait(self.stage.all_up, "all agents to be back", HEAL_WAIT_S)
         except OSError as error:
             raise RunFailed(f"a disk could not be mounted at {error.filename}: {error.strerror}") from None
         except Skipped as error:
             raise RunFailed(str(error)) from None
 
-    # --- faults ------------------------------------------------------------------------------------------------------
-
-    def _schedule(self) -> None:
-        for act in self.scenario.acts:
-            if act.every_s:
-                at_s = act.every_s
-                while at_s < self.scenario.for_s:
-                    self._put(at_s, act)
-                    at_s += act.every_s
-            elif act.at_s is not None:
-                self._put(act.at_s, act)
-
-    def _put(self, at_s: float, act: Act | None, undo: Callable[[], None] | None = None) -> None:
-        heapq.heappush(self._due, _Due(at_s, next(self._numbers), act, undo))
+    # --- the storm ---------------------------------------------------------------------------------------------------
 
     def _storm(self) -> float:
         """The faults, under load. Returns when it was over, in seconds of the clock."""
@@ -211,58 +206,29 @@ class Run:
             one.start()
         began = self.clock.now()
         while (now := self.clock.now() - began) < self.scenario.for_s:
-            while self._due and self._due[0].at_s <= now:
-                due = heapq.heappop(self._due)
-                if due.undo is not None:
-                    due.undo()
-                elif due.act is not None:
-                    self._do(due.act, now)
-            self._look_at_api()
+            next_s = self.schedule.turn(now)
+            self._look_around()
             if self.watcher.trouble:
                 raise RunFailed(f"nothing is watched any more: {self.watcher.trouble}")
-            left_s = (self._due[0].at_s if self._due else self.scenario.for_s) - (self.clock.now() - began)
-            self.interrupts.wait(max(0.0, min(TURN_S, left_s)))
+            self.interrupts.wait(max(0.0, min(TURN_S, next_s - (self.clock.now() - began))))
+        for one in self.loads:
+            one.stop()
         return self.clock.now()
 
-    def _do(self, act: Act, now: float) -> None:
-        names: tuple[str, ...] = ()
-        at_s = self.clock.now()
-        try:
-            names = chosen(act.target, self.stage.scene(), self.rng) if act.target else ()
-            fault = FAULTS.get(act.verb)
-            if fault is None:
-                raise Skipped(f"{act.verb} can't be done on this fabric")
-            undo = fault(self.stage, act, names)
-        except (Skipped, NobodyThere, ControlError) as error:
-            self.say(f"{at_s:7.2f} s  not done: {act.verb} {act.target or ''}: {error}")
-            self.deeds.append(Deed(act.verb, names, at_s, skipped=str(error)))
-            return
-        ends = f" for {act.for_s:g} s" if act.for_s is not None else ""
-        self.say(f"{at_s:7.2f} s  {act.verb} {', '.join(names) or act.target}{ends}")
-        number = len(self.deeds)
-        self.deeds.append(Deed(act.verb, names, at_s))
-        if undo is not None:
-            self.undoes[number] = undo
-            if act.for_s is not None:
-                self._put(now + act.for_s, None, lambda: self._undo(number))
-
-    def _undo(self, number: int) -> None:
-        undo = self.undoes.pop(number, None)
-        if undo is None:
-            return
-        deed = self.deeds[number]
-        try:
-            undo()
-        except (Skipped, ControlError) as error:
-            self.say(f"{self.clock.now():7.2f} s  not undone: {deed.verb} {', '.join(deed.names)}: {error}")
-        self.deeds[number] = Deed(deed.verb, deed.names, deed.at_s, self.clock.now())
-
-    def _look_at_api(self) -> None:
-        """Whether an API that a fault had taken away answers again; now and then."""
-        if not self.stage.api_held or time.monotonic() < self._looked_at + LOOK_EVERY_S:
+    def _look_around(self) -> None:
+        """Now and then: who has ended by itself, and whether an API that a fault had taken away answers again."""
+        if time.monotonic() < self._looked_at + LOOK_EVERY_S:
             return
         self._looked_at = time.monotonic()
-        with contextlib.suppress(httpx.HTTPError):
+        with contextlib.suppress(ControlError):
+            ours = {*self.stage.held, *([API] if self.stage.api_held else [])}
+            for name in self.deaths.look(self.stage.control.status(), ours, self.clock.now()):
+                self.say(f"{self.clock.now():7.2f} s  {name} ended by itself:\n{tail(self.stage.folder.log(name))}")
+        if self.stage.api_held:
+            self._look_at_api()
+
+    def _look_at_api(self) -> None:
+        with _unanswered():
             if httpx.get(f"{self.stage.state.api.where}/healthz", timeout=1.0, trust_env=False).status_code == 200:
                 self.stage.api_answers()
 
@@ -271,30 +237,14 @@ class Run:
     def _heal(self) -> None:
         """Undo everything; start what is dead. What fails is said, and found by the judge."""
         self.say(f"{self.clock.now():7.2f} s  healing")
-        for number in sorted(self.undoes, reverse=True):
-            self._undo(number)
-        self._due.clear()
+        self.schedule.undo_all()
         deadline = time.monotonic() + HEAL_WAIT_S
         while time.monotonic() < deadline:
             with contextlib.suppress(ControlError, Skipped):
-                if self._start_the_dead() and self._all_up():
+                if self.stage.start_all_dead() and self.stage.all_up():
                     break
             time.sleep(TURN_S)
-        self._looked_at = 0.0
         self._look_at_api()
-
-    def _start_the_dead(self) -> bool:
-        """Whether all processes run."""
-        state = self.stage.control.status()
-        dead = [view.node.name for view in state.nodes if view.state == "dead"]
-        dead += [API] if state.api.ended else []
-        for name in dead:
-            self.stage.start_again(name)
-        return not dead
-
-    def _all_up(self) -> bool:
-        state = self.stage.control.status()
-        return state.registered == len(state.nodes) and state.api.ready
 
     def _settle(self) -> tuple[list[Finding], World]:
         """Wait until nothing is unsettled; what is so, in the end, and by what."""
@@ -305,7 +255,7 @@ class Run:
         while True:
             over = time.monotonic() - began > self.scenario.settle_s
             idle = all(one.idle for one in self.loads)
-            self._look_at_api()
+            self._look_around()
             found: list[Finding] = []
             try:
                 world = look(self.stage, published, thorough=over)
@@ -337,27 +287,32 @@ class Run:
         asked = requests(self.history.attempts, self.history.ends)
         now = self.clock.now()
         answers = judge.answers(asked, self.stage.excused, self.stage.outages)
-        findings = [*self.watching.findings, *answers, *unsettled]
+        findings = [*self.watching.findings, *self.deaths.findings, *answers, *unsettled]
         found = figures(
-            asked, findings, self.deeds,
+            asked, findings, self.schedule.deeds,
             skipped=sum(one.counters.skipped for one in self.loads),
             instances=len(self.watching.seen), most=self.watching.most_running, samples=self.watching.samples,
             redundancy_s=max(self.watching.under_redundant_s.values(), default=0.0),
             settle_s=now - faults_ended_s, ran_s=faults_ended_s,
         )  # fmt: skip
         findings += expected(self.scenario.expects, found)
-        told = verdict(findings, self._tried())
+        judged = verdict(findings, self._tried())
         text = format_scenario(self.scenario)
-        return Scorecard(self.scenario.name, text, told.holds, told, found, tuple(self.deeds))
+        return Scorecard(self.scenario.name, text, judged.holds, judged, found, tuple(self.schedule.deeds))
 
     def _tried(self) -> Iterator[Promise]:
         yield from ("capacity", "exactly", "durable", "orphans", "redundancy")
         if self.stage.outages:
             yield "outage"
-        if any(deed.verb == "strangers" and not deed.skipped for deed in self.deeds):
+        if any(deed.verb == "strangers" and not deed.skipped for deed in self.schedule.deeds):
             yield "strangers"
         if self.scenario.expects:
             yield "expected"
+
+
+def _unanswered() -> contextlib.suppress:
+    """Where it does not matter whether the API answers."""
+    return contextlib.suppress(httpx.HTTPError)
 
 
 def capacity(vcpus: int) -> Resources:

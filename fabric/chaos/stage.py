@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -27,11 +27,15 @@ from fabric.chaos.watching import Watching
 from fabric.chaos.world import Outage
 from fabric.local.control import ControlClient, ControlError
 from fabric.local.folder import Folder
+from fabric.local.network import names_of
 from fabric.local.state import LocalState, Node, nodes_of
+from fabric.net.rules import API, HEALTHY, OPERATOR, BadRule, Rule, Table
 
 POLL_S = 0.05
 FOREVER_S = float("inf")
-API, ZOOKEEPER = "api", "zookeeper"
+LEADING = ("leader", "standalone")
+BEFORE_S = 0.3
+"""A fault is noted a moment after it was done: by a process to itself, or by another who then tells."""
 
 
 class Skipped(Exception):
@@ -66,6 +70,10 @@ class Stage:
     outages: list[Outage] = field(default_factory=list)
     down: set[str] = field(default_factory=set)
     """ZooKeeper servers that a fault holds."""
+    rules: dict[int, tuple[Rule, ...]] = field(default_factory=dict)
+    """What is wrong with the network, by the fault that did it."""
+    table: Table = field(default_factory=dict)
+    """The same, by pairs of endpoints."""
     holders: tuple[str, ...] = ()
     """Nodes that had the first image first, in that order."""
 
@@ -75,7 +83,7 @@ class Stage:
 
     def zookeepers(self) -> tuple[str, ...]:
         """Names of the servers that are this fabric's own."""
-        return () if self.state.spec.zk else (ZOOKEEPER,)
+        return tuple(self.state.zookeepers)
 
     def scene(self) -> Scene:
         """Who is there now. Raises ControlError."""
@@ -92,8 +100,8 @@ class Stage:
             owners=seen.owners,
             holders=self.holders,
             instances=sorted({one.name for one in self.watcher.running}),
-            zookeepers=[name for name in self.zookeepers() if name not in self.down],
-            zookeeper_leader=self.zookeepers()[0] if len(self.zookeepers()) == 1 else "",
+            zookeepers=[name for name, one in state.zookeepers.items() if not one.ended and not one.paused],
+            zookeeper_leader=next((n for n, one in state.zookeepers.items() if one.mode in LEADING), ""),
         )
 
     # --- notes -------------------------------------------------------------------------------------------------------
@@ -102,31 +110,52 @@ class Stage:
         """`name` does nothing from now on."""
         now = self.clock.now()
         if name == API:
-            self.excused.append((now, FOREVER_S))
+            self.excused.append((now - BEFORE_S, FOREVER_S))
         elif name in self.zookeepers():
             self.down.add(name)
-            servers = len(self.zookeepers())
-            if 2 * (servers - len(self.down)) <= servers and not self.in_outage:
-                self.outages.append(Outage(now, FOREVER_S))
-                self.watching.outage = self.outages[-1]
+            self._note_quorum()
         else:
             self.held.setdefault(name, now)
             self.watching.held = self.held
 
     def back(self, name: str) -> None:
         """`name` may do things again from now on."""
-        now = self.clock.now()
         if name in self.zookeepers():
             self.down.discard(name)
-            servers = len(self.zookeepers())
-            if self.in_outage and 2 * (servers - len(self.down)) > servers:
-                self.outages[-1] = Outage(self.outages[-1].from_s, now)
-                self.watching.outage = None
+            self._note_quorum()
         elif name != API:
             self.held.pop(name, None)
 
+    def networked(self) -> None:
+        """`rules` have changed: they hold from now on. Raises Skipped."""
+        rules = tuple(rule for these in self.rules.values() for rule in these)
+        try:
+            self.table = names_of(self.state.spec).table(rules)
+            self.control.network(rules)
+        except (ControlError, BadRule) as error:
+            raise Skipped(str(error)) from None
+        self._note_quorum()
+        if self._deaf() and not self.api_held:
+            self.excused.append((self.clock.now(), FOREVER_S))
+
+    def _deaf(self) -> bool:
+        """Whether something is wrong between the API and who asks it."""
+        return any(self.table.get(pair, HEALTHY) != HEALTHY for pair in ((API, OPERATOR), (OPERATOR, API)))
+
+    def _note_quorum(self) -> None:
+        now = self.clock.now()
+        there = quorum(self.zookeepers(), self.down, self.table)
+        if not there and not self.in_outage:
+            self.outages.append(Outage(now, FOREVER_S))
+            self.watching.outage = self.outages[-1]
+        elif there and self.in_outage:
+            self.outages[-1] = Outage(self.outages[-1].from_s, now)
+            self.watching.outage = None
+
     def api_answers(self) -> None:
-        """It was seen ready: what it does not answer from now on is its own fault."""
+        """It was seen to: what it does not answer from now on is its own fault, unless its network is bad."""
+        if self._deaf():
+            return
         now = self.clock.now()
         self.excused = [(begin, min(end, now)) for begin, end in self.excused]
 
@@ -155,6 +184,32 @@ class Stage:
             raise Skipped(str(error)) from None
         self.back(name)
 
+    def start_dead(self, name: str) -> None:
+        """The same, unless somebody has started it meanwhile. Raises Skipped."""
+        state = self.control.status()
+        services = {API: state.api.ended, **{server: one.ended for server, one in state.zookeepers.items()}}
+        dead = bool(services[name]) if name in services else self._state_of(name) == "dead"
+        if dead:
+            self.start_again(name)
+        else:
+            self.back(name)
+
+    def start_all_dead(self) -> bool:
+        """Whoever is dead is started. Whether nobody was. Raises Skipped, ControlError."""
+        state = self.control.status()
+        dead = [view.node.name for view in state.nodes if view.state == "dead"]
+        dead += [API] if state.api.ended else []
+        dead += [name for name, one in state.zookeepers.items() if one.ended]
+        for name in dead:
+            self.start_again(name)
+        return not dead
+
+    def all_up(self) -> bool:
+        """Everybody is registered, each rack led, and the API answers. Raises ControlError."""
+        state = self.control.status()
+        elected = state.leaders_elected == state.leaders_wanted
+        return state.registered == len(state.nodes) and elected and state.api.ready
+
     def wait_dead(self, name: str, timeout_s: float = 10.0) -> None:
         """Until the keeper has noted that the process of a node has ended. Raises Skipped."""
         self.wait(lambda: self._state_of(name) == "dead", f"{name} to be dead", timeout_s)
@@ -169,6 +224,20 @@ class Stage:
             if time.monotonic() > deadline:
                 raise Skipped(f"waited {timeout_s:g} s in vain for {what}")
             time.sleep(POLL_S)
+
+
+def quorum(servers: Sequence[str], down: Collection[str], table: Table) -> bool:
+    """Whether more than half of the servers live and hear each other. Without any of its own nobody can tell: yes."""
+    live = [one for one in servers if one not in down]
+    best = 0
+    for one in live:
+        heard = [other for other in live if other == one or _hear(one, other, table)]
+        best = max(best, len(heard))
+    return not servers or 2 * best > len(servers)
+
+
+def _hear(one: str, other: str, table: Table) -> bool:
+    return all(table.get(pair, HEALTHY).drop < 1 for pair in ((one, other), (other, one)))
 
 
 Undo = Callable[[], None]

@@ -142,7 +142,8 @@ def chosen(target: Target, scene: Scene, rng: random.Random) -> tuple[str, ...]:
 def _meant(target: Target, scene: Scene, rng: random.Random) -> Sequence[str]:
     match target.kind:
         case "name":
-            return (target.who,)
+            several = target.who == "zookeeper" and len(scene.zookeepers) > 1
+            return scene.zookeepers if several else (target.who,)
         case "leader" if target.who == "zookeeper":
             return [scene.zookeeper_leader or one for one in scene.zookeepers[:1]]
         case "follower":

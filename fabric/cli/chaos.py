@@ -17,6 +17,7 @@ from fabric.cli.exits import Exit, Failure
 MAX_SEED = (1 << 53) - 1
 RATE = 5.0
 LASTS = "5m"
+MIN_EVERY_S = 0.1
 _EPILOG = """examples:
   fabric chaos list
   fabric chaos run storm
@@ -50,6 +51,7 @@ def register(subparsers: Any) -> None:
     add("--seed", type=_seed, metavar="N", help="of all that is random in the run (default: another one each time)")
     add("--for", dest="lasts", type=_time, metavar="TIME", help=f"how long faults and load last (random: {LASTS})")
     add("--load", type=_rate, metavar="RATE", help=f"requests a second, such as 5/s (random: {RATE:g}/s)")
+    add("--every", type=_time, metavar="TIME", help="random: the mean time between two faults (4s)")
     add("--dir", type=Path, metavar="DIR", help="a fabric that is up, instead of one that is brought up for this")
     add("--show", action="store_true", help="print the scenario's lines, and leave")
     add("--history", type=Path, metavar="FILE", help="write every request and answer there, as JSON lines")
@@ -118,14 +120,16 @@ def _run(args: Namespace) -> int:
     from dataclasses import replace
 
     from fabric.chaos import dice, named
-    from fabric.chaos.script import BadScript, format_scenario, seconds
+    from fabric.chaos.script import BadScript, seconds
+    from fabric.chaos.writing import format_scenario
 
     seed = args.seed if args.seed is not None else time.time_ns() % 1_000_000
     if args.random == (args.scenario is not None):
         raise BadScript("expected a scenario, or --random, and not both")
     if args.random:
         lasts_s = seconds(LASTS) if args.lasts is None else args.lasts
-        scenario = dice.scenario(seed, lasts_s, RATE if args.load is None else args.load)
+        every_s = max(MIN_EVERY_S, dice.EVERY_S if args.every is None else args.every)
+        scenario = dice.scenario(seed, lasts_s, RATE if args.load is None else args.load, every_s=every_s)
     else:
         scenario = named.find(args.scenario)
         load = scenario.load if args.load is None else replace(scenario.load, per_s=args.load)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fabric.chaos.faults import disks, instances, processes
+from fabric.chaos.faults import disks, instances, networks, processes, strangers
 from fabric.chaos.stage import Fault
 
 FAULTS: Mapping[str, Fault] = {
@@ -15,6 +15,11 @@ FAULTS: Mapping[str, Fault] = {
     "tear": disks.tear,
     "fill": disks.fill,
     "read-only": disks.read_only,
+    "clock": processes.clock,
+    "drag": processes.drag,
+    "cut": networks.cut,
+    "slow": networks.slow,
+    "strangers": strangers.strangers,
     "end": instances.end,
     "hang": instances.hang,
 }

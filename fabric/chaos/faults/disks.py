@@ -57,14 +57,16 @@ def tear(stage: Stage, act: Act, names: tuple[str, ...]) -> Undo | None:
 
 
 def fill(stage: Stage, act: Act, names: tuple[str, ...]) -> Undo | None:
-    """Not a byte is free; undone by giving the room back."""
-    folders = [_mounted(stage, name) for name in names]
-    for folder in folders:
+    """Not a byte is free; undone by giving the room back. An agent whose journal finds no room leaves, as it must."""
+    folders = {name: _mounted(stage, name) for name in names}
+    for name, folder in folders.items():
+        stage.hit(name)
         _fill(folder / FILLER)
 
     def undo() -> None:
-        for folder in folders:
+        for name, folder in folders.items():
             (folder / FILLER).unlink(missing_ok=True)
+            stage.start_dead(name)
 
     return undo
 
