@@ -133,8 +133,6 @@ class Run:
             self._leave_nothing()
         self.watcher.close()
         self.history.close()
-        for node in self.stage.nodes:
-            mounts.remove(self.stage.folder.node(node.name))
 
     def _leave_nothing(self) -> None:
         """In somebody else's fabric: what this run deployed and published goes. As far as the API answers."""
