@@ -11,10 +11,13 @@ one initiator: it sends over its bus, takes what comes there for the top, and tu
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import secrets
 from collections.abc import Callable
 from typing import Any
+
+import msgspec
 
 from deploy.configuration import InitiatorRole
 from deploy.directory import Fenced
@@ -25,6 +28,7 @@ from deploy.initiator.effects import Claimed, Gathered, Order, Progress, Roll, S
 from deploy.initiator.initiator import Initiator
 from deploy.messages import AnyDeployMessage, Charge, Counts, Entry, Parent, Problem, Rollout, What, deploy_codec
 from deploy.patterns import CommandPattern
+from deploy.records import StubRef
 from deploy.settings import Settings
 from fabric.runtime.bus import Bus, SocketContext
 from zk.tree import Tree
@@ -32,6 +36,10 @@ from zk.tree import Tree
 LAST_WORD_S = 10.0
 """After the wait that an order was given, for its last page."""
 _LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+OnCounts = Callable[[Counts, tuple[Problem, ...]], None]
+Say = Callable[[str, str], None]
+"""(level, text); as InitiatorHome.log."""
 
 log = logging.getLogger("deploy.initiator")
 
@@ -57,7 +65,12 @@ class TopHost:
     fabric.traffic.BindFailed. Also the home (InitiatorHome) of its one initiator."""
 
     def __init__(
-        self, context: SocketContext, key: bytes | None, bind: str, tree: Tree, make: MakeMachine | None = None
+        self,
+        context: SocketContext,
+        key: bytes | None,
+        bind: str,
+        tree: Tree,
+        make: MakeMachine | None = None,
     ) -> None:
         self.guid = secrets.token_hex(16)
         self.loop = asyncio.get_running_loop()
@@ -67,19 +80,38 @@ class TopHost:
         self._hosted: Hosted | None = None
         self._starting: asyncio.Future[None] | None = None
         self._rolling: tuple[str, int, asyncio.Future[Settled]] | None = None
-        self._on_progress: Callable[[Counts, tuple[Problem, ...]], None] | None = None
+        self._on_progress: OnCounts | None = None
+        self._say: Say | None = None
+        self._on_counts: OnCounts | None = None
         self._orders: dict[str, tuple[list[Entry], asyncio.Future[None]]] = {}
-        self._over: Exception | None = None
+        self.over: Exception | None = None
+        """Why it does nothing any more."""
+
+    def watched(self, say: Say, on_counts: OnCounts) -> None:
+        """From now on `say` hears what goes on, instead of the log, and `on_counts` what changes while nobody rolls."""
+        self._say, self._on_counts = say, on_counts
 
     async def start(self, role: InitiatorRole, charge: Charge) -> None:
         """Returns when it has its table. Raises what kept it from that: BadRecord, TreeError, InitiatorFailed."""
         mine = InitiatorCharge(TOP, Parent(TOP, self.address), 0, 0, role, charge)
         self._starting = self.loop.create_future()
+        self._charge = mine
         self._hosted = Hosted(self, mine, self._make, report=self._told)
         self._hosted.activate()
         await self._starting
 
-    async def roll(self, rollout: Rollout, on_progress: Callable[[Counts, tuple[Problem, ...]], None]) -> Settled:
+    def spread(self, domain: tuple[StubRef, ...]) -> None:
+        """The boot stubs on which it may deploy are these now."""
+        assert self._hosted is not None, "not started"
+        charge = msgspec.structs.replace(self._charge.charge, domain=domain)
+        self._charge = dataclasses.replace(self._charge, charge=charge)
+        self._hosted.charged(self._charge)
+
+    def begin(self, rollout: Rollout) -> None:
+        """As `roll`, without waiting. Raises Fenced, InitiatorFailed."""
+        self._give(Roll(rollout))
+
+    async def roll(self, rollout: Rollout, on_progress: OnCounts) -> Settled:
         """Bring it about; returns when everything up to its `until` has its final outcome. One at a time. Raises Fenced
         when another top has claimed the table, InitiatorFailed, and what `on_progress` raised."""
         settled: asyncio.Future[Settled] = self.loop.create_future()
@@ -109,8 +141,8 @@ class TopHost:
         self._bus.close()
 
     def _give(self, given: Roll | Order) -> None:
-        if self._over is not None:
-            raise self._over
+        if self.over is not None:
+            raise self.over
         assert self._hosted is not None, "not started"
         self._hosted.give(given)
 
@@ -120,6 +152,9 @@ class TopHost:
 
     def _told(self, news: News) -> None:
         match news:
+            case (Progress(_, _, counts, problems) | Settled(_, _, counts, problems)) if self._rolling is None:
+                if self._on_counts is not None:
+                    self._on_counts(counts, problems)
             case Progress(_, _, counts, problems):
                 if self._rolling is not None and self._on_progress is not None:
                     try:
@@ -145,7 +180,7 @@ class TopHost:
 
     def _end(self, error: Exception) -> None:
         """It does nothing any more: whoever waits for it hears why."""
-        self._over = error
+        self.over = error
         waiting = [self._starting, self._rolling and self._rolling[2], *(ended for _, ended in self._orders.values())]
         for one in waiting:
             if one is not None:
@@ -165,7 +200,10 @@ class TopHost:
         return self._tree
 
     def log(self, level: str, text: str) -> None:
-        log.log(_LEVELS[level], "%s", text)
+        if self._say is not None:
+            self._say(level, text)
+        else:
+            log.log(_LEVELS[level], "%s", text)
 
     def failed(self, path: str, reason: str) -> None:
         self._end(InitiatorFailed(f"the top initiator ended by a bug, see the log: {reason}"))

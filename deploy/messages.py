@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from deploy.identity import Managent, Path
-from deploy.records import MAX_STUBS_IN_DOMAIN, Outcome, Prints, Reason, StubName, StubRef
+from deploy.records import MAX_STUBS_IN_DOMAIN, Outcome, Prints, Reason, StubName, StubRef, Url
 from deploy.states import EnvState, LifeState, Verb
 from fabric.commands import Message
 from fabric.records import Address, Guid, Label, Line, Number
@@ -24,7 +24,6 @@ PROTOCOL = (64, 0)
 """(major, minor). Majors from 64 on are deployment's, so that no frame of it is taken for one of the fabric's."""
 
 CallId = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
-Url = Annotated[str, msgspec.Meta(max_length=2000)]
 Pattern = Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
 MAX_SPARE_STUBS = 16
 MAX_TAIL_LINES = 20

@@ -21,6 +21,7 @@ StubName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_]([A-Za-z0-9._-]{0,
 
 Reason = Annotated[str, msgspec.Meta(max_length=500)]
 Print = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{16})?\Z")]
+Url = Annotated[str, msgspec.Meta(max_length=2000)]
 MAX_STUBS_IN_DOMAIN = 20_000
 MAX_STEPS = 16
 MAX_LEFT = 8
@@ -101,11 +102,14 @@ class Table(msgspec.Struct, frozen=True):
     address: Address
     rollout: Label
     children: Annotated[tuple[Child, ...], msgspec.Meta(max_length=MAX_CHILDREN)] = ()
+    repository: Url = ""
+    """From which its children were deployed last."""
 
 
 class TopRecord(msgspec.Struct, frozen=True):
     """In the directory, while a top initiator works: one at a time. `address`: where questions to the tree go.
-    (`pid`, `started`): its process, by the ticks since boot at which it started. `doing`: for people."""
+    (`pid`, `started`): its process, by the ticks since boot at which it started. `doing`: for people. `stays`: it looks
+    after the roots, and makes way for whoever wants something."""
 
     guid: Guid
     address: Address
@@ -113,3 +117,4 @@ class TopRecord(msgspec.Struct, frozen=True):
     pid: Number
     started: Number
     doing: Line
+    stays: bool = False

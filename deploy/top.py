@@ -13,8 +13,9 @@ process for a host; so everything that initiators do for their children it does 
 is the whole: it expands the description, so it knows the target by name and the order of the tree, cuts waves, and in
 the end gathers who is how and partitions the target.
 
-It is there only while something is to be done; the tree works without it. One top works at a time (deploy.top_lock):
-while it does, the questions and orders of others go through it, and another `apply` is refused. Nothing that counts is
+It is there only while something is to be done, unless it stays (deploy.staying); the tree works without it. One top
+works at a time (deploy.top_lock): while it does, the questions and orders of others go through it, and another `apply`
+is refused. Nothing that counts is
 in this process alone: after any death of it the next top finds what is there in the tables, and goes on.
 """
 
@@ -34,12 +35,11 @@ import msgspec
 
 from deploy import loading, top_lock
 from deploy.asking import Asker
+from deploy.at_work import TopError, Work, Workplace, at_work
 from deploy.bip_xml import ControlMessage, bip_call
-from deploy.configuration import Children, InitiatorRole
 from deploy.described import Described
-from deploy.directory import Directory, Fenced, Unreadable
+from deploy.directory import Unreadable
 from deploy.identity import TOP, BadIdentity, is_within, name_of, parent_of
-from deploy.initiator_host import InitiatorFailed, TopHost, built_in
 from deploy.messages import BipAnswer, Charge, Counts, Entry, Parent, Problem, Rollout, What
 from deploy.patterns import CommandPattern
 from deploy.plan import Plan, make_plan, rows
@@ -48,11 +48,11 @@ from deploy.records import Child, StubRef, Table
 from deploy.repository.images import ImageAccess
 from deploy.sets import Sets, partition
 from deploy.settings import Settings
+from deploy.staying import Stayer, role_of
 from deploy.waves import ALL, Share, Wave, cut, size_of, too_many
 from fabric.runtime.bus import SocketContext, new_context
 from fabric.traffic import parse_address
 from zk import paths
-from zk.client import TreeClient
 from zk.kazoo_tree import KazooTree
 from zk.tree import Tree
 
@@ -64,10 +64,6 @@ STUBS_S = 10.0
 either asks of the directory."""
 EVERYTHING = "/**"
 """The pattern of all managents."""
-
-
-class TopError(Exception):
-    """It can't be done: what was expected, what was found, what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +106,8 @@ class Traced:
 OnProgress = Callable[[Progress], None]
 GoOn = Callable[[Wave, Counts], Awaitable[bool]]
 """Asked before each further wave."""
+Then = Callable[[Work, Result], Awaitable[None]]
+"""See `Top.apply`."""
 
 
 class Top:
@@ -125,15 +123,9 @@ class Top:
         settings: Settings | None,
         roots: Sequence[Path],
     ) -> None:
-        self._settings = settings
+        self._place = place = Workplace(directory, key, tree, context, bind, settings)
+        self._client, self._directory = place.client, place.directory
         self._roots = tuple(roots)
-        self._hosts = directory
-        self._key = key
-        self._tree = tree
-        self._client = TreeClient(tree)
-        self._directory = Directory(self._client)
-        self._context = context
-        self._bind = bind
         self._listed: tuple[float, tuple[StubRef, ...]] = (-STUBS_S, ())
 
     @classmethod
@@ -183,16 +175,16 @@ class Top:
         tables = await self._tables()
         named = roots_of(tables.get(TOP), roots, only)
         stubs = await self._stubs()
-        images = ImageAccess(self._session, self._key, self._context)
+        images = ImageAccess(self._session, self._place.key, self._place.context)
         async with loading.opened(self._roots, images) as loader:
-            expansion, described = await loader.expanded(_role(named), repository, stubs)
+            expansion, described = await loader.expanded(role_of(named), repository, stubs)
         if repository not in described:
             raise TopError(next((want.error for want in expansion.wants), f"nothing is described by {repository}"))
         warnings = tuple(f"repository {url}: {one.broken}" for url, one in described.items() if one.broken)
         return make_plan(repository, named, _generation(described), expansion.wants, rows(tables), warnings)
 
     async def _session(self) -> Tree:
-        return self._tree
+        return self._place.tree
 
     async def _stubs(self, age_s: float = 0.0) -> tuple[StubRef, ...]:
         """Those that can be reached, as they were `age_s` ago at most."""
@@ -226,6 +218,7 @@ class Top:
         take_over: bool = False,
         on_progress: OnProgress | None = None,
         go_on: GoOn | None = None,
+        then: Then | None = None,
     ) -> Result:
         """Bring the plan about. `wave`: so many changes at once; `max_failed`: no further wave above so many failures;
         `go_on`: asked before each further wave. `resume`: try again what was refused or failed. `recheck`: look also at
@@ -234,13 +227,14 @@ class Top:
         waves = cut(plan.ordered(resume), size_of(wave, max_failed), plan.removed() if prune else ())
         charge = Charge(
             plan.repository,
-            directory=self._hosts,
+            directory=self._place.hosts,
             domain=await self._stubs(STUBS_S),
             rollout=f"o-{secrets.token_hex(6)}",
             generation=plan.generation,
         )
         doing = f"apply {plan.repository}"
-        async with _alone(self._at_work(_role(plan.roots), charge, doing, take_over)) as host:
+        async with _alone(at_work(self._place, role_of(plan.roots), charge, doing, over=take_over)) as work:
+            host = work.host
             done, halted = waves[0], ""
             for done in waves:
                 rollout = Rollout(charge.rollout, done.number, done.until, plan.generation, resume, recheck, prune)
@@ -253,7 +247,15 @@ class Top:
                     halted = "it was not told to go on"
                     break
             entries = await host.order(EVERYTHING, "status", STATUS_S)
-        return Result(_sets(plan.target, entries), done.number, done.of, halted)
+            result = Result(_sets(plan.target, entries), done.number, done.of, halted)
+            if then is not None:
+                await then(work, result)
+        return result
+
+    def stayer(self, repository: str, say: Callable[[str], None]) -> Stayer:
+        """For who stays the top after an `apply` from there: its `keep` is called in `then`, its `follow` after that.
+        `say`: hears what happens."""
+        return Stayer(self._place, repository, self._stubs, say)
 
     # --- the tree -------------------------------------------------------------------------------------------------
 
@@ -285,7 +287,7 @@ class Top:
         one of these."""
         address = stub if parse_address(stub) is not None else await self._address_of(stub)
         doing = f"{message.verb} {message.managent or managent} by hand"
-        asker = Asker(self._context, self._key, self._bind)
+        asker = Asker(self._place.context, self._place.key, self._place.bind)
         try:
             call = bip_call(
                 message, call=secrets.token_hex(8), parent=asker.parent, epoch=1, attempt=1, managent=managent
@@ -332,47 +334,26 @@ class Top:
         record = await top_lock.holder(self._client)
         if record is None:
             names = tuple(f"/{child.name}" for child in table.children)
-            charge = Charge("", directory=self._hosts, domain=await self._stubs())
+            charge = Charge("", directory=self._place.hosts, domain=await self._stubs())
             try:
-                async with self._at_work(_role(names), charge, f"{what} {pattern}", take_over=False) as host:
-                    return await host.order(pattern, what, timeout_s), True
+                async with at_work(self._place, role_of(names), charge, f"{what} {pattern}") as work:
+                    return await work.host.order(pattern, what, timeout_s), True
             except top_lock.Held as held:
                 record = held.record
-        asker = Asker(self._context, self._key, self._bind)
+        asker = Asker(self._place.context, self._place.key, self._place.bind)
         try:
             gathered = await asker.gather(record.address, pattern, what, timeout_s)
             return gathered.entries, gathered.whole
         finally:
             asker.close()
 
-    @asynccontextmanager
-    async def _at_work(
-        self, role: InitiatorRole, charge: Charge, doing: str, take_over: bool
-    ) -> AsyncIterator[TopHost]:
-        """The top initiator at work. Raises top_lock.Held."""
-        host = TopHost(self._context, self._key, self._bind, self._tree, built_in(self._settings))
-        record = top_lock.this_process(host.guid, host.address, doing)
-        try:
-            await top_lock.take(self._client, record, take_over)
-            try:
-                await host.start(role, charge)
-                yield host
-            except Fenced as error:
-                raise TopError(f"another top initiator has taken over: {error}") from error
-            except InitiatorFailed as error:
-                raise TopError(str(error)) from error
-            finally:
-                await top_lock.release(self._client, record)
-        finally:
-            host.close()
-
 
 @asynccontextmanager
-async def _alone(work: AbstractAsyncContextManager[TopHost]) -> AsyncIterator[TopHost]:
+async def _alone(work: AbstractAsyncContextManager[Work]) -> AsyncIterator[Work]:
     """Who else is there is an error that says what to do."""
     try:
-        async with work as host:
-            yield host
+        async with work as alone:
+            yield alone
     except top_lock.Held as held:
         raise TopError(f"one rollout at a time: {held}; wait, or take over from it (--take-over)") from held
 
@@ -396,11 +377,6 @@ def roots_of(table: Table | None, roots: Sequence[str], only: bool) -> tuple[str
             "well (--root), or have what is not named removed (--only)"
         )
     return tuple(roots)
-
-
-def _role(roots: Sequence[str]) -> InitiatorRole:
-    """Of the top. A root whose boot stub is dead is placed on another one: without it there is no tree to resume."""
-    return InitiatorRole((Children("names", names=tuple(name_of(root) for root in roots)),), failover="domain")
 
 
 def _generation(described: Mapping[str, Described]) -> str:

@@ -31,10 +31,10 @@ class Held(Exception):
         self.record = record
 
 
-def this_process(guid: str, address: str, doing: str) -> TopRecord:
+def this_process(guid: str, address: str, doing: str, stays: bool = False) -> TopRecord:
     """`doing`: for people, cut to what a record takes: one that can't be read would be nobody's."""
     pid = os.getpid()
-    return TopRecord(guid, address, socket.gethostname(), pid, start_time(pid), doing[:MAX_DOING_CHARS])
+    return TopRecord(guid, address, socket.gethostname(), pid, start_time(pid), doing[:MAX_DOING_CHARS], stays)
 
 
 async def holder(client: TreeClient) -> TopRecord | None:
@@ -47,8 +47,9 @@ async def holder(client: TreeClient) -> TopRecord | None:
     return None if record is None or _dead(record) else record
 
 
-async def take(client: TreeClient, record: TopRecord, over: bool) -> None:
-    """Become the top, for as long as the session lives; `over`: even if somebody else is. Raises Held."""
+async def take(client: TreeClient, record: TopRecord, over: bool, waits: bool = False) -> None:
+    """Become the top, for as long as the session lives; `over`: even if somebody else is. One that stays makes way, if
+    it is not left where it is by who `waits`. Raises Held."""
     for _ in range(TAKE_TRIES):
         try:
             await client.create(paths.TOP, encode(record), ephemeral=True)
@@ -60,12 +61,28 @@ async def take(client: TreeClient, record: TopRecord, over: bool) -> None:
             found = _read(got.data)
             if found is not None and found.guid == record.guid:
                 return  # made by a call whose reply was lost
-            if found is not None and not over and not _dead(found):
+            makes_way = found is None or over or (found.stays and not waits)
+            if found is not None and not makes_way and not _dead(found):
                 raise Held(found)
             await client.delete(paths.TOP, got.stat.version)
         except NoNode:
             continue
     raise Held(TopRecord(record.guid, record.address, "another machine", 0, 0, "taking it again and again"))
+
+
+async def hold(client: TreeClient, record: TopRecord) -> bool:
+    """Say what this process does now. False when it is not the top any more: somebody else is, or was meanwhile, or its
+    session was lost."""
+    try:
+        got = await client.get(paths.TOP)
+        found = _read(got.data)
+        if found is None or found.guid != record.guid:
+            return False
+        if found != record:
+            await client.set(paths.TOP, encode(record), got.stat.version)
+        return True
+    except NoNode:
+        return False
 
 
 async def release(client: TreeClient, record: TopRecord) -> None:

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.waiting import wait_until
-from tests.zookeeper import LOCAL, container_engine_trouble, installation, remove_chroot
-from zk.server import Server, ask_status
+from tests.ensembles import Servers, container_engine_trouble, container_servers, process_servers
+from tests.zookeeper import installation, remove_chroot
+from zk.server import Server
 
 TEST_ZK = "FABRIC_TEST_ZK"
-IMAGE = os.environ.get("FABRIC_ZK_IMAGE", "zookeeper:3.9")
+CONTAINERS = pytest.param("containers", marks=pytest.mark.containers)
+"""For fixtures that have this variant: `pytest -m containers` runs it alone."""
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell that runs the tests in the background has them ignore Ctrl-C, and all that they start and interrupt.
@@ -38,18 +39,21 @@ def zookeeper_container() -> Iterator[str]:
     """The same, of a server in a container (image: FABRIC_ZK_IMAGE)."""
     if trouble := container_engine_trouble():
         pytest.skip(trouble)
-    os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")  # one image to pull, not two
-    from testcontainers.core.container import DockerContainer
+    with container_servers(size=1) as servers:
+        yield servers.hosts
 
-    container = DockerContainer(IMAGE).with_exposed_ports(2181)
-    container = container.with_envs(
-        ZOO_TICK_TIME="500", ZOO_4LW_COMMANDS_WHITELIST="srvr,ruok,mntr", ZOO_ADMINSERVER_ENABLED="false"
-    )
-    with container:
-        host, port = container.get_container_host_ip(), int(container.get_exposed_port(2181))
-        host = LOCAL if host == "localhost" else host
-        wait_until(lambda: ask_status(port, host), timeout_s=60, what=f"ZooKeeper in a container of {IMAGE}")
-        yield f"{host}:{port}"
+
+@pytest.fixture(scope="module", params=["processes", CONTAINERS])
+def ensemble(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """Three servers, which tests may hurt and leave whole."""
+    if request.param == "processes":
+        with process_servers(tmp_path_factory.mktemp("ensemble")) as processes:
+            yield processes
+        return
+    if trouble := container_engine_trouble():
+        pytest.skip(trouble)
+    with container_servers() as containers:
+        yield containers
 
 
 @pytest.fixture

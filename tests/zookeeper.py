@@ -6,7 +6,6 @@ Nothing here imports kazoo: `end_session` and `Proxy` speak to servers over plai
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import select
 import socket
@@ -17,7 +16,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
-from urllib.parse import urlsplit
 
 from zk.client import TreeClient
 from zk.connect import parse
@@ -313,22 +311,3 @@ class Proxy:
         else:
             with suppress(OSError):
                 other.sendall(data)
-
-
-# --- containers ---------------------------------------------------------------------------------------------------
-
-
-def container_engine_trouble() -> str | None:
-    """Why no container can be started here, in a sentence; None when an engine answers. Takes a second at most."""
-    where = urlsplit(os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock"))
-    try:
-        if where.scheme == "unix":
-            connection = socket.socket(socket.AF_UNIX)
-            connection.settimeout(1)
-            with closing(connection):
-                connection.connect(where.path)
-        else:
-            socket.create_connection((where.hostname or LOCAL, where.port or 2375), timeout=1).close()
-    except OSError as error:
-        return f"no container engine answers at {where.geturl()} ({error.strerror or error})"
-    return None

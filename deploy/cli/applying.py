@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 import time
 from argparse import Namespace
 from contextlib import AsyncExitStack
 
+from deploy.at_work import Work
 from deploy.cli import showing
 from deploy.cli.places import Places, allowed, places, repository, roots
 from deploy.cli.running import run
 from deploy.cli.waiting import TICK_S, Waiting
 from deploy.messages import Counts
 from deploy.plan import Plan
-from deploy.top import Progress, Result, Top
+from deploy.top import Progress, Result, Then, Top
 from deploy.waves import Wave, parse_share
 from fabric.cli import output
-from fabric.cli.exits import Exit
+from fabric.cli.exits import Exit, Failure
 
 LINE_EVERY_S = 5.0
 """Where no terminal shows progress as one live line; the first of each wave comes at once."""
@@ -40,11 +42,13 @@ async def _apply(args: Namespace, where: Places, url: str, named: tuple[str, ...
             plan = await top.plan(url, named, only=args.only)
         if not output.wants_json(args):
             showing.show_plan(plan)
-        if plan.empty and not args.recheck and not args.resume:
+        if plan.empty and not (args.recheck or args.resume or args.stay):
             return _ended(args, plan, None, began)
         if not args.yes and not plan.empty and not await _agreed("apply this? [y/N] "):
             output.remark("nothing was changed")
             return Exit.DONE
+        if args.stay:
+            return await _Staying(args, top, plan, began).run()
         try:
             result = await _watched(args, top, plan)
         except asyncio.CancelledError:
@@ -53,10 +57,48 @@ async def _apply(args: Namespace, where: Places, url: str, named: tuple[str, ...
     return _ended(args, plan, result, began)
 
 
-async def _watched(args: Namespace, top: Top, plan: Plan) -> Result:
+class _Staying:
+    """The apply, and this process as the top from then on, until it is told to end (Ctrl-C, SIGTERM)."""
+
+    def __init__(self, args: Namespace, top: Top, plan: Plan, began: float) -> None:
+        self._args, self._top, self._plan, self._began = args, top, plan, began
+        self._stayer = top.stayer(plan.repository, output.remark)
+        self._code: int | None = None
+        """Of the apply, when that is done."""
+
+    async def run(self) -> int:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        try:
+            await _watched(self._args, self._top, self._plan, self._keep)
+            raise Failure(f"stays no longer: {await self._stayer.follow()}")
+        except asyncio.CancelledError:
+            if self._code is None:
+                output.remark(f"stopped watching; {RESUME}")
+                raise
+            task.uncancel()
+            output.remark("stays no longer: nobody looks after the roots now")
+            return self._code
+
+    async def _keep(self, work: Work, result: Result) -> None:
+        self._code = _ended(self._args, self._plan, result, self._began)
+        sys.stdout.flush()
+        output.remark("stays, and looks after the roots, until it is interrupted")
+        await self._stayer.keep(work)
+
+
+async def _watched(args: Namespace, top: Top, plan: Plan, then: Then | None = None) -> Result:
     with output.Progress() as shown:
         watching = Watching(shown)
         ticking = asyncio.create_task(watching.ticking())
+
+        async def rolled(work: Work, result: Result) -> None:
+            ticking.cancel()
+            with shown.paused():
+                if then is not None:
+                    await then(work, result)
+
         try:
             return await top.apply(
                 plan,
@@ -68,6 +110,7 @@ async def _watched(args: Namespace, top: Top, plan: Plan) -> Result:
                 take_over=args.take_over,
                 on_progress=watching.show,
                 go_on=watching.ask if args.pause else None,
+                then=rolled,
             )
         finally:
             ticking.cancel()

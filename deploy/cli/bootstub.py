@@ -32,7 +32,8 @@ watches them. It keeps everything in its folder, and takes it up again when it i
 meanwhile. It needs nothing that is special to its host.
 
 SIGTERM or Ctrl-C ends it; programs go on, unless --stop-managents says otherwise. A folder is used by one boot stub at
-a time. Where it can be reached from other hosts it needs the cluster's key."""
+a time. Where it can be reached from other hosts it needs the cluster's key. Exit code 78: a boot stub of another host
+has its name in the directory, and answers."""
 
 
 def register(subparsers: Any) -> None:

@@ -31,6 +31,9 @@ NOT_ALL = """\
 Exit code 2 says: not every managent is active; those that are not are listed by name, with their reasons."""
 
 APPLIED = f"""\
+Initiators look after their children; after those of the first level looks an apply with --stay: what ended is started
+again, and what stood on a boot stub that is lost is placed on another one. It makes way for every other apply, and goes
+on after it; of two that stay, one waits for the end of the other.
 Ctrl-C leaves at once: what was told already goes on by itself; 'apply --resume' completes the rest.
 {NOT_ALL}"""
 
@@ -125,6 +128,7 @@ def _apply(verbs: Any) -> None:
             "fabric managent apply --repository http://192.0.2.1:8080/ --root /region1",
             "fabric managent apply --repository http://192.0.2.1:8080/ --root /region1 --wave 10% --max-failed 2%",
             "fabric managent apply --repository http://192.0.2.1:8080/ --root /region1 --resume",
+            "fabric managent apply --repository http://192.0.2.1:8080/ --root /region1 --yes --stay",
         ],
         APPLIED,
     )
@@ -138,6 +142,7 @@ def _apply(verbs: Any) -> None:
     add("--keep", action="store_true", help="do not remove what is not described")
     add("--yes", action="store_true", help="do not ask before it begins")
     add("--take-over", action="store_true", help="also when another apply is under way: that one ends")
+    add("--stay", action="store_true", help="then look after those of the first level, until Ctrl-C")
     deploying(apply)
 
 

@@ -7,9 +7,9 @@ import logging
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from deploy.at_work import TopError
 from deploy.expansion import BadTree
 from deploy.patterns import BadPattern
-from deploy.top import TopError
 from fabric.cli.exits import Exit, Failure
 from fabric.records import BadRecord
 from fabric.traffic import BindFailed, PortInUse

@@ -31,7 +31,7 @@ from typing import Annotated, TypeVar
 import msgspec
 
 from deploy.identity import Path
-from deploy.records import MAX_CHILDREN, Child, Table
+from deploy.records import MAX_CHILDREN, Child, Table, Url
 from fabric.records import Address, BadRecord, Guid, Label, pack, unpack
 from zk import paths
 
@@ -55,6 +55,7 @@ class Head(msgspec.Struct, frozen=True):
     rollout: Label
     pages: Annotated[int, msgspec.Meta(ge=1, le=MAX_PAGES)]
     children: Annotated[tuple[Child, ...], msgspec.Meta(max_length=ROWS_PER_PAGE)]
+    repository: Url = ""
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -103,7 +104,8 @@ def joined(head: Head, pages: Iterable[Page]) -> tuple[Table, Layout]:
         rows.update(page)
     if len(rows) > MAX_CHILDREN:
         raise BadRecord(f"{paths.table(head.path)}: expected at most {MAX_CHILDREN} children, found {len(rows)}")
-    return Table(head.path, head.guid, head.address, head.rollout, in_order(rows.values())), layout
+    children = in_order(rows.values())
+    return Table(head.path, head.guid, head.address, head.rollout, children, head.repository), layout
 
 
 def empty_head(table: Table) -> bytes:
@@ -178,7 +180,7 @@ def _page_bytes(table: Table, number: int, rows: Rows, pages: int) -> bytes:
 
 
 def _head(table: Table, pages: int, rows: Rows) -> Head:
-    return Head(table.path, table.guid, table.address, table.rollout, pages, tuple(rows.values()))
+    return Head(table.path, table.guid, table.address, table.rollout, pages, tuple(rows.values()), table.repository)
 
 
 def encoded(record: Head | Page) -> bytes:

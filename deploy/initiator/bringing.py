@@ -103,7 +103,7 @@ class Bringing:
         step = None if goal is None else next_step(kid.env, kid.life, goal)
         if goal is None or (step is None and kid.given_up):
             self._release(kid)
-        elif self.removing(kid) and (step is None or self._stubs.is_gone(kid.stub)):
+        elif self.removing(kid) and (step is None or (self._stubs.is_gone(kid.stub) and not goal.clear)):
             self._removed(now, kid)
         elif self._stubs.is_lost(kid.stub):
             self._release(kid)

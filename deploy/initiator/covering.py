@@ -35,7 +35,7 @@ class Covering:
     def load(self, now: float, table: Table) -> list[str]:
         """Rows that another incarnation left; returns the names of their boot stubs."""
         house = self._house
-        self._begun = table.rollout
+        self._begun, house.last_repository = table.rollout, table.repository
         for row in table.children:
             kid = _from_row(house.path, row)
             house.kids[row.name] = kid
@@ -87,6 +87,8 @@ class Covering:
         if self._source is not None and all(one is other for one, other in zip(source, self._source, strict=True)):
             return
         self._source, house.trouble = source, ""
+        for kid in house.kids.values():
+            kid.subtree.has_charge = False  # the one that it was deployed with may be another one by now
         try:
             self._places = children_of(house.path, *source)
         except BadEnumeration as error:

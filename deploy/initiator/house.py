@@ -38,6 +38,8 @@ class House:
         self.active = False
         self.attempts = 0
         """The highest that was given to a child."""
+        self.last_repository = ""
+        """That of an earlier incarnation."""
         self.trouble = ""
         """Why it cannot have the children that its configuration gives it."""
         self.changed = False
@@ -86,6 +88,11 @@ class House:
         """What the child is deployed from and with, as of now."""
         place = kid.place or Place(kid.path, kid.name, kid.index, "stub", stub, (stub,))
         return child_charge(self.path, self.charge.role, self.charge.charge, place)
+
+    @property
+    def repository(self) -> str:
+        """From which its children are deployed; a top that only asks has none, and leaves the last one's."""
+        return self.charge.role.repository or self.charge.charge.repository or self.last_repository
 
     # --- sums --------------------------------------------------------------------------------------------------------
 

@@ -238,6 +238,7 @@ class Initiator:
             self._reporting.now = True
         house.charge = charge
         self._stubs.learn(now, (*charge.charge.domain, *charge.charge.spare))
+        self._upkeep.retry_stranded(now)
 
     # --- rollouts ----------------------------------------------------------------------------------------------------
 

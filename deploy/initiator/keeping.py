@@ -119,4 +119,5 @@ class Keeper:
     def table(self) -> Table:
         house, where = self._house, self._addresses.where
         rows = tuple(kid.as_row(where(kid.stub)) for kid in house.kids.values())
-        return Table(house.path, house.guid, house.address, house.rollout.id if house.rollout else "", rows)
+        rollout = house.rollout.id if house.rollout else ""
+        return Table(house.path, house.guid, house.address, rollout, rows, house.repository)

@@ -159,6 +159,9 @@ class Stubs:
         known = self._stubs.get(stub)
         return known is not None and known.state == "lost"
 
+    def lost(self) -> list[Stub]:
+        return [known for known in self._stubs.values() if known.state == "lost"]
+
     def is_gone(self, stub: str) -> bool:
         """It is lost, and the directory does not know it any more."""
         known = self._stubs.get(stub)

@@ -25,6 +25,11 @@ from deploy.initiator.stubs import Stubs
 from deploy.messages import ManagentBeat, StubBeat
 from deploy.records import MAX_CHILDREN, StubRef
 
+LEADERLESS = (
+    'but what is below it may run elsewhere: describe it again, where it may be placed elsewhere (failover="domain"), '
+    "apply, and then remove it"
+)
+
 
 class Upkeep:
     """It is made first, as others call it, and `wire`d to those whom it calls."""
@@ -71,6 +76,7 @@ class Upkeep:
         if news == "adopted" and stub is not None:
             for kid in list(stub.kids.values()):
                 self._bringing.consider(now, kid)
+            self.retry_stranded(now)
 
     def _on_news(self, now: float, kid: Kid, one: ManagentBeat, adopted: bool) -> None:
         if (one.epoch, one.attempt) < (self._house.epoch, kid.attempt) and not adopted:
@@ -183,6 +189,8 @@ class Upkeep:
         stub = self._stubs.get(kid.stub)
         assert stub is not None
         reason = f"boot stub {kid.stub} at {stub.ref.address} does not answer"
+        if stub.gone and self._bringing.removing(kid):
+            reason = f"{reason}, and is not in the directory any more; {LEADERLESS}"
         if not self._may_move(kid) or not self._elsewhere(kid):
             kid.moving = False
             self._bringing.conclude(now, kid, "unreachable", reason)
@@ -229,9 +237,9 @@ class Upkeep:
 
     def retry_stranded(self, now: float) -> None:
         """Another boot stub is there, or we are active again."""
-        for kid in list(self._house.kids.values()):
-            if kid.outcome == "unreachable" and self._stubs.is_lost(kid.stub):
-                self.strand(now, kid)
+        for kid in [kid for stub in self._stubs.lost() for kid in stub.kids.values()]:
+            if kid.outcome == "unreachable":
+                self._bringing.consider(now, kid)
 
     def _may_move(self, kid: Kid) -> bool:
         house = self._house

@@ -27,13 +27,18 @@ from deploy.repository.resolver import HttpResolver
 from deploy.settings import Settings
 from deploy.stub.host import StubHost
 from deploy.stub.process import Parts
+from deploy.stub.settings import NameInUse
 from deploy.stub.shared import Shared
+from fabric.runtime.bus import SocketContext
 
 if TYPE_CHECKING:
     from deploy.directory import StubDirectory
 
 SESSION_WAIT_S = 20.0
 FIND_WAIT_S = 5.0
+ALIVE_WAIT_S = 3.0
+"""For a boot stub that has a name to say that it lives."""
+ANY_PORT = "tcp://127.0.0.1:0"
 
 log = logging.getLogger("deploy.stub")
 
@@ -71,7 +76,7 @@ async def assembled(
         stack.push_async_callback(fetcher.close)
         resolver = HttpResolver(client, fetcher)
         stack.push_async_callback(resolver.close)
-        registrar = Registrar(around)
+        registrar = Registrar(around, shared.context)
         stack.push_async_callback(registrar.close)
 
         def has_come_up(host: StubHost) -> None:
@@ -105,21 +110,27 @@ def _has_failed(session: asyncio.Task[_Session] | None) -> bool:
 
 
 class Registrar:
-    """Registers the boot stubs of a process, over one session that is closed when nobody is registering."""
+    """Registers the boot stubs of a process, over one session that is closed when nobody is registering. A boot stub of
+    another host that has the same name is asked whether it lives."""
 
-    def __init__(self, around: Surroundings) -> None:
-        self._around = around
+    def __init__(self, around: Surroundings, context: SocketContext) -> None:
+        self._around, self._context = around, context
         self._waiting = 0
         self._session: asyncio.Task[_Session] | None = None
 
     async def register(self, record: StubRecord) -> None:
         """deploy.stub.settings.Register."""
+        from deploy.directory import NameTaken
+
         self._waiting += 1
         try:
             if self._session is None:
                 self._session = asyncio.get_running_loop().create_task(self._open())
             directory, _ = await asyncio.shield(self._session)
-            registered = await directory.register(record)
+            try:
+                registered = await directory.register(record, self._lives)
+            except NameTaken as error:
+                raise NameInUse(str(error)) from None
             if registered.replaced is not None and registered.replaced.host != record.host:
                 log.warning(
                     "%s: took the place of a boot stub of this name on %s (%s): give one of them --name",
@@ -131,6 +142,16 @@ class Registrar:
             self._waiting -= 1
             if not self._waiting or _has_failed(self._session):
                 await self.close()
+
+    async def _lives(self, other: StubRecord) -> bool:
+        """Rare, so each of these has a bus of its own. It answers where the question came from."""
+        from deploy.pinging import Pinger
+
+        pinger = Pinger(self._context, self._around.key, ANY_PORT)
+        try:
+            return await pinger.ping(other.address, ALIVE_WAIT_S) is not None
+        finally:
+            pinger.close()
 
     async def close(self) -> None:
         session, self._session = self._session, None

@@ -7,8 +7,8 @@ Messages for an initiator that lives here go straight to it.
 Life. Lock the folder and read the journal; take a guid for this incarnation; end what an earlier incarnation began and
 did not acknowledge (processes and folders that the journal does not know); listen; take up again what the journal
 holds; register in the directory, in the background, until it has worked. It ends by `leave`, by a journal that can't be
-written, or by a bug in the machine. Programs run on, unless `stop_managents` says otherwise, and are adopted at the
-next start.
+written, by finding its name taken, or by a bug in the machine. Programs run on, unless `stop_managents` says otherwise,
+and are adopted at the next start.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from deploy.stub.managent import BadState, Managent, restore
 from deploy.stub.parents import marks_of
 from deploy.stub.processes import is_same, this_boot
 from deploy.stub.programs import Programs
-from deploy.stub.settings import Register, StubConfig
+from deploy.stub.settings import EXIT_NAME_TAKEN, NameInUse, Register, StubConfig
 from deploy.stub.shared import Shared
 from deploy.stub.world import World
 from fabric.effects import Persist
@@ -202,6 +202,9 @@ class StubHost:
             try:
                 await self._register(self.record())
                 self._log.info("registered in the directory")
+                return
+            except NameInUse as error:
+                self._end(EXIT_NAME_TAKEN, str(error))
                 return
             except Exception as error:
                 self._log.warning("not registered in the directory: %s; again in %g s", error, pause_s)

@@ -13,11 +13,19 @@ from pathlib import Path
 from deploy.records import StubRecord
 from deploy.stub.limits import StubSettings
 
-Register = Callable[[StubRecord], Awaitable[None]]
-"""Writes a boot stub's record into the directory. Whatever it raises is logged, and it is called again, with back-off,
-until it returns."""
+EXIT_NAME_TAKEN = 78
+"""EX_CONFIG: another name has to be configured; to start again as it is helps only if the other one has ended."""
 
-__all__ = ["Register", "StubConfig", "StubSettings"]
+
+class NameInUse(Exception):
+    """A boot stub of another host has this name, and lives: who, where, what to do."""
+
+
+Register = Callable[[StubRecord], Awaitable[None]]
+"""Writes a boot stub's record into the directory. NameInUse ends the boot stub; whatever else it raises is logged, and
+it is called again, with back-off, until it returns."""
+
+__all__ = ["EXIT_NAME_TAKEN", "NameInUse", "Register", "StubConfig", "StubSettings"]
 
 
 @dataclass(frozen=True, slots=True)

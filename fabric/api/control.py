@@ -120,9 +120,9 @@ class ControlPlane:
         """Rack -> leader."""
         return self.client.leaders(layer)
 
-    def require_leaders(self, *layers: LayerName) -> None:
-        """503 when nobody leads in one of the layers, or the session is not connected."""
-        self.store.require_session()
+    async def require_leaders(self, *layers: LayerName) -> None:
+        """503 when nobody leads in one of the layers, or the session is not connected, nor soon is."""
+        await self.store.require_session()
         for layer in layers:
             if not self.leaders(layer):
                 raise unavailable(

@@ -54,7 +54,7 @@ class Deploying:
             flavor = self.flavor(request.flavor)
             image = await self.image(request.image)
             if not admitted:
-                self._control.require_leaders("compute", "storage")
+                await self._control.require_leaders("compute", "storage")
                 least = _least(request)
                 await self._admit(
                     flavor.name, flavor.resources, least, request.max_per_node, request.max_per_rack,
@@ -74,7 +74,7 @@ class Deploying:
         """What would be placed now. Reserves nothing, and refuses nothing but unknown names: it says why."""
         flavor = self.flavor(request.flavor)
         await self.image(request.image)
-        self._control.require_leaders("compute")
+        await self._control.require_leaders("compute")
         found = await planning.dry_run(
             self._control,
             ids.deployment_id(wall_ms(), self._control.rng),
@@ -99,7 +99,7 @@ class Deploying:
         before = await self._store.deployment(deployment_id)
         _refuse_gone(before.record)
         if count > before.record.count:
-            self._control.require_leaders("compute")
+            await self._control.require_leaders("compute")
             record = before.record
             spec = record.spec
             least = _scaled_least(record, count)
@@ -149,7 +149,7 @@ class Deploying:
         return flavors[name]
 
     async def image(self, name: str) -> Versioned[Image]:
-        self._store.require_session()
+        await self._store.require_session()
         found = await self._store.image(name)
         if found is not None:
             return found
@@ -162,7 +162,7 @@ class Deploying:
 
     async def _made_before(self, key: str, body: str) -> tuple[Versioned[Deployment] | None, Stat | None]:
         """(what this idempotency key made, None), or (None, the stat of a key whose deployment is gone), or Nones."""
-        self._store.require_session()
+        await self._store.require_session()
         known = await self._store.key(key)
         if known is None:
             return None, None

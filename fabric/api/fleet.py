@@ -63,7 +63,7 @@ class Fleet:
 
     async def _look(self) -> Notes:
         source = self._control.notes
-        source.require_session()
+        source.require_connection()
         lost, drains = await asyncio.gather(source.lost(), source.drains())
         by_node = {one.record.node: one.record for one in drains}
         if not lost:

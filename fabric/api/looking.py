@@ -30,7 +30,7 @@ Tell = Callable[[str, int, int], None]
 
 async def look(control: ControlPlane, mending: Mending, tell: Tell) -> Facts:
     """503 when no node at all could be compared."""
-    control.require_leaders("compute")
+    await control.require_leaders("compute")
     unreadable: dict[str, str] = {}
     tell("reading the records", 0, 0)
     marked = frozenset(await mending.names(paths.OPEN))

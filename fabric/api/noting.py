@@ -13,11 +13,11 @@ import asyncio
 import msgspec
 
 from fabric.api.problems import unavailable
-from fabric.api.reading import Records, Versioned
+from fabric.api.reading import UNANSWERED, Records, Versioned
 from fabric.records import Drain, LayerName, Lost, encode
 from fabric.roles.brake import OPERATOR
 from zk import paths
-from zk.tree import BadVersion, Check, ConnectionLost, Create, MultiFailed, NodeExists, NoNode, Set
+from zk.tree import BadVersion, Check, Create, MultiFailed, NodeExists, NoNode, Set
 
 
 class NodeNotes(Records):
@@ -37,20 +37,20 @@ class NodeNotes(Records):
     # --- cordons and drains --------------------------------------------------------------------------------------
 
     async def cordon(self, node: str) -> None:
-        self.require_session()
+        await self.require_session()
         for _ in range(self._limits.write_tries):
             try:
                 await self._bounded(self._client.create(paths.cordon(node)))
                 return
             except NodeExists:
                 return
-            except ConnectionLost:
+            except UNANSWERED:
                 await self._pause()
         raise _unsure(node, "cordoned")
 
     async def uncordon(self, node: str) -> None:
         """Ends its drain too."""
-        self.require_session()
+        await self.require_session()
         for path in (paths.drain(node), paths.cordon(node)):
             await self._remove(node, path)
 
@@ -61,13 +61,13 @@ class NodeNotes(Records):
                 return
             except NoNode:
                 return
-            except ConnectionLost:
+            except UNANSWERED:
                 await self._pause()
         raise _unsure(node, "cordoned")
 
     async def drain(self, node: str, now_ms: int, deadline_ms: int) -> Versioned[Drain]:
         """Begin to drain, or give a drain that has begun another deadline."""
-        self.require_session()
+        await self.require_session()
         path, cordon = paths.drain(node), paths.cordon(node)
         for _ in range(self._limits.write_tries):
             before = await self._read(path, Drain)
@@ -82,7 +82,7 @@ class NodeNotes(Records):
             except MultiFailed as failed:
                 if not isinstance(failed.cause, NodeExists | NoNode | BadVersion):
                     raise
-            except ConnectionLost:
+            except UNANSWERED:
                 pass
             else:
                 continue  # read it: the answer is what is written
@@ -107,7 +107,7 @@ class NodeNotes(Records):
         """An operator says that this node is to be replaced. False when its note is gone: it is back."""
         path = paths.lost(found.record.node)
         for _ in range(self._limits.write_tries):
-            self.require_session()
+            await self.require_session()
             if found.record.by == OPERATOR and found.record.accepted_ms:
                 return True
             accepted_ms = found.record.accepted_ms or now_ms
@@ -115,7 +115,7 @@ class NodeNotes(Records):
             try:
                 await self._bounded(self._client.set(path, encode(after), found.stat.version))
                 return True
-            except (BadVersion, ConnectionLost):
+            except (BadVersion, *UNANSWERED):
                 await self._pause()
             except NoNode:
                 return False

@@ -69,7 +69,7 @@ class Pushing:
         limits = self._control.limits
         if size is not None and size > limits.image_bytes:
             raise ProblemError(TOO_LARGE, f"image {name}: expected at most {limits.image_bytes} bytes, found {size}")
-        self._control.require_leaders("storage")
+        await self._control.require_leaders("storage")
         if self.under_way >= limits.max_pushes:
             raise unavailable(f"{self.under_way} images are being pushed through this API already; wait for one.", 5)
         self.under_way += 1

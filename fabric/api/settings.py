@@ -31,6 +31,9 @@ class ApiLimits:
     """A comment on an event stream that has had nothing to say for so long, so that proxies keep it open."""
     tree_wait_s: float = 5.0
     """For an answer of ZooKeeper to one operation."""
+    session_wait_s: float = 5.0
+    """For ZooKeeper to be connected again, since it was lost: as long as an ensemble takes to elect another leader,
+    requests wait. Later they are refused at once."""
     rack_wait_s: float = 2.0
     """For the answers of racks, and their agents."""
     holders_wait_s: float = 6.0

@@ -14,14 +14,13 @@ import asyncio
 from collections.abc import Callable, Iterable
 
 from fabric.api.problems import conflict, not_found, unavailable
-from fabric.api.reading import Records
+from fabric.api.reading import UNANSWERED, Records
 from fabric.api.reading import Versioned as Versioned
 from fabric.records import BadRecord, Deployment, Image, Key, LayerName, encode
 from zk import paths
 from zk.tree import (
     BadVersion,
     Check,
-    ConnectionLost,
     Create,
     Delete,
     Done,
@@ -104,7 +103,7 @@ class Store(Records):
             at = paths.key(record.key)
             ops.append(Create(at, data) if stale_key is None else Set(at, data, stale_key.version))
         for _ in range(self._limits.write_tries):
-            self.require_session()
+            await self.require_session()
             try:
                 await self._bounded(self._client.multi(*ops))
             except MultiFailed as failed:
@@ -115,7 +114,7 @@ class Store(Records):
                 if failed.index == 4:
                     raise KeyTaken from failed
                 raise
-            except ConnectionLost:
+            except UNANSWERED:
                 await self._pause()
                 if await self.find_deployment(record.id) is None:
                     continue
@@ -144,7 +143,7 @@ class Store(Records):
             after = update(found.record)
             if after is None:
                 return found
-            self.require_session()
+            await self.require_session()
             opening = Check(marker, -1) if marked else Create(marker)
             try:
                 done = await self._bounded(
@@ -160,7 +159,7 @@ class Store(Records):
                     continue
                 if not isinstance(failed.cause, BadVersion | NoNode):
                     raise
-            except ConnectionLost:
+            except UNANSWERED:
                 await self._pause()
                 again = await self.deployment(deployment_id)
                 if again.record == after:
@@ -174,7 +173,7 @@ class Store(Records):
     async def trace(self, deployment_id: str) -> bytes:
         """Packed, as the coordinator wrote it; empty when it has not yet. 404 when there is no such deployment."""
         try:
-            return (await self._bounded(self._client.get(paths.trace(deployment_id)))).data
+            return (await self._asked(lambda: self._client.get(paths.trace(deployment_id)))).data
         except NoNode:
             raise not_found("deployment", deployment_id) from None
 
@@ -199,7 +198,7 @@ class Store(Records):
         `fabric.api.contents`. Raises MultiFailed with index 0 when it does."""
         path, data = paths.image(record.name), encode(record)
         for _ in range(self._limits.write_tries):
-            self.require_session()
+            await self.require_session()
             before = await self.image(record.name)
             if before is not None and before.record == record:
                 return None
@@ -210,7 +209,7 @@ class Store(Records):
             except MultiFailed as failed:
                 if failed.index == 0 or not isinstance(failed.cause, NodeExists | BadVersion | NoNode):
                     raise
-            except ConnectionLost:
+            except UNANSWERED:
                 pass
             await self._pause()
         raise unavailable(f"The record of image {record.name} could not be written; push it again.")
@@ -221,14 +220,14 @@ class Store(Records):
             await self._bounded(self._client.delete(paths.image(image.record.name), image.stat.version))
         except (BadVersion, NoNode):
             return False
-        except ConnectionLost:
+        except UNANSWERED:
             await self._pause()
             return await self.image(image.record.name) is None
         return True
 
     async def raise_fence(self, path: str) -> bool:
         """Create an ephemeral znode; False when it is there already."""
-        self.require_session()
+        await self.require_session()
         try:
             await self._bounded(self._client.create(path, ephemeral=True))
         except NodeExists:
@@ -244,8 +243,7 @@ class Store(Records):
         """Racks, other than `besides`, in which an agent of the layer is registered."""
         names = await self._names(f"{paths.MEMBERS}/{layer}")
         others = sorted(set(names) - set(besides))
-        reads = (self._bounded(self._client.children(paths.rack_members(layer, one))) for one in others)
-        members = await asyncio.gather(*reads)
+        members = await asyncio.gather(*(self._names(paths.rack_members(layer, one)) for one in others))
         return [rack for rack, nodes in zip(others, members, strict=True) if nodes]
 
 

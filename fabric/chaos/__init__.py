@@ -14,6 +14,7 @@
     watching.py    pure: Samples -> findings (what is only wrong for a while: doubles, too much on a node, guesses)
     judge.py       pure: history and World -> findings (what is wrong in the end)
     scorecard.py   verdict and figures, as table and JSON
+    matrix.py      every role killed at every step of the flow; its cells as data: cells.py
 
 Theory of operation. Everything that is done goes through what any operator has: the control socket and the folder of a
 fabric that is up (`fabric up`), its API, its ZooKeeper. Nothing is asked of the processes that are judged but what they

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fabric.cli import matrix
 from fabric.cli.exits import Exit, Failure
 
 MAX_SEED = (1 << 53) - 1
@@ -23,7 +24,8 @@ _EPILOG = """examples:
   fabric chaos run storm --show > mine.txt    # its lines, to be changed
   fabric chaos run mine.txt
   fabric chaos run --random --seed 17 --for 3m --load 5/s
-  fabric chaos run grey --dir /tmp/fabric-0/default    # against a fabric that is up"""
+  fabric chaos run grey --dir /tmp/fabric-0/default    # against a fabric that is up
+  fabric chaos matrix                                  # every role killed at every step of the flow"""
 
 
 def register(subparsers: Any) -> None:
@@ -62,6 +64,7 @@ def register(subparsers: Any) -> None:
         epilog="examples:\n  fabric chaos list",
     )
     listing.set_defaults(run=_list)
+    matrix.register(verbs)
     listing.add_argument("--format", choices=("table", "json"), default=argparse.SUPPRESS, help="default: table")
 
 

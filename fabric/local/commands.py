@@ -129,6 +129,8 @@ def _show(state: LocalState) -> None:
         console.print(f"  {name:<13}{_server(server)}")
     for name, companion in state.companions.items():
         console.print(f"{name:<10} {_service(companion)}")
+    if state.spec.network != "host":
+        console.print(f"network    {state.spec.network}, {'; '.join(map(str, state.rules)) or 'nothing wrong with it'}")
     leaders = {node for by_rack in state.leaders.values() for node in by_rack.values()}
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for heading in ("NODE", "RACK", "LAYER", "STATE", "PID", "LEADS", "ENDED"):

@@ -26,7 +26,8 @@ API_WAIT_S = 2.0
 MODE_WAIT_S = 0.5
 OPEN_WAIT_S = 60.0
 MAX_LINE_BYTES = 1 << 20
-SESSION_S = 30.0
+SESSION_S = 6.0
+"""Short, as a third of it is how long one silent server is borne (zk.kazoo_tree); nothing hangs on this session."""
 
 R = TypeVar("R", bound=msgspec.Struct)
 

@@ -380,7 +380,8 @@ class Keeper:
         companions = {job.name: Service("", job.process, bool(job.ready), job.ended) for job in stay}
         return LocalState(
             self.phase, str(self.folder.path), self.spec, self.me, zookeeper, service, views, self.sight.seen.leaders,
-            self.marks, self.error, companions, self.crew.zookeepers.views(self.sight.seen.modes),
+            self.marks, self.error, companions,
+            self.crew.zookeepers.views(self.sight.seen.modes, self.sight.seen_from),
             self.crew.network.names.endpoints, self.crew.network.rules,
         )  # fmt: skip
 

@@ -91,6 +91,14 @@ class NamespacedNetwork(Network):
         asyncio.run(Proxy(self.names, self.routes, Taker(self.to_relay.theirs, Order())).run())
         return 0
 
+    def close(self) -> None:
+        for namespace in self.namespaces.values():
+            namespace.close()
+        for orders in (self.to_switch, self.to_relay):
+            orders.close()
+        for listener in self._listeners:
+            listener.close()
+
     def replace(self, rules: tuple[Rule, ...]) -> None:
         checked(self.names, rules)
         self.rules = rules

@@ -88,6 +88,10 @@ class Network:
         """To be forked once every address is open."""
         return ()
 
+    def close(self) -> None:
+        """Give all of it back; the keeper's end does as much."""
+        self._ports.close()
+
     def replace(self, rules: tuple[Rule, ...]) -> None:
         """These rules hold from now on, and no others. Raises NetworkError."""
         if rules:

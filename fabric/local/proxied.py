@@ -105,6 +105,11 @@ class ProxiedNetwork(Network):
         asyncio.run(Proxy(self.names, self.routes, Taker(self.orders.theirs, self.orders.now)).run())
         return 0
 
+    def close(self) -> None:
+        self.orders.close()
+        for one in self._sockets:
+            one.close()
+
     def replace(self, rules: tuple[Rule, ...]) -> None:
         checked(self.names, rules)
         servers = zookeeper_names(self.spec.zookeepers)

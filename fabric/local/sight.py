@@ -35,6 +35,8 @@ class Sight:
         self.selector, self.body, self.log, self.on_seen = selector, body, log, on_seen
         self.pid = 0
         self.seen = Seen()
+        self.seen_from = 0.0
+        """When the look at `seen` began: what has changed since may not be in it."""
         self.questions = self.answers = -1
         self.heard = bytearray()
         self.asked_at: float | None = None
@@ -103,7 +105,8 @@ class Sight:
         self.seen = msgspec.json.decode(bytes(self.heard), type=Seen)
         self.heard.clear()
         now = time.monotonic()
-        took_s = now - (self.asked_at or now)
+        self.seen_from = self.asked_at or now
+        took_s = now - self.seen_from
         self.asked_at = None
         self.look_at = now + min(LOOK_SLOW_S, max(LOOK_FAST_S, took_s))
         self.on_seen(self.seen)

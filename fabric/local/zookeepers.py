@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import secrets
 import signal
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,17 +28,20 @@ TICKS_A_SESSION = 4
 RESTART_GRACE_S = 1.0
 PORTS = (2181, 2888, 3888)
 """For clients, for followers, for elections: of a server that has an address of its own."""
+NEVER = Process(0, 0)
 
 
 @dataclass(slots=True)
 class Member:
-    """One server. `process`: its last one. `ended`: how that ended, empty while it runs."""
+    """One server. `process`: its last one, begun at `since` (time.monotonic). `ended`: how that ended, empty while it
+    runs."""
 
     name: str
     server: Server
-    process: Process
     reach: Reach
     network: Network
+    process: Process = NEVER
+    since: float = 0.0
     paused: bool = False
     ended: str = ""
 
@@ -56,9 +60,7 @@ class Member:
         wait until it serves. Returns the old pid."""
         old = self.process.pid
         self.server.stop(grace_s=0.0 if self.paused else RESTART_GRACE_S)
-        with self.network.inside(self.name):
-            self.server.launch()
-        self._begun()
+        self.launch()
         return old
 
     def exited(self, how: str) -> None:
@@ -66,12 +68,15 @@ class Member:
         self.server.kill()
         self.ended, self.paused = how, False
 
-    def _begun(self) -> None:
+    def launch(self) -> None:
+        with self.network.inside(self.name):
+            self.server.launch()
         self.process, self.paused, self.ended = process(self.server.pid or 0), False, ""
+        self.since = time.monotonic()
         self.network.forked(self.name, self.process.pid)
 
-    def view(self, mode: str) -> ZooKeeper:
-        serves = self.running and not self.paused
+    def view(self, mode: str, seen_from: float) -> ZooKeeper:
+        serves = self.running and not self.paused and seen_from > self.since
         return ZooKeeper(
             _joined(self.reach.outside),
             self.process if self.running else None,
@@ -117,11 +122,8 @@ class Zookeepers:
         addresses = [reached[name][0].listen[0] for name in names]
         ensemble = Ensemble(installation, self.data, size=size, tick_ms=tick_ms, ports=ports, addresses=addresses)
         for name, server in zip(names, ensemble.servers, strict=True):
-            with self.network.inside(name):
-                server.launch()
-            pid = server.pid or 0
-            self._members[name] = Member(name, server, process(pid), reached[name][0], self.network)
-            self.network.forked(name, pid)
+            self._members[name] = Member(name, server, reached[name][0], self.network)
+            self._members[name].launch()
         self.peers = ",".join(_joined(member.reach.peers) for member in self)
         return ",".join(_joined(member.reach.outside) for member in self)
 
@@ -151,9 +153,9 @@ class Zookeepers:
     def pids(self) -> set[int]:
         return {member.process.pid for member in self if member.running}
 
-    def views(self, modes: Mapping[str, str]) -> dict[str, ZooKeeper]:
-        """`modes`: by name, as it was seen last; who does not serve is not there."""
-        return {member.name: member.view(modes.get(member.name, "")) for member in self}
+    def views(self, modes: Mapping[str, str], seen_from: float) -> dict[str, ZooKeeper]:
+        """`modes`: by name, as a look that began then saw it; who did not serve is not there."""
+        return {member.name: member.view(modes.get(member.name, ""), seen_from) for member in self}
 
     def stop(self) -> None:
         """Their data are thrown away, so they need not write them down first."""

@@ -37,6 +37,7 @@ MTU_BYTES = 16_384
 """Large, as every packet costs the switch as much whatever its size; not so large that a narrow link would carry a few
 packets a second."""
 PROBE_WAIT_S = 10.0
+MAX_REASON = 300
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -93,7 +94,7 @@ def why_not() -> str:
     probe = subprocess.run(
         [sys.executable, "-m", __name__], capture_output=True, text=True, timeout=PROBE_WAIT_S, check=False
     )
-    return "" if probe.returncode == 0 else (probe.stdout.strip() or probe.stderr.strip()[-200:])
+    return "" if probe.returncode == 0 else probe.stderr.strip()[-MAX_REASON:]
 
 
 @contextlib.contextmanager
@@ -142,16 +143,14 @@ def _up(control: socket.socket, device: str) -> None:
     _set(control, SIOCSIFFLAGS, struct.pack("=H", flags | IFF_UP), device)
 
 
-def main() -> int:
-    """Whether one can be made: 0, or 1 and why not."""
+def main() -> None:
+    """Whether one can be made; else the exit code is 1, and why not is on standard error."""
     try:
         made = make(IPv4Interface("10.91.0.1/16"))
     except NoRight as refused:
-        print(refused)
-        return 1
+        sys.exit(str(refused))
     made.close()
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

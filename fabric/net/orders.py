@@ -71,6 +71,10 @@ class Giver:
             pass
         raise NotTaken(f"the network's process did not answer within {TAKEN_WAIT_S:g} s; it is told again when it does")
 
+    def close(self) -> None:
+        self._mine.close()
+        self._theirs.close()
+
 
 class Taker:
     """The end of the network's process. `now`: the last order."""
@@ -81,6 +85,9 @@ class Taker:
 
     def fileno(self) -> int:
         return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
 
     def take(self) -> bool:
         """Take on what has come in and answer it; whether there was anything. The caller obeys `now` before it does

@@ -48,6 +48,15 @@ class Verdict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def healthy(self) -> bool:
         return self == HEALTHY
 
+    def __str__(self) -> str:
+        parts = (
+            "all lost" if self.drop == 1 else f"{self.drop:.3g} lost" if self.drop else "",
+            f"{self.delay_ms:g} ms late" if self.delay_ms else "",
+            f"up to {self.jitter_ms:g} ms of jitter" if self.jitter_ms else "",
+            f"{self.bytes_per_s} bytes/s" if self.bytes_per_s else "",
+        )
+        return ", ".join(part for part in parts if part) or "well"
+
     def and_also(self, other: Verdict) -> Verdict:
         """Both hold."""
         rates = [rate for rate in (self.bytes_per_s, other.bytes_per_s) if rate]
@@ -69,6 +78,9 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     source: tuple[str, ...]
     target: tuple[str, ...]
     verdict: Verdict
+
+    def __str__(self) -> str:
+        return f"{' '.join(self.source)} -> {' '.join(self.target)}: {self.verdict}"
 
 
 def cut(some: Iterable[str], others: Iterable[str]) -> tuple[Rule, Rule]:

@@ -65,6 +65,9 @@ class Switch:
         while True:
             self.turn()
 
+    def close(self) -> None:
+        self._selector.close()
+
     def turn(self, most_s: float | None = None) -> None:
         """Wait for something to do, at most so long, and do it."""
         if self._held:

@@ -3,7 +3,8 @@
 One question an image at a time. Those who want the same image ask the same few leaders (`MEETING_LEADERS`), who can
 then look once for many of them (`storage`): were any leader as good as another, each of 500 nodes with a share would
 make another one ask all storage agents. A storage leader that does not answer in `command_wait_s`, or leads no more, is
-passed over for another; after `TRIES` the answer is that nobody was found, with the reason.
+passed over for another. After `find_wait_s`, and TRIES at least (an outage of ZooKeeper is no answer), the end is that
+nobody was found, with the reason; and whether all who could know said so (`nobody`).
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ MEETING_LEADERS = 3
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """`holders` is empty when none was found; `reason` says why. `tree_reads` and `messages` were spent on it."""
+    """`holders` is empty when none was found; `reason` says why. `nobody`: because every storage agent was heard, and
+    none has the image, so that others would not find it either. `tree_reads` and `messages` were spent on it."""
 
     digest: str
     holders: tuple[HolderRef, ...]
@@ -39,6 +41,7 @@ class Found:
     tree_reads: int
     messages: int
     reason: str
+    nobody: bool = False
 
 
 @dataclass(slots=True)
@@ -54,6 +57,7 @@ class _Search:
     reads: int = 0
     messages: int = 0
     reason: str = ""
+    nobody: bool = False
     failed: tuple[str, ...] = ()
 
 
@@ -124,7 +128,8 @@ class HolderFinder:
         elif not answer.chosen:
             silent = f"; silent: {', '.join(answer.silent)}" if answer.silent else ""
             failed = f"; not asked again: {', '.join(search.exclude)}" if search.exclude else ""
-            self._again(search, now, f"no storage agent has a whole copy of {answer.digest}{silent}{failed}")
+            why = f"no storage agent has a whole copy of {answer.digest}{silent}{failed}"
+            self._again(search, now, why, nobody=not answer.found and not answer.silent)
         else:
             self._end(search, now, answer.chosen, answer.found)
         return True
@@ -152,23 +157,20 @@ class HolderFinder:
         search.reads += 1
         self._out.tree(f"{PREFIX}list:{search.call}", Children(paths.leaders("storage")))
 
-    def _again(self, search: _Search, now: float, reason: str) -> None:
-        search.reason = reason
+    def _again(self, search: _Search, now: float, reason: str, nobody: bool = False) -> None:
+        search.reason, search.nobody = reason, nobody
         search.tries += 1
-        if search.tries >= TRIES:
+        if search.tries >= TRIES and now >= search.began + self._settings.find_wait_s:
             self._end(search, now, (), ())
             return
         search.leader = ""
         search.call = ""
-        pause_s = min(FIRST_PAUSE_S * 2**search.tries, self._settings.retry_max_s)
+        pause_s = min(FIRST_PAUSE_S * 2 ** min(search.tries, TRIES), self._settings.retry_max_s)
         search.deadline = now + pause_s * (0.5 + self._rng.random())
 
     def _end(self, search: _Search, now: float, chosen: tuple[HolderRef, ...], found: tuple[str, ...]) -> None:
         del self._searches[search.digest]
         took_ms = int((now - search.began) * 1000)
-        self._found(
-            now,
-            Found(
-                search.digest, chosen, found, search.leader, took_ms, search.reads, search.messages, search.reason
-            ),
-        )
+        nobody = not chosen and search.nobody
+        spent = (search.reads, search.messages)
+        self._found(now, Found(search.digest, chosen, found, search.leader, took_ms, *spent, search.reason, nobody))

@@ -230,15 +230,17 @@ class Instances:
             return
         self._images.pop(event.digest, None)
         reason = event.reason
-        if found is not None and not found.holders and found.reason not in reason:
-            reason = f"{reason}: {found.reason}"
+        blame = event.blame
+        if found is not None and not found.holders:
+            blame = "image" if found.nobody else blame
+            reason = reason if found.reason in reason else f"{reason}: {found.reason}"
         for work in self._users(event.digest):
             for entry in work.entries.values():
                 if entry.state in ("assigned", "fetching"):
                     if entry.ran:  # it ran before: try again later rather than give up what was running
                         self._back_off(now, entry, f"image: {reason}")
                     else:
-                        entry.state, entry.blame, entry.reason = "failed", event.blame, f"image: {reason}"
+                        entry.state, entry.blame, entry.reason = "failed", blame, f"image: {reason}"
                     self._dirty.add(work.deployment)
 
     def _users(self, digest: str) -> list[Work]:

@@ -169,13 +169,17 @@ class Recorder:
         at = self._confirmed_ms
         found = max((fetch.find_ms for fetch in fetches), default=0)
         asked = sum(not fetch.cached for fetch in fetches)
+        without = sum(node.fetch is None and node.running_after_ms < 0 for node in self._nodes.values())
+        cached = len(self._nodes) - asked - without
+        in_vain = f", {without} did not get it" if without else ""
         holders = sorted({name for fetch in fetches for name in fetch.chosen})
         leaders = sorted({fetch.storage_leader for fetch in fetches if fetch.storage_leader})
         self._spans.append(
-            Span(7, STEPS[7], at, found, f"{asked} agents asked, {len(self._nodes) - asked} had the image already")
+            Span(7, STEPS[7], at, found, f"{asked} agents asked, {cached} had the image already{in_vain}")
         )
         by = f", by the leaders of {', '.join(leaders)}" if leaders else ""
-        self._spans.append(Span(8, STEPS[8], at, found, f"holders {', '.join(holders) or 'not needed'}{by}"))
+        named = ", ".join(holders) or ("not known" if without else "not needed")
+        self._spans.append(Span(8, STEPS[8], at, found, f"holders {named}{by}"))
         total = sum(sum(fetch.bytes_by_holder.values()) for fetch in fetches)
         started = sum(node.running_after_ms >= 0 for node in self._nodes.values())
         detail = f"{total / 2**20:.1f} MiB fetched, {started} nodes started"

@@ -78,8 +78,8 @@ class Reserving:
         """The offers are of what rack leaders know of the best of their agents: when they fall short, all are asked."""
         self._newcomers = False
         self._waits = 0
-        self._unsure_until = 0.0
-        """Nodes that did not answer a Reserve may hold reservations of ours until then."""
+        self._unsure: dict[Place, float] = {}
+        """Nodes that did not answer a Reserve may hold reservations of ours until then; not those that are gone."""
 
     @property
     def touched(self) -> set[Place]:
@@ -142,6 +142,11 @@ class Reserving:
         # One that went away in the middle may only be restarting: like a silent one it is worth another round.
         silent = [f"node {node}" for reply in gathered.replies for node in (*reply.silent, *reply.absent)]
         self._silent = (*(f"rack {rack}" for rack in gathered.silent_racks), *silent)
+        if not self._known:  # all were asked: who neither answers nor is missed by a leader is gone
+            here = {where for where, _ in answers}
+            here.update((node, reply.rack) for reply in gathered.replies for node in reply.silent)
+            told = {reply.rack for reply in gathered.replies}
+            self._unsure = {where: at for where, at in self._unsure.items() if where in here or where[1] not in told}
         self._charge.recorder.discussed(self._asked_at, now, gathered, list(self._offers.values()), self._known)
         self._place(now)
 
@@ -172,7 +177,7 @@ class Reserving:
             return False
         settings = self._charge.settings
         nobody = not any(offer.short for offer in self._offers.values()) and not self._exclude
-        unsure = now < self._unsure_until
+        unsure = any(now < until for until in self._unsure.values())
         patient = self._need > 0 or self._waits < MAX_WAITS
         if now < self._deadline and patient and (oldest or self._silent or nobody or unsure):
             ours = self._charge.keeper.ticket
@@ -274,7 +279,7 @@ class Reserving:
     def _take_back(self, now: float, lost: list[Place]) -> None:
         """These did not answer: whether they reserved or not, nothing is counted on there, and they are told so."""
         if lost:
-            self._unsure_until = now + self._charge.settings.reservation_ttl_s
+            self._unsure.update(dict.fromkeys(lost, now + self._charge.settings.reservation_ttl_s))
             for ordinal in [ordinal for ordinal, where in self._places.items() if where in lost]:
                 del self._places[ordinal]
                 self._missing.add(ordinal)

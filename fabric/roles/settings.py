@@ -51,6 +51,8 @@ class Settings:
     """Mean wait before a request that lost to others' reservations asks again."""
     poll_interval_s: float = 1.0
     """How often the coordinator asks nodes that have not reported."""
+    find_wait_s: float = 30.0
+    """For somebody to hold an image (step 8): more than a holder, or a storage leader, takes to restart."""
     start_stall_s: float = 60.0
     """Without any progress for this long, a node's ordinals are placed elsewhere."""
     start_deadline_s: float = 900.0

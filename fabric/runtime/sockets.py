@@ -31,6 +31,9 @@ class BusLimits:
     """Received in a row before the loop gets its turn."""
     heartbeat_ms: int = 10_000
     """A connection that carries nothing for so long is probed, and closed when the probe is not answered in as long."""
+    unheard_ms: int = 3_000
+    """A connection whose other end does not acknowledge what was sent for so long is closed: behind a cut TCP tries
+    again ever less often, so that an old connection would be silent for long after it has healed."""
     reconnect_min_ms: int = 100
     reconnect_max_ms: int = 3_200
     connect_timeout_ms: int = 5_000
@@ -56,6 +59,7 @@ def router(context: SocketContext, limits: BusLimits, ipv6: bool) -> zmq.Socket[
         (zmq.HEARTBEAT_IVL, limits.heartbeat_ms),
         (zmq.HEARTBEAT_TIMEOUT, limits.heartbeat_ms),
         (zmq.HEARTBEAT_TTL, 2 * limits.heartbeat_ms),
+        (zmq.TCP_MAXRT, limits.unheard_ms),
         (zmq.RECONNECT_IVL, limits.reconnect_min_ms),
         (zmq.RECONNECT_IVL_MAX, limits.reconnect_max_ms),
         (zmq.CONNECT_TIMEOUT, limits.connect_timeout_ms),

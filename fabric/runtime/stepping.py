@@ -223,6 +223,7 @@ class Stepping:
                 if step.moment == "after" and armed.action != "mark":
                     time.sleep(SETTLE_S)
                 _act(armed.action)
+                return
 
     def _look(self) -> dict[str, tuple[tuple[int, Armed], ...]]:
         found: dict[str, tuple[tuple[int, Armed], ...]] = {}

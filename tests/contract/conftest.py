@@ -9,19 +9,20 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import CONTAINERS
 from tests.zookeeper import kazoo_session, memory_servers, memory_session, shaky_kazoo_session
 
 MakeTree = Callable[..., AbstractAsyncContextManager[Any]]
 
 
-@pytest.fixture(params=["memory", "server", "container"])
+@pytest.fixture(params=["memory", "server", CONTAINERS])
 def make_tree(request: pytest.FixtureRequest) -> MakeTree:
     """A factory of sessions on one and the same tree, which is empty but for the roots; with `shaky=True`, of
     ShakySessions. Another implementation of Tree joins the suite as another parameter here."""
     if request.param == "memory":
         servers = memory_servers()
         return lambda shaky=False, **options: memory_session(servers, **options)
-    if request.param == "container":
+    if request.param == "containers":
         hosts = f"{request.getfixturevalue('zookeeper_container')}/test-{uuid.uuid4().hex}"
     else:
         hosts = request.getfixturevalue("chroot")

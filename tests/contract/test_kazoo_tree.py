@@ -12,8 +12,7 @@ import pytest
 
 from tests.conftest import zookeeper_server
 from tests.waiting import wait_until
-from tests.zookeeper import LOCAL, KazooSession, Proxy, end_session, eventually, installation, kazoo_session
-from zk.ensemble import Ensemble
+from tests.zookeeper import LOCAL, KazooSession, Proxy, end_session, eventually, kazoo_session
 from zk.server import Server
 from zk.tree import (
     ConnectionLost,
@@ -97,31 +96,6 @@ def test_a_new_session_refuses_what_waited_and_makes_the_roots_again(server: Ser
 
     with Proxy((LOCAL, server.port)) as proxy:
         asyncio.run(main(proxy))
-
-
-def test_the_session_goes_on_at_another_server_of_the_ensemble(tmp_path: Path) -> None:
-    async def main(ensemble: Ensemble) -> None:
-        hosts = ensemble.hosts
-        async with kazoo_session(f"{hosts}/x", session_timeout_s=5) as s, kazoo_session(hosts) as other:
-            for round_ in range(2):
-                first = s.tree.session_id
-                if round_ == 0:
-                    await s.client.create("/e", ephemeral=True)
-                link: Any = s.tree._link
-                port = link.client._connection._socket.getpeername()[1]
-                (connected_to,) = [each for each in ensemble.servers if each.port == port]
-                connected_to.kill()
-                moved = [CONNECTED, *[SUSPENDED, CONNECTED] * (round_ + 1)]
-                await eventually(lambda moved=moved: s.states() == moved)  # type: ignore[misc]
-                assert s.tree.session_id == first
-                got = await s.client.get("/e")
-                assert got.stat.owner == first
-                assert await other.client.exists("/x/e") == got.stat
-                ensemble.start()
-
-    with Ensemble(installation(), tmp_path) as ensemble:
-        assert ensemble.leader() is not None
-        asyncio.run(main(ensemble))
 
 
 def test_replies_that_are_lost_leave_things_done(server: Server) -> None:

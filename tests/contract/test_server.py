@@ -16,7 +16,6 @@ import pytest
 from tests.conftest import zookeeper_server
 from tests.waiting import wait_until
 from tests.zookeeper import installation, kazoo_session
-from zk.ensemble import Ensemble
 from zk.server import DEBIAN_JARS, Installation, Server, ServerFailed, ask_status, find_zookeeper, free_ports
 
 
@@ -121,21 +120,6 @@ def test_it_opens_no_file_for_writing_outside_its_folder(tmp_path: Path) -> None
 def _writable(fd: Path) -> bool:
     flags = Path(str(fd).replace("/fd/", "/fdinfo/")).read_text().split("flags:")[1].split()[0]
     return int(flags, 8) & os.O_ACCMODE != os.O_RDONLY
-
-
-def test_an_ensemble_elects_a_leader_and_another_when_it_dies(tmp_path: Path) -> None:
-    with Ensemble(installation(), tmp_path) as ensemble:
-        first = ensemble.leader()
-        assert first is not None
-        modes = [status.mode for server in ensemble.servers if (status := server.status())]
-        assert sorted(modes) == ["follower", "follower", "leader"]
-        assert len(ensemble.hosts.split(",")) == 3
-        first.kill()
-        second = wait_until(ensemble.leader, what="a new leader")
-        assert second is not first
-        ensemble.start()
-        assert all(server.status() for server in ensemble.servers)
-    assert all(server.pid is None for server in ensemble.servers)
 
 
 def test_zookeeper_home_comes_before_the_package(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import random
 import tarfile
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,17 @@ from fabric.images.protocol import Holder
 from fabric.images.push import Push
 from fabric.records import Deployment, Member, Share, Spec, encode
 from fabric.resources import Resources
-from tests.system.agents import CLAIM, AgentFarm, Talker, agent_processes, read_members, registered, reserve, talk
+from tests.system.agents import (
+    CLAIM,
+    QUICK,
+    AgentFarm,
+    Talker,
+    agent_processes,
+    read_members,
+    registered,
+    reserve,
+    talk,
+)
 from tests.unit.runtime.until import until
 from zk.client import TreeClient
 from zk.kazoo_tree import KazooTree
@@ -264,7 +275,7 @@ def test_instances_outlive_their_agent_and_are_adopted(tmp_path: Path, chroot: s
 
 def test_an_image_that_nobody_holds_fails_with_the_reason(tmp_path: Path, chroot: str) -> None:
     with agent_processes(tmp_path) as farm:
-        node, _ = three(farm, chroot)
+        node, _ = three(farm, chroot, settings=replace(QUICK, find_wait_s=1.0))
         digest = "b3:" + 64 * "0"
 
         async def body(talker: Talker) -> None:
@@ -274,7 +285,7 @@ def test_an_image_that_nobody_holds_fails_with_the_reason(tmp_path: Path, chroot
                 lambda: talker.reports and talker.reports[-1].progress.failed, timeout_s=40, what="the failure"
             )
             failure = talker.reports[-1].progress.failed[0]
-            assert failure.blame == "node"
+            assert failure.blame == "image", "no other node would find one"
             assert "no storage agent has a whole copy" in failure.reason
 
         talk(body)

@@ -19,7 +19,7 @@ from tests.zookeeper import Proxy
 pytestmark = pytest.mark.system
 PATH = "/v1/deployments"
 BODY = {"image": "web", "flavor": "Small", "count": 2}
-LIMITS = ApiLimits(tree_wait_s=3.0)
+LIMITS = ApiLimits(tree_wait_s=3.0, session_wait_s=1.0)
 
 
 @dataclass

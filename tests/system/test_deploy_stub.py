@@ -12,6 +12,7 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from deploy import bmp
@@ -21,8 +22,11 @@ from deploy.messages import AnyDeployMessage, BipAnswer, BipCall, Charge, Parent
 from deploy.repository.process import bind, own_url
 from deploy.repository.process import start as serve
 from deploy.stub.processes import Strays
+from deploy.stub.settings import EXIT_NAME_TAKEN
+from fabric.records import encode
 from fabric.runtime.bus import Bus, new_context
 from tests.unit.runtime.until import until
+from zk import paths
 from zk.client import TreeClient
 from zk.kazoo_tree import KazooTree
 
@@ -90,6 +94,13 @@ class Stub:
         line = await asyncio.to_thread(self._started, [*FABRIC, *words, *options])
         assert line.startswith("boot stub s1 at tcp://127.0.0.1:")
         self.address = line.split()[-1]
+
+    def another(self, *options: str) -> tuple[int, str]:
+        """One more with its name, in a folder of its own: its exit code, and what it said."""
+        key = self.folder.parent / "cluster.key"
+        words = ["bootstub", "--name", "s1", "--dir", str(self.folder.parent / "another"), "--key-file", str(key)]
+        ended = subprocess.run([*FABRIC, *words, *options], capture_output=True, text=True, timeout=60)
+        return ended.returncode, ended.stderr
 
     def _started(self, words: list[str]) -> str:
         """Its first line."""
@@ -219,6 +230,13 @@ def test_it_registers_in_the_directory_and_answers_discovery(tmp_path: Path, chr
                 while (record := await stubs.get("s1")) is None:
                     assert loop.time() < give_up
                 assert (record.address, record.domain, record.by) == (here.address, "/site", "boot")
+                await TreeClient(tree).set(paths.stub("s1"), encode(msgspec.structs.replace(record, host="elsewhere")))
+                code, said = await asyncio.to_thread(here.another, "--directory", chroot)
+                assert code == EXIT_NAME_TAKEN, said
+                assert f"found it taken by one on elsewhere ({here.address}), which answers: give one" in said
+                again = await stubs.get("s1")
+                assert again is not None
+                assert (again.host, again.address) == ("elsewhere", here.address)
             finally:
                 await tree.close()
             assert await here.end(signal.SIGTERM) == 0

@@ -44,7 +44,7 @@ async def capacity(
     services: ServicesDep, flavor: Annotated[str, Query(min_length=1, max_length=64, examples=["Large"])]
 ) -> CapacityView:
     chosen = services.deploying.flavor(flavor)
-    services.control.require_leaders("compute")
+    await services.control.require_leaders("compute")
     found = await services.inventory.statuses("compute")
     each = rooms(chosen.resources, found)
     return CapacityView(

@@ -117,7 +117,7 @@ async def delete(
 ) -> ImageDeletedView:
     """Its content is freed unless another name means the same."""
     store = services.control.store
-    store.require_session()
+    await store.require_session()
     found = await store.image(name) if _NAME.fullmatch(name) else None
     if found is None:
         raise not_found("image", name, "GET /v1/images lists them.")

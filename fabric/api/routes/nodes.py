@@ -171,7 +171,7 @@ def _rack_key(view: RackView) -> str:
 
 async def _compute_node(services: Services, node: str, what: str) -> NodeStatus:
     """A compute node that is present; 404 or 409 when it is none."""
-    services.control.store.require_session()
+    await services.control.store.require_session()
     status = await services.inventory.find_node(node) or await services.inventory.find_node(node, fresh=True)
     if status is None:
         raise not_found("node", node, "GET /v1/nodes lists those that are present.")

@@ -6,8 +6,9 @@ import asyncio
 
 import pytest
 
+from deploy.at_work import TopError
 from deploy.records import Child, StubRef, Table
-from deploy.top import Top, TopError, roots_of
+from deploy.top import Top, roots_of
 
 STUB = StubRef("s1", "tcp://127.0.0.1:1/" + "a" * 32)
 TABLE = Table("", "a" * 32, STUB.address, "o", (Child("region1", 0, STUB), Child("region2", 1, STUB)))

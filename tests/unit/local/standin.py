@@ -59,7 +59,7 @@ class SmallCrew(RealCrew):
             loop.add_reader(place.lifeline, ended.set)
         trees = []
         for node in nodes if how != "late" else ():
-            tree = KazooTree(place.zk, session_timeout_s=place.spec.session_timeout_s)
+            tree = KazooTree(self.zookeepers.peers, session_timeout_s=place.spec.session_timeout_s)
             trees.append(tree)
             await tree.open(10.0)
             client = TreeClient(tree)

@@ -205,6 +205,8 @@ def test_a_process_is_a_pid_and_a_start_time() -> None:
         ({"session_timeout_s": float("nan")}, "--session-timeout: expected 0.5 to 60 seconds"),
         ({"zk": "no port:x"}, "--zk: connect string"),
         ({"api_port": 70000}, "api_port"),
+        ({"zookeepers": 4}, "--zookeepers: expected 1, 3 or 5 servers, found 4"),
+        ({"zookeepers": 3, "zk": "h:1"}, "expected --zk .* or --zookeepers .*, found both"),
     ],
 )
 def test_what_can_not_be(options: dict[str, object], expected: str) -> None:
@@ -269,9 +271,9 @@ def test_logs_are_bounded_and_their_end_is_told(tmp_path: Path, monkeypatch: pyt
 
 def test_the_port_of_the_api_is_its_own_before_it_listens_there(tmp_path: Path) -> None:
     crew = RealCrew(make_spec(folder=tmp_path, api_port=0))
-    address = crew.api_address()
+    address = crew.api_address().listen
     with socket.socket() as other, pytest.raises(OSError, match="Address already in use"):
         other.bind(address)
     with socket.create_server(address), socket.create_connection(address):
         pass
-    crew._ports.close()
+    crew.network.close()

@@ -242,6 +242,43 @@ def test_an_image_that_cannot_start_fails_the_request_with_its_reason():
     assert world.running(deployment) == {}
 
 
+def lose(world: World, digest: str = DIGEST) -> list[Host]:
+    """Whoever holds it does not, any more; returns them."""
+    holders = [host for host in world.hosts.values() if host.identity.layer == "storage" and digest in host.held]
+    for host in holders:
+        host.held.discard(digest)
+        world.tell_store(host)
+    return holders
+
+
+def test_an_image_that_nobody_holds_fails_the_request_with_that_reason_and_blames_no_node():
+    world = settled()
+    assert len(lose(world)) == 3
+    deployment = world.create(6)
+    assert world.until_final(deployment) > 30, "somebody may come back that holds it"
+    record = world.record(deployment)
+    assert record.state == "failed"
+    assert f"no storage agent has a whole copy of {DIGEST}" in record.reason
+    assert world.running(deployment) == {}
+    (run,) = unpack(world.tree.nodes[paths.trace(deployment)].data).runs
+    steps = {span.step: span.detail for span in run.spans}
+    assert "0 had the image already" in steps[7]
+    assert steps[8].startswith("holders not known")
+
+
+def test_holders_that_are_back_while_they_are_looked_for_serve_the_request():
+    world = settled()
+    holders = lose(world)
+    deployment = world.create(24)
+    world.pass_time(20)
+    for host in holders:
+        host.held.add(DIGEST)
+        world.tell_store(host)
+    world.until_final(deployment)
+    exactly(world, deployment, 24)
+    assert world.record(deployment).reason == ""
+
+
 def test_a_node_that_cannot_start_instances_is_left_for_others():
     world = settled()
     world.start_hook = lambda host, effect: (

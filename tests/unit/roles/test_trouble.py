@@ -389,3 +389,16 @@ def test_the_time_of_an_outage_is_no_stall():
     world.until_final(deployment, limit_s=60)
     exactly(world, deployment, 6)
     assert world.record(deployment).plan == plan, "nothing was placed elsewhere"
+
+
+def test_what_a_node_may_have_reserved_that_is_gone_is_not_waited_for():
+    """It dies between its offer and its reservation, of a request that takes what it gets."""
+    world = settled(racks=2, compute=3)
+    victim = next(host for host in everybody(world) if host.identity.layer == "compute" and not host.agent.leads)
+    deployment = world.create(12, submit=False, max_per_node=1, min_count=3)
+    world.submit(deployment)
+    world.run(lambda: bool(world.reserved()), what="somebody has reserved")
+    world.crash(victim.identity.node)
+    assert world.until_final(deployment) < 8
+    record = world.record(deployment)
+    assert (record.state, record.placed) == ("running", 5)

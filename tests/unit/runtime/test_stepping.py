@@ -52,6 +52,16 @@ def test_only_the_nodes_named_fire_and_only_at_the_time_named(folder: Path):
     assert [told.node for told in stepping.fired(folder)] == ["n2"]
 
 
+def test_who_comes_to_a_step_once_does_one_thing(folder: Path):
+    for _ in range(2):
+        stepping.arm(folder, MARK)
+    one = Stepping(folder, "n1")
+    one.after(FETCH)
+    assert [told.number for told in stepping.fired(folder)] == [1]
+    one.after(FETCH)
+    assert [told.number for told in stepping.fired(folder)] == [1, 2]
+
+
 def test_what_is_disarmed_does_not_fire_and_what_is_armed_at_once_after_a_look_does(folder: Path):
     one = Stepping(folder, "n1")
     for _ in range(20):  # within the grain of a file's time of change

@@ -41,7 +41,7 @@ def test_whoever_resumes_wants_more_than_the_directory_s_word(
         yield top
 
     monkeypatch.setattr("deploy.cli.applying.Top.open", opened)
-    flags = dict.fromkeys(("only", "resume", "recheck", "keep", "yes", "take_over", "pause"), False)
+    flags = dict.fromkeys(("only", "resume", "recheck", "keep", "yes", "take_over", "pause", "stay"), False)
     if flag:
         flags[flag] = True
     args = Namespace(

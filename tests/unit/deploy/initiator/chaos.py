@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 
 from deploy.configuration import Children, InitiatorRole
@@ -226,6 +227,8 @@ def revive(world: World, stub: Stub) -> None:
     remembers that it was there."""
     if stub.name in world.gone:
         world.gone.discard(stub.name)
+        for path in stub.managents:  # what it is told again it does again, as it knows of no attempt
+            world.deployments -= Counter({key: count for key, count in world.deployments.items() if key[0] == path})
         stub.managents.clear()
     stub.start()
 

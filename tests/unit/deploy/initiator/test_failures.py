@@ -173,6 +173,40 @@ def test_what_stands_on_a_boot_stub_that_was_taken_out_of_the_directory_is_given
     world.run(lambda: len(world.znodes[""].table.children) == 2, 60, "given up")
 
 
+def test_who_had_nowhere_to_go_is_placed_when_another_boot_stub_is_back() -> None:
+    world = World(count(4, "l", failover="domain"), [None], stubs=2)
+    world.doubles_allowed = True
+    world.start_top()
+    rolled(world)
+    for stub in world.stubs.values():
+        stub.crash()
+    world.run(lambda: counts(world) == Counts(4, unreachable=4), 120, "all are lost")
+    world.run_for(10)
+    (last,) = {row.stub.name for row in world.znodes[""].table.children}  # the first that was lost had its own moved
+    other = next(stub for stub in world.stubs.values() if stub.name != last)
+    other.start()
+    world.run(lambda: counts(world) == Counts(4, 4), 60, "all are there")
+    assert all(other.name in at for at in world.running().values())
+
+
+def test_an_initiator_on_a_machine_that_was_taken_out_is_not_given_up_with_what_is_below_it() -> None:
+    world = World(count(4, "z"), [count(4, "l"), None], stubs=4)
+    world.start_top()
+    rolled(world)
+    stub = next(stub for stub in world.stubs.values() if "/z4" in stub.managents)
+    stub.crash()
+    world.gone.add(stub.name)
+    world.run_for(SILENT_S + 5)
+    world.top_role = count(3, "z")
+    rollout = world.roll()
+    world.run(lambda: world.is_settled(rollout), 60, "settled")
+    world.run_for(60)
+    row = next(row for row in world.znodes[""].table.children if row.name == "z4")
+    assert row.outcome == "unreachable"
+    assert row.reason.endswith("apply, and then remove it")
+    assert "/z4" in world.znodes
+
+
 def test_a_machine_that_was_taken_out_and_comes_back_after_all_does_not_keep_what_was_placed_elsewhere() -> None:
     world = World(count(4, "l", failover="domain"), [None], stubs=4)
     world.start_top()

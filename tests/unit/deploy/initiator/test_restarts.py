@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from deploy.configuration import Children, InitiatorRole
 from deploy.messages import Counts
 from deploy.settings import Settings
 from tests.unit.deploy.initiator.test_rollouts import tree as wide
-from tests.unit.deploy.initiator.world import count
+from tests.unit.deploy.initiator.world import World, count
 
 
 def test_boot_stubs_that_were_all_started_anew_elsewhere_are_found_before_they_are_given_up() -> None:
@@ -96,3 +97,28 @@ def test_an_initiator_that_was_about_to_go_has_children_again_when_it_is_describ
         world.run(lambda world=world, again=again: world.is_settled(again), 120, "settled")
         world.run_for(0.1)  # tables are written meanwhile
         world.check_complete()
+
+
+def test_an_initiator_that_was_made_anew_between_two_rollouts_hears_of_the_domain_of_the_second() -> None:
+    top = InitiatorRole((Children("names", names=("a",)),))
+    world = World(top, [count(2, "m"), InitiatorRole((Children("stub"),)), None], stubs=4)
+    world.start_top()
+    first = world.roll()
+    world.run(lambda: world.is_settled(first), 30)
+    world.run_for(5)
+    stub = next(one for one in world.stubs.values() if "/a/m1" in one.managents)
+    world.gone.add(next(name for name in ("s00", "s01") if name != stub.name))
+    wave = world.roll(until="/a")  # which reaches nobody below it, with a domain of one boot stub less
+    world.run(lambda: world.is_settled(wave), 30)
+    stub.crash()
+    del stub.managents["/a/m1"]
+    for parent in [key for key in world.hosted if key[1] == "/a" and world.hosted[key].alive()]:
+        world.restart(parent)  # now it has told nobody anything, nor heard of anybody
+    stub.start()
+    world.run(lambda: "/a/m1" in stub.managents and stub.managents["/a/m1"].life == "active", 60)
+    world.run_for(30)
+    world.gone.clear()
+    last = world.roll()
+    world.run(lambda: world.is_settled(last), 60)
+    world.run_for(0.1)
+    world.check_complete()
