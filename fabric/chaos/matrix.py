@@ -32,7 +32,7 @@ import msgspec
 from fabric.chaos import eye, image, judge, looking, scan
 from fabric.chaos.cells import NEVER, Cell
 from fabric.chaos.history import Clock
-from fabric.chaos.stage import API, Stage
+from fabric.chaos.stage import Stage
 from fabric.chaos.watch import CannotLook, Watcher
 from fabric.chaos.watching import Watching
 from fabric.chaos.world import Rules
@@ -40,6 +40,7 @@ from fabric.drivers.procfs import process_stat
 from fabric.flavors import load_flavors
 from fabric.local.folder import NODES
 from fabric.local.harness import LocalFabric
+from fabric.net.rules import API
 from fabric.runtime import stepping
 from fabric.runtime.stepping import Action, Armed, Fired
 from fabric.steps import BACK, Step
