@@ -28,8 +28,8 @@ class AgentConfig:
     `store_bytes`: on a storage node (None: what the disk has); all of them are read again at `scrub_mib_s`, from the
     beginning at most every `scrub_every_s`. `lifeline_fd`: the reading end of a pipe; when its last writing end is
     closed, the process ends at once. `zookeeper_wait_s`: for ZooKeeper to answer at a node's first start. `managent`:
-    its path, when it was deployed as one. `faults`: where it looks for faults that somebody wants it to have (fabric.runtime.stepping); None:
-    nowhere."""
+    its path, when it was deployed as one. `faults`: where it looks for faults that somebody wants it to have
+    (fabric.runtime.stepping); None: nowhere."""
 
     node: str
     rack: str
