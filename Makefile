@@ -1,12 +1,14 @@
 # What a person types. Each target sets up what is missing first (.ci/setup says each thing it does).
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint sim bench clean
+.PHONY: help setup demo test lint sim soak matrix failures bench clean
 RUN := .venv/bin
 WITH_ZOOKEEPER := .ci/with-zookeeper
 WORKERS ?= 2
 SIM_SECONDS ?= 600
 SIM ?= --by-date --seconds $(SIM_SECONDS)
+SOAK_FOR ?= 1h
+SOAK_SEED ?= $(shell date +%Y%m%d)
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -26,6 +28,18 @@ test: ## all tests, on two cores (WORKERS=2), also those against real processes
 sim: ## seeds of the simulator that nobody ran before today, for SIM_SECONDS (600), on all cores
 	@.ci/setup
 	$(RUN)/python -m fabric.sim $(SIM)
+
+soak: ## random faults under load on real processes, for SOAK_FOR (1h), with a seed by date (SOAK_SEED)
+	@.ci/setup
+	@$(WITH_ZOOKEEPER) $(RUN)/fabric chaos run --random --seed $(SOAK_SEED) --for $(SOAK_FOR) --load 5/s
+
+matrix: ## each role killed at each step of the flow, on real processes: some minutes
+	@.ci/setup
+	@$(WITH_ZOOKEEPER) $(RUN)/fabric chaos matrix
+
+failures: ## measures how soon all is well again after a failure, for bench/RESULTS.md: some ten minutes
+	@.ci/setup
+	@$(WITH_ZOOKEEPER) $(RUN)/python -m bench.failures
 
 lint: ## ruff, mypy --strict, the import contracts
 	@.ci/setup lint
