@@ -14,7 +14,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from fabric.chaos.faults import mounts
+from fabric.chaos import mounts
 from fabric.chaos.runner import DISK_VERBS, Run, RunFailed, capacity
 from fabric.chaos.scorecard import Scorecard, show, unknown_figures
 from fabric.chaos.script import BadScript, Scenario

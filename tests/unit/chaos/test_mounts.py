@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fabric.chaos.faults import mounts
+from fabric.chaos import mounts
 
 MOUNTINFO = """\
 22 1 0:21 / / rw - ext4 /dev/root rw
@@ -22,7 +22,7 @@ MOUNTINFO = """\
 ALONE = """
 import os, sys
 from pathlib import Path
-from fabric.chaos.faults import mounts
+from fabric.chaos import mounts
 folder = Path(sys.argv[1])
 assert mounts.leave() == ""
 with mounts.guarded(folder):
