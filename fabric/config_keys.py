@@ -57,7 +57,7 @@ _COMMON = (
         "The ZooKeeper servers, and below which znode everything of this fabric is.",
         example="192.0.2.1:2181,192.0.2.2:2181,192.0.2.3:2181/fabric",
     ),
-    Key("zookeeper_wait_s", Number(0.1, 86400.0, "seconds"), 60.0, "For ZooKeeper to answer, at the start."),
+    Key("zookeeper_wait_s", Number(0.1, 86400.0, "seconds"), 60.0, "For ZooKeeper to answer, at the first start."),
     Key(
         "session_timeout_s", Number(0.5, 300.0, "seconds"), 10.0, "Who is silent to ZooKeeper for so long is gone."
     ),

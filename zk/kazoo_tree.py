@@ -213,7 +213,10 @@ def _outcome(op: t.Op | t.Check, root: str, value: Any) -> Any:
             # When one failed, those before it are reported as rolled back, those after it as inconsistent.
             for index, (part, result) in enumerate(zip(op.ops, value, strict=True)):
                 if isinstance(result, Exception) and not isinstance(result, _ONLY_UNDONE):
-                    return t.MultiFailed(part.path, index, _translated(result, part.path))
+                    cause = _translated(result, part.path)
+                    if isinstance(cause, t.SessionExpired | t.ConnectionLost):
+                        return cause  # it says nothing of this operation, but of the session as a whole
+                    return t.MultiFailed(part.path, index, cause)
             return t.Done(tuple(_outcome(part, root, result) for part, result in zip(op.ops, value, strict=True)))
 
 
@@ -226,6 +229,7 @@ _ERRORS: tuple[tuple[type[Exception], type[t.TreeError]], ...] = (
     (ke.ConnectionClosedError, t.ConnectionLost),  # (a SessionExpiredError, to kazoo) it may have been sent
     (ke.SessionExpiredError, t.SessionExpired),
     (ke.ConnectionLoss, t.ConnectionLost),
+    (ke.SessionMovedError, t.ConnectionLost),  # a server that it left meanwhile: look again
     (ke.OperationTimeoutError, t.ConnectionLost),
 )
 

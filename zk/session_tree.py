@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import threading
 from collections import Counter, deque
 from collections.abc import Callable
@@ -177,8 +178,9 @@ class SessionTree:
         return self._session_timeout_s
 
     async def open(self, wait_s: float, on_wait: Callable[[str], None] | None = None) -> None:
-        """Connect, and make the chroot and the roots. Raises Unreachable when no server has answered after `wait_s`;
-        until then `on_wait` gets a message every 2 s. Listeners that are there already hear the first CONNECTED."""
+        """Connect, and make the chroot and the roots. Raises Unreachable when no server has answered after `wait_s`
+        (infinity: never); until then `on_wait` gets a message every 2 s. Listeners that are there already hear the
+        first CONNECTED."""
         self._loop = asyncio.get_running_loop()
         self._inbox = Inbox(self._loop)
         self._opened: asyncio.Future[None] = self._loop.create_future()
@@ -194,7 +196,8 @@ class SessionTree:
                 if waited_s >= wait_s:
                     raise Unreachable(self._where.hosts, wait_s)
                 if on_wait is not None:
-                    on_wait(f"waiting for ZooKeeper at {self._where.hosts} ({waited_s:.0f} of {wait_s:.0f} s)")
+                    most = f" of {wait_s:.0f}" if math.isfinite(wait_s) else ""
+                    on_wait(f"waiting for ZooKeeper at {self._where.hosts} ({waited_s:.0f}{most} s)")
         except BaseException:
             await self.close()
             raise

@@ -10,6 +10,7 @@
     load.py        requests at a rate, each followed to its end         ──> history.py: every request and answer
     watch.py       looks at processes and members while it runs         ──> Samples
     looking.py     looks at everything when it is over                  ──> World
+    mounts.py      small disks for nodes, in a mount namespace of the run
     faults/        every kind of fault: do, undo, what right it needs   ──> Deeds
     watching.py    pure: Samples -> findings (what is only wrong for a while: doubles, too much on a node, guesses)
     judge.py       pure: history and World -> findings (what is wrong in the end)

@@ -6,6 +6,7 @@ logs are not lost: they are copied beside the history before the fabric is taken
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
@@ -13,7 +14,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from fabric.chaos.faults import mounts
+from fabric.chaos import mounts
 from fabric.chaos.runner import DISK_VERBS, Run, RunFailed, capacity
 from fabric.chaos.scorecard import Scorecard, show, unknown_figures
 from fabric.chaos.script import BadScript, Scenario
@@ -65,13 +66,15 @@ def played(
         state = ControlClient(Folder(folder.absolute())).status()
         return _against(scenario, state, False, NOT_OWN, interrupts, history)
     scenario = _possible(scenario)
-    disks = mounts.leave() if any(act.verb in DISK_VERBS for act in scenario.acts) else ""
+    wanted = any(act.verb in DISK_VERBS for act in scenario.acts)
+    disks = mounts.leave() if wanted else ""
     front = Front(_spec(scenario))
     try:
-        front.start()
-        with Stages() as stages:
-            state = front.wait_up(stages.report, interrupts)
-        return _against(scenario, state, True, disks, interrupts, history)
+        with mounts.guarded(front.folder.path) if wanted and not disks else contextlib.nullcontext():
+            front.start()
+            with Stages() as stages:
+                state = front.wait_up(stages.report, interrupts)
+            return _against(scenario, state, True, disks, interrupts, history)
     finally:
         if keep is not None and (front.folder.path / LOGS).exists():
             shutil.copytree(front.folder.path / LOGS, keep, dirs_exist_ok=True)

@@ -121,7 +121,7 @@ class Matrix:
         racks = tuple(sorted({view.node.rack for view in fabric.up.nodes}))
         storage = tuple(view.node.name for view in fabric.up.nodes if view.node.layer == "storage")
         flavors = {name: flavor.resources for name, flavor in load_flavors().items()}
-        self.rules = Rules(spec.capacity, flavors, spec.session_timeout_s)
+        self.rules = Rules(spec.capacity, flavors)
         watching, clock = Watching(self.rules), Clock()
         watcher = Watcher(fabric.zk_hosts, fabric.folder.path / NODES, racks, storage, watching, clock, frozenset)
         watcher.open()

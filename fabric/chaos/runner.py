@@ -21,9 +21,8 @@ from pathlib import Path
 
 import httpx
 
-from fabric.chaos import image, judge
+from fabric.chaos import image, judge, mounts
 from fabric.chaos.deaths import Deaths
-from fabric.chaos.faults import mounts
 from fabric.chaos.figures import figures
 from fabric.chaos.history import Clock, History, requests
 from fabric.chaos.load import Generator
@@ -94,7 +93,6 @@ class Run:
         self.rules = Rules(
             capacity=state.spec.capacity,
             flavors={name: one.resources for name, one in load_flavors().items()},
-            session_s=state.spec.session_timeout_s,
         )
         self.loads: list[Generator] = []
         self.watching = Watching(self.rules, lambda one: max((g.stop_after_s(one) for g in self.loads), default=0))
@@ -133,8 +131,6 @@ class Run:
             self._leave_nothing()
         self.watcher.close()
         self.history.close()
-        for node in self.stage.nodes:
-            mounts.remove(self.stage.folder.node(node.name))
 
     def _leave_nothing(self) -> None:
         """In somebody else's fabric: what this run deployed and published goes. As far as the API answers."""

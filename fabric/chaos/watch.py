@@ -85,18 +85,18 @@ class Watcher:
             self._loop.call_soon_threadsafe(self._left.set)
             self._thread.join(ASK_WAIT_S)
 
-    def ask(self, look: Callable[[TreeClient], Awaitable[T]]) -> T:
+    def ask(self, look: Callable[[TreeClient], Awaitable[T]], wait_s: float = ASK_WAIT_S) -> T:
         """Raises CannotLook."""
         assert self._loop, "open first"
-        asked = asyncio.run_coroutine_threadsafe(self._asked(look), self._loop)
+        asked = asyncio.run_coroutine_threadsafe(self._asked(look, wait_s), self._loop)
         try:
-            return asked.result(ASK_WAIT_S + 1)
+            return asked.result(wait_s + 1)
         except (TreeError, BadRecord, TimeoutError) as error:
-            raise CannotLook(str(error) or f"ZooKeeper did not answer within {ASK_WAIT_S:g} s") from None
+            raise CannotLook(str(error) or f"ZooKeeper did not answer within {wait_s:g} s") from None
 
-    async def _asked(self, look: Callable[[TreeClient], Awaitable[T]]) -> T:
+    async def _asked(self, look: Callable[[TreeClient], Awaitable[T]], wait_s: float) -> T:
         assert self._client
-        async with asyncio.timeout(ASK_WAIT_S):
+        async with asyncio.timeout(wait_s):
             return await look(self._client)
 
     # --- the thread --------------------------------------------------------------------------------------------------

@@ -1,14 +1,14 @@
 """Judging what is only wrong for a while, sample by sample. Pure: samples in, findings kept.
 
 Theory of operation. A sample is a look at all processes between two looks at ZooKeeper's members, some times a second.
-Between two samples anything may have happened, so only what is *seen* is judged; and as a look takes milliseconds, in
-which an instance may end on one node and begin on another, what would be a double counts when the same processes are
-seen in two samples in a row.
+Between two samples anything may have happened, so only what is *seen* is judged; and as a look takes some milliseconds,
+in which one instance may end and another begin in its place, what may not be there at once counts when the same
+processes are seen in two samples in a row: then they all were there at the end of the first.
 
 - **exactly**: an ordinal with processes on two nodes, both of them present by ZooKeeper in both samples. A deployment
   with `stop_after_s` may not run twice even where a node is away; nodes that a fault holds (`held`: dead or stopped
   agents) can't have stopped anything and are excused.
-- **capacity**: the flavors of what runs on a node, summed up, against what it has.
+- **capacity**: the flavors of what runs on a node in both samples, summed up, against what it has.
 - **outage**: from OUTAGE_MARGIN_S after ZooKeeper went until it is back, what runs keeps running where it is. Excused
   is what a request that was under way may still stop, what a fault of the scenario killed (`struck`), and deployments
   with `stop_after_s`, which asked for it.
@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from fabric.chaos.verdict import Finding, Promise
 from fabric.chaos.world import Outage, Rules, Running, Sample
-from fabric.resources import ZERO, Resources
+from fabric.resources import ZERO
 
 OUTAGE_MARGIN_S = 1.0
 """Orders that were on their way when ZooKeeper went are carried out."""
@@ -93,12 +93,15 @@ class Watching:
         return sample.members is not None and one.node in sample.members
 
     def _capacity(self, sample: Sample) -> None:
-        used: dict[str, Resources] = {}
-        for one in {(one.node, one.deployment, one.ordinal): one for one in sample.running}.values():
-            used[one.node] = used.get(one.node, ZERO) + self.rules.flavors.get(one.flavor, ZERO)
-        for node, taken in used.items():
+        here: dict[str, list[Running]] = {}
+        for one in sample.running & self._before.running if self._before is not None else ():
+            here.setdefault(one.node, []).append(one)
+        for node, these in here.items():
+            taken = sum((self.rules.flavors.get(one.flavor, ZERO) for one in these), ZERO)
             if taken.minus(self.rules.capacity) != ZERO:
-                self._found("capacity", sample.at_s, f"{node} has {self.rules.capacity} and runs {taken}", node)
+                names = ", ".join(sorted(one.name for one in these))
+                text = f"{node} has {self.rules.capacity} and runs {taken}: {names}"
+                self._found("capacity", sample.at_s, text, node)
 
     def _during_outage(self, sample: Sample) -> None:
         outage = self.outage

@@ -77,7 +77,6 @@ class Rules(msgspec.Struct, frozen=True):
 
     capacity: Resources
     flavors: Mapping[str, Resources]
-    session_s: float
     redundancy: int = 2
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import random
 import socket
@@ -201,7 +202,7 @@ class AgentHost:
         self._log.info("agent of node %s, rack %s, layer %s at %s", config.node, config.rack, config.layer, bus.address)
         self._start(identity, known)
         tree.listen(self._on_tree_event)
-        await self._connect(tree)
+        await self._connect(tree, first=not previous)
 
     async def _name_this_start(self, journal: Journal, known: dict[str, bytes]) -> tuple[str, tuple[str, ...]]:
         """(the guid of this start, those of earlier ones, the latest first); on the disk when this returns."""
@@ -226,9 +227,12 @@ class AgentHost:
         for found in self._world.first():
             self._take(found)
 
-    async def _connect(self, tree: KazooTree) -> None:
-        """Returns when the session is there, or the agent has ended. Raises Unreachable, TreeError."""
-        opening = self._loop.create_task(tree.open(self.config.zookeeper_wait_s, partial(self._log.warning, "%s")))
+    async def _connect(self, tree: KazooTree, first: bool) -> None:
+        """Returns when the session is there, or the agent has ended. At a node's `first` start the wait has an end, as
+        the connect string may be wrong; later this is an outage, however long: the node's instances are looked after,
+        and it goes on when ZooKeeper is back. Raises Unreachable, TreeError."""
+        wait_s = self.config.zookeeper_wait_s if first else math.inf
+        opening = self._loop.create_task(tree.open(wait_s, partial(self._log.warning, "%s")))
         either: list[asyncio.Future[Any]] = [opening, self._ended]
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if opening.done():

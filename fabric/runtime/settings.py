@@ -27,9 +27,9 @@ class AgentConfig:
     this agent alone; journal, instances, cache or store are in it. `cache_bytes`: images on a compute node;
     `store_bytes`: on a storage node (None: what the disk has); all of them are read again at `scrub_mib_s`, from the
     beginning at most every `scrub_every_s`. `lifeline_fd`: the reading end of a pipe; when its last writing end is
-    closed, the process ends at once. `zookeeper_wait_s`: for the first connection. `managent`: its path, when it was
-    deployed as one. `faults`: where it looks for faults that somebody wants it to have (fabric.runtime.stepping); None:
-    nowhere."""
+    closed, the process ends at once. `zookeeper_wait_s`: for ZooKeeper to answer at a node's first start. `managent`:
+    its path, when it was deployed as one. `faults`: where it looks for faults that somebody wants it to have
+    (fabric.runtime.stepping); None: nowhere."""
 
     node: str
     rack: str

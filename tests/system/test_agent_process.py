@@ -143,6 +143,23 @@ def test_without_zookeeper_it_says_that_it_waits_and_gives_up_in_time(tmp_path: 
         assert patient.terminate() == EXIT_OK
 
 
+def test_a_node_that_was_here_before_waits_for_zookeeper_however_long(tmp_path: Path) -> None:
+    """It may have instances, and is started in the middle of an outage: nobody has to start it again."""
+    data = tmp_path / "zk"
+    with agent_processes(tmp_path) as farm, zookeeper_server(data) as server:
+        hosts = server.hosts
+        config = farm.config(hosts, "n1", zookeeper_wait_s=0.5)
+        before = farm.start(config)
+        registered(hosts, "n1")
+        before.kill()
+        server.kill()
+        agent = farm.start(config)
+        agent.said("(2 s)")  # since when it waits: four times as long as at its first start
+        server.start()
+        registered(hosts, "n1", timeout_s=30)
+        assert agent.terminate() == EXIT_OK
+
+
 def test_zookeeper_goes_away_and_comes_back(tmp_path: Path) -> None:
     data = tmp_path / "zk"
     with agent_processes(tmp_path) as farm, zookeeper_server(data) as server:

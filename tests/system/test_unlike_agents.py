@@ -95,7 +95,7 @@ def world() -> Iterator[Loaded]:
         fabric = stack.enter_context(LocalFabric(racks=2, compute=2, storage=1, faults=True, session_timeout_s=2.0))
         assert tuple(view.node.name for view in fabric.up.nodes) == NODES
         flavors = {name: flavor.resources for name, flavor in load_flavors().items()}
-        rules = Rules(fabric.up.spec.capacity, flavors, fabric.up.spec.session_timeout_s)
+        rules = Rules(fabric.up.spec.capacity, flavors)
         clock = Clock()
         nodes = fabric.folder.path / "nodes"
         watcher = Watcher(

@@ -7,7 +7,7 @@ import os
 import signal
 from pathlib import Path
 
-from fabric.chaos.faults import mounts
+from fabric.chaos import mounts
 from fabric.chaos.script import Act
 from fabric.chaos.stage import Skipped, Stage, Undo
 

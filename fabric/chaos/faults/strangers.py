@@ -17,6 +17,8 @@ from fabric.chaos.stage import Skipped, Stage, Undo
 from fabric.chaos.watch import CannotLook
 from fabric.net import namespaces
 
+ASK_WAIT_S = 1.0
+"""Other faults are due meanwhile."""
 CONNECT_S = 1.0
 NOISE_BYTES = 64 * 1024
 GREETING = bytes.fromhex("ff00000000000000017f0301") + b"NULL" + bytes(48)
@@ -26,7 +28,7 @@ GREETING = bytes.fromhex("ff00000000000000017f0301") + b"NULL" + bytes(48)
 def strangers(stage: Stage, act: Act, names: tuple[str, ...]) -> Undo | None:
     """To every port of each of them."""
     try:
-        addresses = stage.watcher.ask(lambda client: eye.addresses(client, stage.watcher.racks))
+        addresses = stage.watcher.ask(lambda client: eye.addresses(client, stage.watcher.racks), ASK_WAIT_S)
     except CannotLook as error:
         raise Skipped(str(error)) from None
     sent = 0

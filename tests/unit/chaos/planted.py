@@ -12,7 +12,7 @@ from fabric.records import Deployment, Image, Share, Spec
 from fabric.resources import Resources
 
 SMALL = Resources(1, 512, 1024)
-RULES = Rules(capacity=Resources(4, 8192, 65536), flavors={"Tiny": SMALL}, session_s=2.0)
+RULES = Rules(capacity=Resources(4, 8192, 65536), flavors={"Tiny": SMALL})
 DIGEST = "b3:" + "ab" * 32
 SPEC = Spec(image="web", digest=DIGEST, flavor="Tiny", resources=SMALL, environment={}, restart="always")
 NODES = {"r1c01": "r1", "r1c02": "r1", "r2c01": "r2", "r1s01": "r1", "r2s01": "r2"}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from fabric.chaos import dice, named
@@ -114,6 +117,13 @@ def test_every_named_scenario_is_good_and_says_what_it_is_about() -> None:
         assert found.about, name
         assert found.acts, name
         assert parse(format_scenario(found), name).acts, name
+
+
+def test_the_scenarios_in_the_readme_are_good() -> None:
+    readme = (Path(__file__).parents[3] / "README.md").read_text()
+    found = [text for text in re.findall(r"^```text\n(.*?)^```", readme, re.MULTILINE | re.DOTALL) if "\nload " in text]
+    assert found
+    assert all(parse(text, "README").acts for text in found)
 
 
 def test_an_unknown_name_is_told_with_those_that_are_known() -> None:

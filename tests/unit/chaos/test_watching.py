@@ -52,13 +52,17 @@ def crowd(count: int) -> frozenset[Running]:
 
 
 def test_more_than_a_node_has_is_found_once() -> None:
-    assert promises(sample(1.0, crowd(4))) == []
-    assert promises(sample(1.0, crowd(5)), sample(1.2, crowd(6))) == ["capacity"]
+    assert promises(sample(1.0, crowd(4)), sample(1.2, crowd(4))) == []
+    found = watched(RULES, [sample(at, crowd(5)) for at in (1.0, 1.2, 1.4)])
+    assert [(one.promise, one.at_s) for one in found] == [("capacity", 1.2)]
+    assert "r1c02 has 4 vcpus" in found[0].text
+    assert "runs 5 vcpus" in found[0].text
+    assert found[0].text.endswith("d-222222.3, d-222222.4")
 
 
-def test_two_processes_of_one_instance_take_its_room_once() -> None:
-    again = frozenset(process("r1c02", 0, "d-222222", pid) for pid in range(10))
-    assert promises(sample(1.0, again)) == []
+def test_what_ends_and_what_begins_during_a_look_were_not_there_at_once() -> None:
+    other = (crowd(5) - {process("r1c02", 0, "d-222222", 300)}) | {process("r1c02", 9, "d-222222", 309)}
+    assert promises(sample(1.0, crowd(4)), sample(1.2, crowd(5)), sample(1.4, other)) == []
 
 
 def test_in_an_outage_nothing_may_end_or_move() -> None:

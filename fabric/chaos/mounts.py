@@ -4,6 +4,9 @@ Theory of operation. The run's process leaves the machine's mount namespace befo
 process of the fabric is in the new one, nobody else sees the mounts, and they are gone when the last process is. A node
 gets its tmpfs while its agent is down and it runs no instance yet: what is in the folder is copied. Needs the right to
 mount (root); without it the faults that need it are skipped, and say so.
+
+A folder that is mounted on can't be removed, and the keeper removes the fabric's when it takes it down. So a process of
+its own (`guarded`) takes the mounts away as soon as the run ends, also when that is killed.
 """
 
 from __future__ import annotations
@@ -12,11 +15,15 @@ import contextlib
 import ctypes
 import os
 import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 CLONE_NEWNS = 0x00020000
 MS_RDONLY, MS_REMOUNT, MS_REC, MS_PRIVATE = 1, 32, 0x4000, 1 << 18
 MNT_DETACH = 2
+GUARD_WAIT_S = 10.0
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -47,11 +54,33 @@ def read_only(folder: Path, on: bool) -> None:
     _mount("tmpfs", folder, "tmpfs", MS_REMOUNT | (MS_RDONLY if on else 0), None)
 
 
-def remove(folder: Path) -> None:
-    """What was there before shows again. Nothing happens where nothing is mounted."""
-    with contextlib.suppress(OSError):
-        if os.path.ismount(folder):
-            _libc.umount2(os.fsencode(folder), MNT_DETACH)
+@contextlib.contextmanager
+def guarded(folder: Path) -> Iterator[None]:
+    """After the block, or the end of this process, nothing is mounted below `folder` any more."""
+    guard = subprocess.Popen(
+        [sys.executable, "-m", __name__, str(folder)], stdin=subprocess.PIPE, start_new_session=True
+    )
+    assert guard.stdin
+    try:
+        yield
+    finally:
+        guard.stdin.close()
+        guard.wait(GUARD_WAIT_S)
+
+
+def below(folder: Path, mountinfo: str) -> list[str]:
+    """The mount points below `folder`, the innermost first. `mountinfo`: as the kernel has it."""
+    found = [line.split(" ")[4].replace("\\040", " ") for line in mountinfo.splitlines()]
+    return sorted((one for one in found if one.startswith(f"{folder}/")), reverse=True)
+
+
+def main() -> int:
+    """Wait for the end of standard input, then take the mounts away."""
+    folder = Path(os.path.realpath(sys.argv[1]))
+    sys.stdin.read()
+    for one in below(folder, Path("/proc/self/mountinfo").read_text()):
+        _libc.umount2(os.fsencode(one), MNT_DETACH)
+    return 0
 
 
 def _mount(source: str | None, target: Path, kind: str | None, flags: int, data: str | None) -> None:
@@ -61,3 +90,7 @@ def _mount(source: str | None, target: Path, kind: str | None, flags: int, data:
     if _libc.mount(encoded(source), os.fsencode(target), encoded(kind), ctypes.c_ulong(flags), encoded(data)) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), str(target))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
