@@ -40,7 +40,6 @@ from fabric.drivers.procfs import process_stat
 from fabric.flavors import load_flavors
 from fabric.local.folder import NODES
 from fabric.local.harness import LocalFabric
-from fabric.net.rules import API
 from fabric.runtime import stepping
 from fabric.runtime.stepping import Action, Armed, Fired
 from fabric.steps import BACK, Step
