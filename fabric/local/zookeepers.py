@@ -29,7 +29,8 @@ from zk.server import Server, ServerFailed, find_zookeeper, wait_serving
 from zk.slow_disk import SlowDiskRefused, slow
 
 READY_WAIT_S = 60.0
-TICKS_A_SESSION = 4
+TICKS_A_SESSION = 10
+"""ZooKeeper ends sessions at ticks: a session of somebody dead lives on for up to one more."""
 RESTART_GRACE_S = 1.0
 SLOW_WAIT_S = 3.0
 _SLOW_NOW = b"slow"
