@@ -11,8 +11,8 @@ processes are seen in two samples in a row: then they all were there at the end 
 - **capacity**: the flavors of what runs on a node in both samples, summed up, against what it has.
 - **outage**: from OUTAGE_MARGIN_S after ZooKeeper went until it is back, what runs keeps running where it is. Excused
   is what a request that was under way may still stop, what nobody wanted any more before (a node that was away ends it
-  when it hears of that, in its own time), a second copy, what a fault of the scenario killed (`struck`), and deployments
-  with `stop_after_s`, which asked for it.
+  when it hears of that, in its own time), a second copy, what a fault of the scenario killed (`struck`), and
+  deployments with `stop_after_s`, which asked for it.
 
 Memory is bounded: the last sample, and the findings, of each thing one.
 """
