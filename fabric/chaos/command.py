@@ -17,8 +17,9 @@ from pathlib import Path
 from fabric.chaos import mounts
 from fabric.chaos.runner import DISK_VERBS, Run, RunFailed, capacity
 from fabric.chaos.scorecard import Scorecard, show, unknown_figures
-from fabric.chaos.script import BadScript, Scenario
+from fabric.chaos.script import Act, BadScript, Scenario
 from fabric.chaos.watch import CannotLook
+from fabric.chaos.writing import told
 from fabric.local.control import ControlClient
 from fabric.local.display import Stages, say
 from fabric.local.folder import LOGS, Folder, passing_path
@@ -29,6 +30,7 @@ from fabric.local.state import LocalSpec, LocalState
 from fabric.net import namespaces
 
 ROOM_BYTES = 2 << 30
+FATAL_VERBS = frozenset({"kill", "restart", "tear", "rot"})
 NOT_OWN = "only a fabric that is brought up for the run has disks of its own: leave out --dir"
 _numbers = itertools.count(1)
 
@@ -64,6 +66,11 @@ def played(
         raise BadScript(f"{scenario.name}: expected a figure of the scorecard, found {names[0]!r}")
     if folder is not None:
         state = ControlClient(Folder(folder.absolute())).status()
+        if state.companions and not state.spec.restart and (fatal := [act for act in scenario.acts if _fatal(act)]):
+            raise RunFailed(
+                f"{told(fatal[0])}: expected a fabric whose agents are started again when they die (fabric up "
+                f"--restart), found one in {folder} whose agents stay dead"
+            )
         return _against(scenario, state, False, NOT_OWN, interrupts, history)
     scenario = _possible(scenario)
     wanted = any(act.verb in DISK_VERBS for act in scenario.acts)
@@ -79,6 +86,11 @@ def played(
         if keep is not None and (front.folder.path / LOGS).exists():
             shutil.copytree(front.folder.path / LOGS, keep, dirs_exist_ok=True)
         front.stop()
+
+
+def _fatal(act: Act) -> bool:
+    """An agent may end by it."""
+    return act.verb in FATAL_VERBS or bool(act.step)
 
 
 def _possible(scenario: Scenario) -> Scenario:

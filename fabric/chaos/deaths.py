@@ -1,8 +1,8 @@
 """Who ended though no fault ended it: agents and the API are not to. Pure: states in, findings out.
 
 A process that ends by itself comes back with the healing at the latest, so in the end nothing is missing: it has to be
-noted when it happens. What a process does to itself at an armed step is told a moment later than it is seen, so an end
-counts only when it is still nobody's in a later look (PATIENCE_S).
+noted when it happens. Who is killed did not do that by itself. What a process does to itself at an armed step is told a
+moment later than it is seen, so an end counts only when it is still nobody's in a later look (PATIENCE_S).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from fabric.local.state import LocalState
 from fabric.net.rules import API
 
 PATIENCE_S = 1.0
+KILLED = "killed by SIGKILL"
 
 
 @dataclass
@@ -28,8 +29,8 @@ class Deaths:
     def look(self, state: LocalState, ours: Collection[str], at_s: float) -> list[str]:
         """`ours`: whom a fault holds, or has hit. The names of those that are found now."""
         found: list[str] = []
-        ended = {view.node.name: (view.process, view.ended) for view in state.nodes if view.ended}
-        if state.api.ended:
+        ended = {view.node.name: (view.process, view.ended) for view in state.nodes if view.ended not in ("", KILLED)}
+        if state.api.ended not in ("", KILLED):
             ended[API] = (state.api.process, state.api.ended)
         here = {(name, process.pid if process else 0) for name, (process, _) in ended.items() if name not in ours}
         self._seen = {key: self._seen.get(key, at_s) for key in here}

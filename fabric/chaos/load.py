@@ -84,6 +84,7 @@ class Generator:
     counters: LoadCounters = field(default_factory=LoadCounters)
     _standing: dict[str, _Standing] = field(default_factory=dict)
     _stop_after: dict[str, int] = field(default_factory=dict)
+    _counts: dict[str, int] = field(default_factory=dict)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _thread: threading.Thread | None = None
     _loop: asyncio.AbstractEventLoop | None = None
@@ -119,6 +120,10 @@ class Generator:
     def busy(self) -> frozenset[str]:
         """Deployments that an open request changes."""
         return frozenset(one.id for one in tuple(self._standing.values()) if one.busy)
+
+    def wanted(self, deployment: str, ordinal: int) -> bool:
+        """By the last request that was accepted; also of a deployment that is not of this load."""
+        return ordinal < self._counts.get(deployment, ordinal + 1)
 
     def stop_after_s(self, deployment: str) -> int:
         return self._stop_after.get(deployment, 0)
@@ -207,6 +212,7 @@ class Generator:
         if one is None:
             one = self._standing[view.id] = _Standing(view.id, count, True)
             self._stop_after[view.id] = int(self.load.stop_after)
+        self._counts[one.id] = count
         await self._follow(client, number, kind, one, view)
 
     def _body(self, count: int) -> dict[str, object]:
@@ -264,6 +270,7 @@ class Generator:
         one.busy = False
         if state != FINAL_GOOD:
             self._standing.pop(one.id, None)
+            self._counts[one.id] = 0
 
 
 def _view(answer: httpx.Response | None) -> _View | None:

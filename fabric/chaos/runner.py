@@ -95,7 +95,11 @@ class Run:
             flavors={name: one.resources for name, one in load_flavors().items()},
         )
         self.loads: list[Generator] = []
-        self.watching = Watching(self.rules, lambda one: max((g.stop_after_s(one) for g in self.loads), default=0))
+        self.watching = Watching(
+            self.rules,
+            lambda one: max((g.stop_after_s(one) for g in self.loads), default=0),
+            lambda one, ordinal: all(g.wanted(one, ordinal) for g in self.loads),
+        )
         folder = Folder(Path(state.folder))
         nodes = folder.node("x").parent
         racks = tuple(sorted({view.node.rack for view in state.nodes}))

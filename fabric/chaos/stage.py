@@ -13,6 +13,7 @@ raises `Skipped` where it can't be done here. Undoing twice does nothing.
 from __future__ import annotations
 
 import random
+import signal
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -80,6 +81,11 @@ class Stage:
     @property
     def nodes(self) -> tuple[Node, ...]:
         return nodes_of(self.state.spec)
+
+    @property
+    def managents(self) -> bool:
+        """Its agents are not started by the keeper, but deployed: the companions do that."""
+        return bool(self.state.companions)
 
     def zookeepers(self) -> tuple[str, ...]:
         """Names of the servers that are this fabric's own."""
@@ -177,9 +183,12 @@ class Stage:
             raise Skipped(str(error)) from None
 
     def start_again(self, name: str) -> None:
-        """A new process of `name`. Raises Skipped."""
+        """A new process of `name`, by the keeper; a managent's boot stub starts it again by itself. Raises Skipped."""
         try:
-            self.control.restart(name)
+            if not self.managents or name not in {node.name for node in self.nodes}:
+                self.control.restart(name)
+            elif self._state_of(name) != "dead":
+                self.control.kill(name, signal.SIGKILL)
         except ControlError as error:
             raise Skipped(str(error)) from None
         self.back(name)

@@ -10,14 +10,16 @@ processes are seen in two samples in a row: then they all were there at the end 
   agents) can't have stopped anything and are excused.
 - **capacity**: the flavors of what runs on a node in both samples, summed up, against what it has.
 - **outage**: from OUTAGE_MARGIN_S after ZooKeeper went until it is back, what runs keeps running where it is. Excused
-  is what a request that was under way may still stop, what a fault of the scenario killed (`struck`), and deployments
-  with `stop_after_s`, which asked for it.
+  is what a request that was under way may still stop, what nobody wanted any more before (a node that was away ends it
+  when it hears of that, in its own time), a second copy, what a fault of the scenario killed (`struck`), and
+  deployments with `stop_after_s`, which asked for it.
 
 Memory is bounded: the last sample, and the findings, of each thing one.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
 from fabric.chaos.verdict import Finding, Promise
@@ -31,10 +33,16 @@ Slot = tuple[str, int]
 
 
 class Watching:
-    """`stop_after_s(deployment)`: as it was asked for, 0: never, or not known. `held`, `struck`, `outage`: what the
+    """`stop_after_s(deployment)`: as it was asked for, 0: never, or not known. `wanted(deployment, ordinal)`: as far as
+    users know. `held`, `struck`, `outage`: what the
     runner's faults are doing now; it changes them as they happen."""
 
-    def __init__(self, rules: Rules, stop_after_s: Callable[[str], int] = lambda deployment: 0) -> None:
+    def __init__(
+        self,
+        rules: Rules,
+        stop_after_s: Callable[[str], int] = lambda deployment: 0,
+        wanted: Callable[[str, int], bool] = lambda deployment, ordinal: True,
+    ) -> None:
         self.rules = rules
         self.held: Mapping[str, float] = {}
         """Node -> since when its agent is dead or stopped by a fault."""
@@ -48,7 +56,7 @@ class Watching:
         """Every instance that was ever seen: how many were started."""
         self.under_redundant_s: dict[str, float] = {}
         """Digest -> the longest time for which it had less than two holders in a row."""
-        self._stop_after_s = stop_after_s
+        self._stop_after_s, self._wanted = stop_after_s, wanted
         self._doubles: dict[Slot, frozenset[Running]] = {}
         self._known: set[tuple[Promise, str]] = set()
         self._before: Sample | None = None
@@ -111,7 +119,12 @@ class Watching:
         running = {((one.deployment, one.ordinal), one.node): one for one in sample.running}
         if self._outage_of is None:
             self._outage_of, self._outage_busy = outage, sample.busy
-            self._outage_base = running
+            times = Counter(slot for slot, _ in running)
+            self._outage_base = {
+                (slot, node): one
+                for (slot, node), one in running.items()
+                if times[slot] == 1 and self._wanted(*slot)
+            }
             return
         for (slot, node), one in self._outage_base.items():
             if (slot, node) in running or not self._steady(one):

@@ -35,10 +35,12 @@ def test_an_agent_that_ends_by_itself_is_found_once() -> None:
 def test_whom_a_fault_ended_is_not() -> None:
     deaths = Deaths()
     for at in (1.0, 3.0, 5.0):
-        assert deaths.look(state("killed by SIGKILL"), ("r1c01",), at) == []
-    deaths.look(state("killed by SIGKILL"), (), 6.0)
+        assert deaths.look(state("exited with 1"), ("r1c01",), at) == []
+    deaths.look(state("exited with 1"), (), 6.0)
     deaths.look(state(), (), 6.5)
-    assert deaths.look(state("killed by SIGKILL"), (), 7.4) == [], "it was started again in between"
+    assert deaths.look(state("exited with 1"), (), 7.4) == [], "it was started again in between"
+    for at in (8.0, 10.0):
+        assert deaths.look(state("killed by SIGKILL"), (), at) == [], "nobody does that to himself unseen"
 
 
 def test_an_api_that_ends_by_itself_is_found() -> None:

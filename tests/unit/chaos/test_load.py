@@ -124,3 +124,6 @@ def test_what_an_open_request_changes_is_busy(api: Fake) -> None:
         wait_until(lambda: generator.busy() == {"d-000000"}, 5, "it to be busy")
         assert generator.stop_after_s("d-000000") == 3
         assert generator.stop_after_s("d-999999") == 0
+        assert generator.wanted("d-000000", 0)
+        assert not generator.wanted("d-000000", 3)
+        assert generator.wanted("d-999999", 3), "somebody else's"

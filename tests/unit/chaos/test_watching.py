@@ -95,6 +95,17 @@ def test_an_outage_excuses_what_a_request_or_a_fault_ends() -> None:
     assert watching.findings == []
 
 
+def test_an_outage_excuses_what_nobody_wanted_and_second_copies() -> None:
+    watching = Watching(RULES, wanted=lambda deployment, ordinal: ordinal < 1)
+    watching.outage = OUTAGE
+    for one in (sample(11.5), sample(20.0, frozenset({process("r1c01", 0)}))):
+        watching.feed(one)
+    assert watching.findings == [], "ordinal 1 was not wanted any more"
+    watching.feed(sample(21.0, frozenset()))
+    assert [one.text.split(" while")[0] for one in watching.findings] == ["d-111111.0 on r1c01 ended"]
+    assert promises(sample(11.5, DOUBLE), sample(20.0), outage=OUTAGE) == []
+
+
 def test_how_long_an_image_had_too_few_holders_is_measured() -> None:
     watching = Watching(RULES)
     both, one = frozenset({"r1s01", "r2s01"}), frozenset({"r1s01"})
