@@ -161,8 +161,8 @@ def test_no_request_is_lost_when_the_leader_is_killed(servers: Servers, api: htt
 
 
 def test_a_leader_that_hangs_is_replaced_and_requests_go_on(servers: Servers, api: httpx.Client) -> None:
-    """Its followers wait for its word as long as a session and a little more. Who asked meanwhile may be told to come
-    back, and is told within a bound."""
+    """Its followers wait for a word of it for 2.5 s (zk.server). Who asked meanwhile may be told to come back, and is
+    told within a bound."""
     with steady(lambda number: api.post("/v1/deployments", json=BODY)) as load:
         a_while(load, 3)
         leader = servers.leader()
