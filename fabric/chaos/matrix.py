@@ -59,8 +59,8 @@ IMAGE_BYTES = 3 * 1024 * 1024
 """Some chunks from each holder."""
 REACH_S = 10.0
 """From the request to the step."""
-END_S = 30.0
-"""From the fault to the final state."""
+END_S = 45.0
+"""From the fault to the final state: who looks for an image that nobody serves does so for 30 s."""
 WHOLE_S = 40.0
 """From the victim's return to everything as it should be: repair waits 15 s for a holder to come back."""
 STOPPED_SESSIONS = 1.5
