@@ -63,7 +63,8 @@ class StartInstance:
 
 @dataclass(frozen=True, slots=True)
 class StopInstance:
-    """TERM, KILL after `grace_s`, then remove its directory and log. Ends in `InstanceGone`, also if it was unknown."""
+    """TERM, KILL after `grace_s`, then remove its directory and log. Ends in `InstanceGone`, also if it was unknown;
+    when its start has been asked for since, that comes next, and only the end of a later stop is told."""
 
     instance: str
     grace_s: float

@@ -265,6 +265,7 @@ class Instances:
                 continue
             entry.state = "starting"
             entry.attempt += 1
+            self._orphans.discard(instance_id(work.deployment, ordinal))  # from here on it is somebody's
             work.began_start_s = work.began_start_s or now
             self._out.add(
                 StartInstance(

@@ -6,7 +6,8 @@ stops, which mostly wait out a grace time, at most `STOPS`.
 
 What a driver can't do comes back as news. A start ends in `InstanceStarted` or `InstanceFailed`. A stop is repeated,
 with pauses up to `STOP_PAUSE_MAX_S`, until the instance is gone: as long as it is there it takes its share of the node,
-and saying anything else would give that share away twice.
+and saying anything else would give that share away twice. For the same reason nobody hears of the end of a stop behind
+which a start waits: who has ordered another stop since would take it for the end of that one.
 
 A start that is repeated after its attempt has ended makes the driver report the exit while `start` is still under way;
 such an exit is told after `InstanceStarted`, in the order in which things happened.
@@ -154,7 +155,7 @@ class Runner:
         self._known.discard(effect.instance)
         if self._last.get(effect.instance) is asyncio.current_task():
             self._stopping.discard(effect.instance)
-        self._news(InstanceGone(effect.instance))
+            self._news(InstanceGone(effect.instance))
 
     def _on_exit(self, exited: Exited) -> None:
         held = self._starting.get(exited.instance)

@@ -312,7 +312,7 @@ class Runner:
         self._supervisor.remove(name)
         if not chain.waiting:
             chain.stopping = False
-        self._news(InstanceGone(name))
+            self._news(InstanceGone(name))
         self._next(chain, name)
 
     def _next(self, chain: _Chain, name: str) -> None:

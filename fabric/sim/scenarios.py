@@ -92,21 +92,21 @@ class Stage(World):
 
     # --- users -------------------------------------------------------------------------------------------------------
 
-    def deploy(self, count: int) -> str:
+    def deploy(self, count: int, stop_after_s: int = 0) -> str:
         """The deployment's id, at once."""
         self._deployments += 1
         content = self.pushed[0]
         record = Deployment(
             id=f"d-{self._deployments:06d}",
             name=content.name,
-            spec=Spec(content.name, content.digest, "Small", SMALL, {}, "always", 0),
+            spec=Spec(content.name, content.digest, "Small", SMALL, {}, "always", stop_after_s),
             count=count,
             min_count=count,
             policy="spread",
             created_ms=0,
             updated_ms=0,
             key=f"{self._deployments:016x}",
-            lost_after_s=3,
+            lost_after_s=3 + 5 * stop_after_s,
         )
         self.users.ask(Wish("create", record.id), record)
         return record.id
@@ -136,6 +136,11 @@ class Stage(World):
         self.tell("script", f"{machine.name} stands still for {for_s:g} s")
         machine.pause(for_s)
 
+    def stubborn(self) -> None:
+        """From now on no instance minds TERM."""
+        self.tell("script", "instances do not mind TERM any more")
+        self.habits.stubborn = 1.0
+
     def quorum(self, there: bool) -> None:
         self.tell("script", f"ZooKeeper has {'its quorum again' if there else 'no quorum'}")
         self.ensemble.outage(not there)
@@ -164,6 +169,10 @@ class Stage(World):
 
     def coordinator(self, deployment: str) -> Machine:
         return self.machines[self.agent_sessions[self.view.owners[deployment]]]
+
+    def ending(self) -> int:
+        """Instances that are being stopped."""
+        return sum(bool(one.stops) for machine in self.machines.values() for one in machine.supervisor.live())
 
     def worker(self, deployment: str) -> Machine:
         """One that runs some of it, and does not lead its rack."""
@@ -240,6 +249,20 @@ def outage(stage: Stage) -> None:
     stage.wait(5.0)
     stage.quorum(True)
     stage.until("it runs", lambda: stage.runs(one))
+
+
+@scenario
+def deleted_while_parked(stage: Stage) -> None:
+    """Nodes out of touch for too long stop what they run; back in touch, they are to start it, and it is deleted."""
+    one = stage.deploy(6, stop_after_s=2)
+    stage.until("it runs", lambda: stage.runs(one))
+    stage.stubborn()
+    stage.quorum(False)
+    stage.until("all are being stopped", lambda: stage.ending() == 6)
+    stage.quorum(True)
+    stage.wait(0.6)
+    stage.delete(one)
+    stage.until("it is gone", lambda: not stage.view.running)
 
 
 @scenario

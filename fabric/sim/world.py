@@ -20,7 +20,7 @@ from fabric.roles.settings import Settings
 from fabric.sim import conditions as drawn
 from fabric.sim.checkers.awards import Awards
 from fabric.sim.checkers.base import Checker
-from fabric.sim.checkers.capacity import Capacity
+from fabric.sim.checkers.capacity import Capacity, Room
 from fabric.sim.checkers.contents import Contents
 from fabric.sim.checkers.exactly import Exactly
 from fabric.sim.checkers.limits import Limits
@@ -57,6 +57,7 @@ PROMISES = (
     "patience",
     "brake",
     "alone",
+    "room",
     "epochs",
     "marker",
     "outage",
@@ -136,6 +137,7 @@ class World:
             Patience(self, self.view),
             Awards(self),
             Contents(self),
+            Room(self),
             Settled(self, self.view),
         ]
         self._on_decided = _those("decided", self.checkers)

@@ -67,6 +67,11 @@ class Broken(Stage):
         effect = StartInstance(f"{self.one}.{ordinal}", 1, self.now.spec.digest, (), SMALL)
         self.machines[node].supervisor.start(effect, lambda why: None)
 
+    def crash_instance(self, node: Machine, ordinal: int) -> None:
+        """It dies, and its agent starts it again."""
+        node.supervisor.crash(f"{self.one}.{ordinal}")
+        self.wait(5.0)
+
     def at(self, ordinal: int) -> str:
         return self.view.deployments[self.one].plan[ordinal]
 
@@ -123,6 +128,14 @@ def more_runs_than_there_is_room_for(world: Broken) -> None:
     world.rewrite(count=7, had=7, plan=(*world.now.plan, Share(world.idle, "r1", "6")))
     world.move(6, node.name)
     world.start(node.name, 6)
+
+
+@breaks("room")
+def one_is_started_whose_room_was_given_back(world: Broken) -> None:
+    ordinal, node = world.follower
+    assert node.process is not None
+    node.process.ledger.release((world.one, ordinal))
+    world.crash_instance(node, ordinal)
 
 
 @breaks("once")
@@ -376,5 +389,5 @@ def test_every_promise_is_broken_here() -> None:
 
 def test_what_is_not_looked_at_is_not_found() -> None:
     world = Broken()
-    world.promises = world.promises - {"planned"}
+    world.promises = world.promises - {"planned", "room"}
     one_is_started_where_nobody_planned_it(world)

@@ -1,10 +1,14 @@
-"""Promise 1: no agent ever runs or reserves more than it has. By its ledger, and by what really runs."""
+"""Promise 1: no agent ever runs or reserves more than it has. By its ledger, and by what really runs.
+
+"room": what an agent starts has its room in the ledger; else that may be given away once more.
+"""
 
 from __future__ import annotations
 
 from fabric.effects import Effect, Input
 from fabric.resources import ZERO, Resources
 from fabric.roles.ledger import Ledger
+from fabric.roles.work import split_id
 from fabric.sim.checkers.base import Checker
 from fabric.sim.driver import Instance
 from fabric.sim.host import Process
@@ -45,6 +49,17 @@ class Capacity(Checker):
             for one in machine.supervisor.live():
                 used = used + one.resources
             assert used == machine.supervisor.used, f"{machine.name}: {used} and {machine.supervisor.used}"
+
+
+class Room(Checker):
+    names = ("room",)
+
+    def launched(self, machine: str, instance: Instance) -> None:
+        process = self.world.machines[machine].process
+        ledger = process.ledger if process is not None else None
+        slot = split_id(instance.name)
+        if ledger is not None and slot is not None and slot not in ledger._placed:
+            self.fail("room", f"{machine} starts {instance.name}, for which it keeps no room")
 
 
 def within(used: Resources, total: Resources) -> bool:

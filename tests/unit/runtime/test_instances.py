@@ -39,6 +39,7 @@ class Script:
         self.on_exit = on_exit
         self.calls: list[str] = []
         self.hold: asyncio.Future[None] | None = None
+        self.stop_hold: asyncio.Future[None] | None = None
         self.found: list[Running | Exited] = []
         self.start_error: Exception | None = None
         self.stop_errors: list[Exception] = []
@@ -56,6 +57,8 @@ class Script:
 
     async def stop(self, instance: str, grace_s: float) -> None:
         self.calls.append(f"stop {instance}")
+        if self.stop_hold is not None:
+            await self.stop_hold
         if self.stop_errors:
             raise self.stop_errors.pop(0)
 
@@ -155,6 +158,24 @@ def test_a_stop_waits_for_the_start_before_it_and_a_repeated_stop_is_one() -> No
         assert kinds == [InstanceStarted, InstanceGone]
         runner.stop(StopInstance(WEB, 1.0))
         await until(lambda: news.count(InstanceGone(WEB)) == 2)
+
+    run(Script, body)
+
+
+def test_the_end_of_a_stop_behind_which_a_start_waits_is_not_told_for_that_of_a_later_one() -> None:
+    """Or its share of the node would be given away while it starts once more."""
+
+    async def body(runner: Runner, news: list[Input]) -> None:
+        driver = script(runner)
+        driver.stop_hold = asyncio.get_running_loop().create_future()
+        runner.stop(StopInstance(WEB, 1.0))
+        await until(lambda: driver.calls)
+        runner.start(start(attempt=2), unpacked)
+        runner.stop(StopInstance(WEB, 1.0))
+        driver.stop_hold.set_result(None)
+        await until(lambda: InstanceGone(WEB) in news)
+        assert [type(each) for each in news] == [InstanceStarted, InstanceGone]
+        assert driver.calls[-2:] == [f"stop {WEB}", f"remove {WEB}"]
 
     run(Script, body)
 
