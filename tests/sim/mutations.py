@@ -185,7 +185,7 @@ def what_is_being_stopped_is_not_waited_for() -> Patches:
     return [(Stopping, "_answered", at_once)]
 
 
-@mutation("capacity", seed=120)
+@mutation("capacity", seed=123)
 def confirm_without_a_look_at_capacity() -> Patches:
     def confirm(self: Ledger, slot: Any, need: Any) -> bool:
         self.cancel(slot)
