@@ -18,12 +18,12 @@ with `recheck` looks at it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from deploy.expansion import Want
-from deploy.identity import TOP, join
+from deploy.identity import TOP, join, parent_of
 from deploy.records import Child, Prints, Table
 
 Kind = Literal["add", "reinstall", "reconfigure", "start", "mend", "retry", "remove", "invalid"]
@@ -98,6 +98,21 @@ def _children(tables: Mapping[str, Table], path: str) -> list[tuple[str, Child]]
     if table is None:
         return []
     return [(join(path, child.name), child) for child in sorted(table.children, key=lambda child: child.index)]
+
+
+def left_behind(there: Mapping[str, Child], asked: Callable[[str], bool]) -> dict[str, int]:
+    """Initiators that are asked to go and do not run -> how many managents are left below each. Nobody but they could
+    remove these. `there`: from `rows`."""
+    found: dict[str, int] = {}
+    for path, row in there.items():
+        if _absent(row):
+            continue
+        above = parent_of(path)
+        while above:
+            if asked(above) and above in there and there[above].life not in ("active", "passive"):
+                found[above] = found.get(above, 0) + 1
+            above = parent_of(above)
+    return {path: found[path] for path in there if path in found}
 
 
 def make_plan(

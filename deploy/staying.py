@@ -67,6 +67,8 @@ class Stayer:
         self._place, self._repository, self._stubs, self._say = place, repository, stubs, say
         self._waiting: deque[str] = deque(maxlen=MAX_SAID)
         self._bad: tuple[int, tuple[str, ...]] = (0, ())
+        self._stirred = False
+        """Something was said since all were well."""
         self._directory_away = False
 
     async def keep(self, work: Work) -> None:
@@ -163,18 +165,21 @@ class Stayer:
             self._say(f"the directory does not answer: {type(error).__name__}: {error}")
 
     def _noted(self, level: str, text: str) -> None:
+        self._stirred = True
         self._waiting.append(text)
 
     def _counted(self, counts: Counts, problems: tuple[Problem, ...]) -> None:
-        """What is said is who is not well, when that has changed."""
+        """What is said is who is not well, when that has changed, and at last that all are well again."""
         bad = counts.refused + counts.failed + counts.unreachable
         now = bad, tuple(one.path for one in problems)
-        if now == self._bad or (counts.pending and not bad):
-            return
-        self._bad = now
         if not bad:
-            self._waiting.append(f"all {counts.targeted} are as they were told to be")
+            if (self._stirred or self._bad[0]) and not counts.pending:
+                self._stirred, self._bad = False, now
+                self._waiting.append(f"all {counts.targeted} are as they were told to be")
             return
+        if now == self._bad:
+            return
+        self._bad, self._stirred = now, True
         some = "; ".join(f"{one.path} is {one.outcome}: {one.reason}" for one in problems[:3])
         self._waiting.append(f"{bad} of {counts.targeted} are not as they were told to be: {some}")
 

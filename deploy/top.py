@@ -42,7 +42,7 @@ from deploy.directory import Unreadable
 from deploy.identity import TOP, BadIdentity, is_within, name_of, parent_of
 from deploy.messages import BipAnswer, Charge, Counts, Entry, Parent, Problem, Rollout, What
 from deploy.patterns import CommandPattern
-from deploy.plan import Plan, make_plan, rows
+from deploy.plan import Plan, left_behind, make_plan, rows
 from deploy.reach import address_towards, bind_at, is_loopback
 from deploy.records import Child, StubRef, Table
 from deploy.repository.images import ImageAccess
@@ -265,12 +265,16 @@ class Top:
 
     async def command(self, pattern: str, what: What, timeout_s: float = STATUS_S) -> Answer:
         """Have all managents that match do something; who has not answered after `timeout_s` is unreachable. Raises
-        deploy.patterns.BadPattern."""
+        deploy.patterns.BadPattern; TopError for an initiator that is to be uninstalled and cannot remove what is below
+        it."""
         wanted = CommandPattern(pattern)
         tables = await self._tables()
         if TOP not in tables:
             return Answer((), Sets())
-        known = [path for path in rows(tables) if wanted.matches(path)]
+        there = rows(tables)
+        known = [path for path in there if wanted.matches(path)]
+        if what == "uninstall":
+            _check_nobody_left(there, wanted)
         entries, whole = await self._asked(tables[TOP], pattern, what, timeout_s)
         # Tables are written now and then: an initiator may name children that its table did not have yet. It may also
         # say why nobody below it answers: that counts only where the tables know nobody there.
@@ -391,6 +395,20 @@ def _sets(target: Sequence[str], entries: Sequence[Entry], whole: bool = True) -
     """`whole`: the top said all that it had to say."""
     answered = {entry.through for entry in entries} - {TOP}
     return partition(target, entries, answered | {TOP} if whole else answered)
+
+
+def _check_nobody_left(there: Mapping[str, Child], wanted: CommandPattern) -> None:
+    """Raises TopError."""
+    left = left_behind(there, wanted.matches)
+    if not left:
+        return
+    path, count = next(iter(left.items()))
+    more = f" (and {len(left) - 1} more like it)" if len(left) > 1 else ""
+    raise TopError(
+        f"expected nothing left below an initiator that is uninstalled, found {count} of {path}{more}, which is shut "
+        f"down and passes nothing on: start it (fabric managent start {path}), shut down and uninstall what is below "
+        "it, the lowest level first, and then itself; or have all removed by an apply that does not describe it"
+    )
 
 
 def _any_below(paths: Sequence[str], top: str) -> bool:

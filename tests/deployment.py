@@ -49,5 +49,6 @@ def table(path: str, rows: int = 0, owner: str = "one", **changes: Any) -> Table
         "address": f"tcp://10.20.30.40:40000/{guid_of(owner)}",
         "rollout": "r-1",
         "children": tuple(row(number) for number in range(rows)),
+        "repository": "http://192.0.2.1:8430/",
     }
     return Table(**(fields | changes))

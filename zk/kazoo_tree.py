@@ -15,10 +15,12 @@ to kazoo under the same lock, only if the loop has heard of the latest number.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import select
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -47,6 +49,10 @@ MIN_PATIENCE_S = 1.0
 """How long one server has to accept a connection and a session: a third of the session's timeout, shared among the
 servers, but never less than this. Servers that are silent are no theory: one that is asked in the wrong moment of its
 start (ZooKeeper 3.8.0) keeps the connection open and never answers."""
+
+SILENCE = 2 / 3
+"""Of the session's timeout: how long a server that was asked something may say nothing at all. kazoo counts the same
+for its pings, but sends none while requests go out: a busy client would not notice that its server hangs."""
 
 
 class KazooTree(SessionTree):
@@ -78,7 +84,8 @@ class _KazooLink:
         self._changes = 0  # by kazoo's thread, under the lock: how often the state changed
         self._changes_heard = 0  # by the loop: up to which of these the tree knows
         self._log = _Log(session_timeout_s)
-        handler = _LoopHandler(inbox, max(MIN_PATIENCE_S, session_timeout_s / 3 / len(where.servers)))
+        patience_s = max(MIN_PATIENCE_S, session_timeout_s / 3 / len(where.servers))
+        handler = _LoopHandler(inbox, patience_s, SILENCE * session_timeout_s)
         self.client = KazooClient(
             hosts=where.hosts,
             timeout=session_timeout_s,
@@ -270,11 +277,13 @@ class _LoopHandler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo h
 
     running = False  # for kazoo: call completions right away
 
-    def __init__(self, inbox: Inbox, patience_s: float) -> None:
+    def __init__(self, inbox: Inbox, patience_s: float, silence_s: float) -> None:
         super().__init__()
         self._inbox = inbox
         self._patience_s = patience_s
+        self._silence_s = silence_s
         self._silent: Any = None  # the connection, until its server has said something
+        self._asked_at: float | None = None  # the first request since its server last said something
 
     def start(self) -> None:
         """No workers to start."""
@@ -290,7 +299,11 @@ class _LoopHandler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo h
         return _Counter(fd), _Counter(os.dup(fd))
 
     def select(self, readers: list[Any], writers: list[Any], _: list[Any], timeout: float | None = None) -> Any:
-        """kazoo's own makes and closes a kernel's event queue each time: half of all CPU that a call costs."""
+        """kazoo's own makes and closes a kernel's event queue each time: half of all CPU that a call costs. Raises
+        TimeoutError, to kazoo a lost connection, when the server has been silent for too long."""
+        if self._asked_at is not None and time.monotonic() - self._asked_at > self._silence_s:
+            self._asked_at = None
+            raise TimeoutError(errno.ETIMEDOUT, f"the server has said nothing for {self._silence_s:.1f} s")
         if self._silent in readers and timeout is not None:
             timeout = min(timeout, self._patience_s)
         poll = select.poll()
@@ -300,10 +313,16 @@ class _LoopHandler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo h
         ready = {fd for fd, _ in poll.poll(None if timeout is None else timeout * 1000)}
         if self._silent is not None and readers and ready:
             self._silent = None
-        return [r for r in readers if r.fileno() in ready], [w for w in writers if w.fileno() in ready], []
+        readable = [r for r in readers if r.fileno() in ready]
+        if any(not isinstance(r, _Counter) for r in readable):
+            self._asked_at = None
+        elif readable and self._asked_at is None:
+            self._asked_at = time.monotonic()  # kazoo is about to send it
+        return readable, [w for w in writers if w.fileno() in ready], []
 
     def create_connection(self, *args: Any, timeout: float, **options: Any) -> Any:
         """kazoo waits for one server as long as the session lasts; a silent one must not cost the session."""
+        self._asked_at = None
         self._silent = super().create_connection(*args, timeout=min(timeout, self._patience_s), **options)
         return self._silent
 

@@ -30,6 +30,8 @@ READY_WAIT_S = 30.0
 STOP_WAIT_S = 5.0
 POLL_EVERY_S = 0.02
 COMMAND_WAIT_S = 1.0
+INIT_LIMIT_MS, SYNC_LIMIT_MS = 10_000, 2_500
+"""For a follower to catch up with its leader, and to be in touch with it then; ZooKeeper counts both in ticks."""
 LOG_LINES_SHOWN = 15
 PORT_TRIES = 5
 
@@ -280,8 +282,8 @@ class Server:
             "minSessionTimeout": 2 * self._tick_ms,
             "maxSessionTimeout": 60_000,
             "maxClientCnxns": 0,
-            "initLimit": 20,
-            "syncLimit": 10,
+            "initLimit": -(-INIT_LIMIT_MS // self._tick_ms),
+            "syncLimit": -(-SYNC_LIMIT_MS // self._tick_ms),
             "admin.enableServer": "false",
             "4lw.commands.whitelist": "srvr,ruok,mntr",
             "autopurge.purgeInterval": 1,

@@ -40,7 +40,8 @@ Exit codes: 0 all is as it should be; 1 some hosts failed or could not be reache
 
 REMOVED = f"""\
 {FILE}
-Refused on a host where managents run, unless --purge ends them too. The directory keeps the name."""
+Refused on a host where managents run, unless --purge ends them too. With --directory (${DIRECTORY_VARIABLE}) its entry
+there goes, too: what is to be removed from there counts as removed then; else see: fabric stub remove."""
 
 
 def register(subparsers: Any) -> None:
@@ -77,8 +78,14 @@ def register(subparsers: Any) -> None:
         subparsers,
         "uninstall",
         "stop the boot stub on each host of a file, and remove what was installed",
-        ["fabric bootstub uninstall --hosts hosts.txt"],
+        [
+            "fabric bootstub uninstall --hosts hosts.txt --directory 192.0.2.1:2181/site",
+            "fabric bootstub uninstall --hosts hosts.txt --purge",
+        ],
         REMOVED,
+    )
+    uninstall.add_argument(
+        "--directory", metavar="HOSTS", default="", help=f"take them out of this ZooKeeper, too (${DIRECTORY_VARIABLE})"
     )
     uninstall.add_argument("--purge", action="store_true", help="end managents that run, and remove their files too")
     _reaching(uninstall)
@@ -133,7 +140,8 @@ def install(args: Namespace) -> int:
 def uninstall(args: Namespace) -> int:
     from deploy.ssh.host.orders import Order
 
-    return _run(args, Order("remove", folder=args.dir, purge=args.purge), None)
+    directory = _directory(args.directory or os.environ.get(DIRECTORY_VARIABLE, ""))
+    return _run(args, Order("remove", folder=args.dir, directory=directory, purge=args.purge), None)
 
 
 def _run(args: Namespace, order: Order, bundle: Bundle | None) -> int:

@@ -10,10 +10,10 @@ from dataclasses import asdict
 
 from deploy.ssh.bundle import Bundle
 from deploy.ssh.command import SshSettings
-from deploy.ssh.fleet import BAD, RESULTS, Fleet, FleetSettings, Outcome, Registered, Result
+from deploy.ssh.fleet import BAD, RESULTS, Fleet, FleetSettings, Outcome, Registered, Result, Unregistered
 from deploy.ssh.host.orders import Order
 from deploy.ssh.hosts import Host
-from deploy.ssh.registry import registry
+from deploy.ssh.registry import registry, unregistry
 from fabric.cli.exits import Exit, Failure
 from fabric.cli.output import Progress, Styled, counted, line, millis, table
 from zk.connect import Unreachable
@@ -39,15 +39,19 @@ async def visit(
     """Carry the order out on all hosts, and show how it goes. Raises Failure when nothing can be begun."""
     async with AsyncExitStack() as stack:
         registered: Registered | None = None
-        if order.directory and order.action != "remove":
+        unregistered: Unregistered | None = None
+        if order.directory:
             wait_s = order.answer_s if order.action == "install" else 0.0
             try:
-                registered = await stack.enter_async_context(registry(order.directory, wait_s))
+                if order.action == "remove":
+                    unregistered = await stack.enter_async_context(unregistry(order.directory))
+                else:
+                    registered = await stack.enter_async_context(registry(order.directory, wait_s))
             except Unreachable as error:
                 raise Failure(f"--directory: {error}") from None
         progress = stack.enter_context(Progress())
         shown = _Shown(progress, len(hosts))
-        fleet = Fleet(hosts, order, opening, bundle, settings, ssh, registered, shown.now, shown.ended)
+        fleet = Fleet(hosts, order, opening, bundle, settings, ssh, registered, shown.now, shown.ended, unregistered)
         return await fleet.run()
 
 

@@ -29,6 +29,13 @@ RETRY_MAX_S = 15.0
 Registered = Callable[[str, int], Awaitable[str]]
 """Called with a stub's name and pid after it was found running; answers why the directory does not have it, "" when it
 has."""
+Unregistered = Callable[[str, str], Awaitable[str]]
+"""Called with a stub's name and its host's, after it was uninstalled; takes it out of the directory, and answers what
+was done, "" for nothing. Raises NotForgotten."""
+
+
+class NotForgotten(Exception):
+    """The directory may still have a boot stub that was uninstalled: why, what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +58,8 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """`tail`: the last lines of the program that failed. `name`, `pid`, `supervisor`: of the boot stub, where known."""
+    """`tail`: the last lines of the program that failed. `name`, `pid`, `supervisor`: of the boot stub, where known.
+    `node`: what the host calls itself."""
 
     host: Host
     result: Result
@@ -63,6 +71,7 @@ class Outcome:
     name: str = ""
     pid: int = 0
     supervisor: str = ""
+    node: str = ""
 
 
 class Fleet:
@@ -80,7 +89,9 @@ class Fleet:
         registered: Registered | None = None,
         now: Callable[[Host, str], None] = lambda host, step: None,
         ended: Callable[[Outcome], None] = lambda outcome: None,
+        unregistered: Unregistered | None = None,
     ) -> None:
+        self._unregistered = unregistered
         self._hosts, self._order, self._opening, self._bundle = hosts, order, opening, bundle
         self._settings, self._ssh, self._registered, self._now, self._ended = settings, ssh, registered, now, ended
         self._outcomes: dict[Host, Outcome] = {}
@@ -105,6 +116,7 @@ class Fleet:
     async def _work(self, waiting: Iterator[Host]) -> None:
         for host in waiting:
             outcome = await _Visit(host, self._settings, self._now).make(self._once, self._confirm)
+            outcome = await self._forgotten(outcome)
             self._outcomes[host] = outcome
             self._ended(outcome)
 
@@ -113,6 +125,15 @@ class Fleet:
             self._order, name=host.name, domain=host.domain or self._order.domain, limit_s=self._settings.limit_s
         )
         return await talk(host, order, self._opening, self._bundle, self._ssh, heard)
+
+    async def _forgotten(self, outcome: Outcome) -> Outcome:
+        if self._unregistered is None or outcome.result != "removed":
+            return outcome
+        try:
+            said = await self._unregistered(check_name(outcome.name), outcome.node)
+        except (NotForgotten, BadHosts) as error:
+            return replace(outcome, result="failed", reason=str(error))
+        return replace(outcome, reason="; ".join(filter(None, (outcome.reason, said))))
 
     async def _confirm(self, end: Said) -> str:
         if self._registered is None or not end.pid:
@@ -131,6 +152,7 @@ class _Visit:
         self._steps: list[Step] = []
         self._step = ""
         self._tries = 0
+        self._node = ""
         self._began = time.monotonic()
 
     async def make(
@@ -178,7 +200,9 @@ class _Visit:
             wait_s = min(2 * wait_s, RETRY_MAX_S)
 
     def _heard(self, said: Said) -> None:
-        if said.kind == "step":
+        if said.kind == "hello":
+            self._node = said.text.partition(",")[0]
+        elif said.kind == "step":
             self._steps.append(Step(said.step, said.text, said.ms))
         elif said.kind == "begin":
             self._begin(said.step)
@@ -190,4 +214,14 @@ class _Visit:
 
     def _outcome(self, result: Result, reason: str) -> Outcome:
         took_s = time.monotonic() - self._began
-        return Outcome(self._host, result, reason, (), tuple(self._steps), took_s, self._tries, self._host.name)
+        return Outcome(
+            self._host,
+            result,
+            reason,
+            (),
+            tuple(self._steps),
+            took_s,
+            self._tries,
+            self._host.name,
+            node=self._node,
+        )

@@ -1,4 +1,6 @@
-"""Whether a boot stub that was found running on its host is in the directory: the proof that others can find it."""
+"""The directory's part in an installation: whether a boot stub that was found running on its host is in there, the
+proof that others can find it; and taking out one that was uninstalled, so that nobody counts on its machine.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from deploy.directory import Directory
-from deploy.ssh.fleet import Registered
+from deploy.ssh.fleet import NotForgotten, Registered, Unregistered
 from fabric.records import BadRecord
 from zk.client import TreeClient
 from zk.kazoo_tree import KazooTree
@@ -49,5 +51,32 @@ async def registry(hosts: str, wait_s: float) -> AsyncIterator[Registered]:
 
     try:
         yield registered
+    finally:
+        await tree.close()
+
+
+@asynccontextmanager
+async def unregistry(hosts: str) -> AsyncIterator[Unregistered]:
+    """Takes boot stubs out of the directory at `hosts`. Raises zk.connect.Unreachable."""
+    tree = KazooTree(hosts)
+    await tree.open(OPEN_WAIT_S)
+    stubs = Directory(TreeClient(tree)).stubs
+
+    async def unregistered(name: str, host: str) -> str:
+        try:
+            async with asyncio.timeout(LOOK_WAIT_S):
+                found = await stubs.get(name)
+                if found is None:
+                    return ""
+                if found.host not in ("", host):
+                    return f"the directory keeps {name}, which is another one, on {found.host}"
+                await stubs.remove(name)
+                return f"{name} taken out of the directory"
+        except (TreeError, BadRecord, TimeoutError) as error:
+            said = error or "no answer"
+            raise NotForgotten(f"the directory may have {name} still ({said}): fabric stub remove {name}") from None
+
+    try:
+        yield unregistered
     finally:
         await tree.close()

@@ -105,6 +105,12 @@ def _drag(rng: random.Random, shape: Shape) -> Act:
     return replace(_act("drag", target, _while(rng, 2.0, 8.0)), options=(("share", rng.choice((0.1, 0.3))),))
 
 
+def _slow_disk(rng: random.Random, shape: Shape) -> Act:
+    target = rng.choice(("leader zookeeper", "any zookeeper"))
+    delay = (("delay", rng.choice((0.05, 0.2))),)
+    return replace(_act("slow-disk", target, _while(rng, 2.0, 8.0)), options=delay)
+
+
 def _stranger(rng: random.Random, shape: Shape) -> Act:
     return _act("strangers", "any agent")
 
@@ -116,6 +122,7 @@ def _storm(rng: random.Random, shape: Shape) -> Act:
 WEIGHTS: tuple[tuple[int, Draw], ...] = (
     (6, _kill), (6, _stop), (3, _restart), (2, _api), (3, _server), (1, _outage), (3, _instance), (2, _disk),
     (1, _full), (5, _cut), (3, _slow), (5, _step), (1, _clock), (2, _drag), (1, _stranger), (1, _storm),
+    (1, _slow_disk),
 )  # fmt: skip
 ALONE = (_api, _server, _outage, _storm, _full)
 """Not while another of the same kind lasts."""

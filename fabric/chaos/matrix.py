@@ -40,7 +40,6 @@ from fabric.drivers.procfs import process_stat
 from fabric.flavors import load_flavors
 from fabric.local.folder import NODES
 from fabric.local.harness import LocalFabric
-from fabric.net.rules import API
 from fabric.runtime import stepping
 from fabric.runtime.stepping import Action, Armed, Fired
 from fabric.steps import BACK, Step
@@ -60,12 +59,12 @@ IMAGE_BYTES = 3 * 1024 * 1024
 """Some chunks from each holder."""
 REACH_S = 10.0
 """From the request to the step."""
-END_S = 30.0
-"""From the fault to the final state."""
+END_S = 45.0
+"""From the fault to the final state: who looks for an image that nobody serves does so for 30 s."""
 WHOLE_S = 40.0
 """From the victim's return to everything as it should be: repair waits 15 s for a holder to come back."""
 STOPPED_SESSIONS = 1.5
-"""Who is stopped and comes back at once goes on after so many sessions."""
+"""For so many sessions who is stopped stands still at least, even if he comes back at once."""
 ALONE = frozenset({"api", "holder"})
 """There is one API, and without both holders nobody can start anything."""
 DONE_FOR = frozenset({"", "Z", "X", "T"})
@@ -94,6 +93,8 @@ class Matrix:
         self._run = secrets.token_hex(4)
         self._rng = random.Random(self._run)
         self._fabric: LocalFabric | None = None
+        self._back: list[Fired] = []
+        """Who was hit in this cell and is back."""
 
     def __enter__(self) -> Self:
         return self
@@ -143,6 +144,7 @@ class Matrix:
 
     def _cell(self, step: Step) -> Cell:
         self._number += 1
+        self._back.clear()
         name = f"cell-{self._number}"
         findings = self.stage.watching.findings
         known = len(findings)
@@ -174,12 +176,12 @@ class Matrix:
         at = time.monotonic()
         for fired in hit:
             self.stage.hit(fired.node)
-        at_once = self.back == "now" or step.role == "api"
-        if at_once:
-            self._bring_back(hit)
-        cell = self._ended(Cell(step.name, hit[0].node), asked, at)
+        away_s = END_S
+        if self.back == "now" or step.role == "api":
+            away_s = STOPPED_SESSIONS * self.fabric.up.spec.session_timeout_s if self.action == "stop" else 0.0
+        cell = self._ended(Cell(step.name, hit[0].node), asked, at, hit, at + away_s)
         more = tuple(number for number in armed[1:] if not stepping.disarm(faults, number))
-        hit = (*(() if at_once else hit), *self._fired(more))
+        hit = (*hit, *self._fired(more))
         self._bring_back(hit)
         back = time.monotonic()
         cell = msgspec.structs.replace(cell, victim=",".join(dict.fromkeys((cell.victim, *(one.node for one in hit)))))
@@ -214,21 +216,25 @@ class Matrix:
             return self._until(look, REACH_S, "") if numbers else ()
         return ()
 
-    def _ended(self, cell: Cell, asked: Future[str], at: float) -> Cell:
-        deadline = at + END_S
-        made = asked.result(max(0.0, deadline - time.monotonic()))
-        state, reason = "", ""
-        while time.monotonic() < deadline:
-            state, reason = self._state(made)
-            if state:
-                return Cell(cell.step, cell.victim, state, reason, _ms_since(at))
+    def _ended(self, cell: Cell, asked: Future[str], at: float, hit: Sequence[Fired], back_at: float) -> Cell:
+        """How, and when. Who was hit is brought back at `back_at` if that is sooner."""
+        while time.monotonic() < at + END_S:
+            if time.monotonic() >= back_at:
+                self._bring_back(hit)
+            if asked.done():
+                state, reason = self._state(asked.result())
+                if state:
+                    return msgspec.structs.replace(cell, state=state, reason=reason, ended_ms=_ms_since(at))
             time.sleep(POLL_S)
-        return _with(cell, f"durable: {made} is not at rest {END_S:g} s after the fault")
+        made = asked.result() if asked.done() else "the request"
+        return _with(cell, f"durable: {made} is not at its end {END_S:g} s after the fault")
 
     def _bring_back(self, hit: Sequence[Fired]) -> None:
-        if self.action == "stop" and hit and (self.back == "now" or hit[0].node == API):
-            time.sleep(STOPPED_SESSIONS * self.fabric.up.spec.session_timeout_s)
+        """Those that are not back yet."""
         for fired in hit:
+            if fired in self._back:
+                continue
+            self._back.append(fired)
             if self.action == "stop":
                 self.fabric.front.control.kill(fired.node, signal.SIGCONT)
             else:

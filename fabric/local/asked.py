@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fabric.local.zookeepers import Member
 
 KILL_AFTER_S = 5.0
-OPS = ("status", "kill", "restart", "start", "stop", "network")
+OPS = ("status", "kill", "restart", "start", "stop", "network", "slow_disk")
 
 
 def answer(keeper: Keeper, request: Request) -> object:
@@ -42,6 +42,8 @@ def answer(keeper: Keeper, request: Request) -> object:
     job = next((job for job in keeper.jobs.values() if request.who in job.expected), None)
     if job is None:
         raise ControlError(f"expected {_known(keeper)}, found {request.who[:80]!r}")
+    if request.op == "slow_disk":
+        raise ControlError(f"expected a ZooKeeper server for slow_disk, found {job.name}")
     if request.op == "restart":
         return _restart(keeper, job)
     if request.op == "start":
@@ -90,16 +92,22 @@ def _restart(keeper: Keeper, job: Job) -> int:
     return old
 
 
-def _to_zookeeper(keeper: Keeper, server: Member, request: Request) -> int:
+def _to_zookeeper(keeper: Keeper, server: Member, request: Request) -> int | None:
     if request.op == "restart":
         try:
-            pid = server.restart()
+            pid: int | None = server.restart()
         except (OSError, ServerFailed) as error:
             raise ControlError(f"{server.name} could not be started: {error}") from None
-    elif request.op != "kill":
-        raise ControlError(f"expected kill or restart for {server.name}, found {request.op}")
+    elif request.op not in ("kill", "slow_disk"):
+        raise ControlError(f"expected kill, restart or slow_disk for {server.name}, found {request.op}")
     elif not server.running:
         raise ControlError(f"{server.name} has no process: {server.ended}")
+    elif request.op == "slow_disk":
+        pid = None
+        try:
+            server.slow_disk(request.delay_ms)
+        except OSError as error:
+            raise ControlError(f"the disk of {server.name} can't be slowed down: {error}") from None
     else:
         pid = server.signal(_signal(request))
     keeper.sight.soon()

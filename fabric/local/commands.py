@@ -151,6 +151,8 @@ def _show(state: LocalState) -> None:
 def _server(server: ZooKeeper) -> str:
     """One of ZooKeeper's servers: where, what it is or why it is nothing, and its pid."""
     is_now = server.ended or ("paused" if server.paused else server.mode or "does not serve")
+    if server.disk_delay_ms:
+        is_now += f", its disk slowed down by {server.disk_delay_ms} ms"
     return f"{server.where} ({is_now}" + (f", pid {server.process.pid})" if server.process else ")")
 
 

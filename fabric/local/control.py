@@ -8,6 +8,8 @@
                                                                      it leads a process group
     {"op": "network", "rules": [{"source": ["r1"], "target": ["rest"], "verdict": {"drop": 1}}]}  -> {"ok": null}
                                                                      these rules and no others hold (fabric.net.rules)
+    {"op": "slow_disk", "who": "zookeeper-2", "delay_ms": 300}  -> {"ok": null}  each write to that server's log
+                                                                     takes so much longer; 0: as it was
     {"op": "stop"}                               -> {"ok": null}     take everything down
     what can't be done                           -> {"error": "why"}
 
@@ -45,7 +47,7 @@ class ControlError(Exception):
 
 
 class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`argv`, `environment` and `cwd` are start's, `rules` network's."""
+    """`argv`, `environment` and `cwd` are start's, `rules` network's, `delay_ms` slow_disk's."""
 
     op: str
     who: str = ""
@@ -54,6 +56,7 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     environment: dict[str, str] = {}
     cwd: str = ""
     rules: tuple[Rule, ...] = ()
+    delay_ms: int = 0
 
 
 class ControlClient:
@@ -79,6 +82,10 @@ class ControlClient:
     def network(self, rules: Sequence[Rule]) -> None:
         """From now on these rules hold, and no others; none: all is well. Raises ControlError."""
         self._ask(Request("network", rules=tuple(rules)))
+
+    def slow_disk(self, who: str, delay_ms: int) -> None:
+        """A ZooKeeper server's, until it ends or this is called with 0. Raises ControlError."""
+        self._ask(Request("slow_disk", who, delay_ms=delay_ms))
 
     def stop(self) -> None:
         self._ask(Request("stop"))

@@ -160,6 +160,16 @@ class LocalFabric:
             return bool(state.zookeepers[who].mode) and state.zookeeper.ready
         return state.api.ready if who == "api" else self.node(who).state == "registered"
 
+    @contextlib.contextmanager
+    def slow_disk(self, who: str, delay_ms: int) -> Iterator[None]:
+        """In the block each write of a ZooKeeper server to its log takes so much longer. Raises ControlError where that
+        can't be done."""
+        self.front.control.slow_disk(who, delay_ms)
+        try:
+            yield
+        finally:
+            self.front.control.slow_disk(who, 0)
+
     def network(self, *rules: Rule) -> None:
         """From now on these rules hold, and no others (fabric.net.rules); none: all is well."""
         self.front.control.network(rules)

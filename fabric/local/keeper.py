@@ -107,6 +107,7 @@ class Keeper:
                 self.sight.sweep()  # the user named no chroot, so the one that is there is ours
         os.close(self.lifeline_end)
         ours = {self.sight.pid, *(job.pid for job in self.jobs.values() if job.running)} - {0}
+        ours |= self.crew.zookeepers.helpers
         end_children(killed=ours, spared=self.crew.zookeepers.pids)
         self.crew.zookeepers.stop()
         os.chdir("/")

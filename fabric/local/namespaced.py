@@ -19,7 +19,18 @@ import socket
 from contextlib import AbstractContextManager, nullcontext
 from ipaddress import IPv4Interface, IPv4Network
 
-from fabric.local.network import BUS_PORT, DATA_PORT, HOST, Address, Helper, Network, NetworkError, Reach, checked
+from fabric.local.network import (
+    BUS_PORT,
+    DATA_PORT,
+    HOST,
+    Address,
+    Helper,
+    Network,
+    NetworkError,
+    Reach,
+    checked,
+    more_files,
+)
 from fabric.local.state import LocalSpec
 from fabric.net.namespaces import Namespace, NoRight, entered, make
 from fabric.net.orders import Giver, NotTaken, Order, Taker
@@ -46,6 +57,7 @@ class NamespacedNetwork(Network):
         self.to_switch, self.to_relay = Giver(), Giver()
 
     def prepare(self) -> None:
+        more_files()
         try:
             for name, interface in self.interfaces.items():
                 self.namespaces[name] = make(interface)

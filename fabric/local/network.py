@@ -13,6 +13,7 @@ initiators of `deploy.local` are on its side too.
 from __future__ import annotations
 
 import contextlib
+import resource
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -112,6 +113,13 @@ def names_of(spec: LocalSpec) -> Names:
 
 def zookeeper_names(size: int) -> list[str]:
     return [ZOOKEEPER] if size == 1 else [f"{ZOOKEEPER}-{number}" for number in range(1, size + 1)]
+
+
+def more_files() -> None:
+    """For the keeper, and the network's process that it forks: as many open files as it may have. Each endpoint is two
+    for the one, each connection two for the other."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def checked(names: Names, rules: tuple[Rule, ...]) -> None:

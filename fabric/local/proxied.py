@@ -25,6 +25,7 @@ from fabric.local.network import (
     NetworkError,
     Reach,
     checked,
+    more_files,
     zookeeper_names,
 )
 from fabric.local.state import LocalSpec
@@ -50,6 +51,7 @@ class ProxiedNetwork(Network):
         self._sockets: list[socket.socket] = []
 
     def prepare(self) -> None:
+        more_files()
         for pair in random.sample(PAIRS, len(PAIRS)):
             try:
                 self._listen(f"127.{2 * pair}.0.1", CLAIM_PORT, reuse=False)

@@ -122,13 +122,15 @@ class Service(msgspec.Struct, frozen=True):
 
 class ZooKeeper(msgspec.Struct, frozen=True):
     """One ZooKeeper server of the fabric's own. `where`: its host and port. `mode`: standalone, leader or follower, by
-    its own word a moment ago; empty when it does not serve: it starts, is paused or dead, or sees no quorum."""
+    its own word a moment ago; empty when it does not serve: it starts, is paused or dead, or sees no quorum.
+    `disk_delay_ms`: how much longer each write to its log is made to take."""
 
     where: str
     process: Process | None
     mode: str
     paused: bool
     ended: str
+    disk_delay_ms: int = 0
 
 
 class LocalState(msgspec.Struct, frozen=True):

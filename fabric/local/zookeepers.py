@@ -8,24 +8,32 @@ one that is dead stays dead, to be seen. When the user has given an ensemble the
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
+import select
 import signal
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from fabric.local import nursery
 from fabric.local.network import Address, Network, Reach, zookeeper_names
 from fabric.local.state import LocalSpec, Process, ZooKeeper, process
 from fabric.net.rules import OPERATOR
 from zk import connect
 from zk.ensemble import Ensemble, ports_needed
 from zk.server import Server, ServerFailed, find_zookeeper, wait_serving
+from zk.slow_disk import SlowDiskRefused, slow
 
 READY_WAIT_S = 60.0
-TICKS_A_SESSION = 4
+TICKS_A_SESSION = 10
+"""ZooKeeper ends sessions at ticks: a session of somebody dead lives on for up to one more."""
 RESTART_GRACE_S = 1.0
+SLOW_WAIT_S = 3.0
+_SLOW_NOW = b"slow"
 PORTS = (2181, 2888, 3888)
 """For clients, for followers, for elections: of a server that has an address of its own."""
 NEVER = Process(0, 0)
@@ -34,7 +42,7 @@ NEVER = Process(0, 0)
 @dataclass(slots=True)
 class Member:
     """One server. `process`: its last one, begun at `since` (time.monotonic). `ended`: how that ended, empty while it
-    runs."""
+    runs. `disk_delay_ms`: how much longer each write to its log takes, by the process `slowed_by` (0: none)."""
 
     name: str
     server: Server
@@ -44,6 +52,8 @@ class Member:
     since: float = 0.0
     paused: bool = False
     ended: str = ""
+    disk_delay_ms: int = 0
+    slowed_by: int = 0
 
     @property
     def running(self) -> bool:
@@ -67,6 +77,31 @@ class Member:
         """The keeper has seen its end, and this reaps it."""
         self.server.kill()
         self.ended, self.paused = how, False
+        self._fast_disk()
+
+    def slow_disk(self, delay_ms: int) -> None:
+        """From now on, as long as this process lives; 0: as it was. Raises SlowDiskRefused, OSError."""
+        self._fast_disk()
+        if delay_ms == 0:
+            return
+        reader, writer = os.pipe()
+        try:
+            body = partial(_slow_disk, self.process.pid, delay_ms / 1000, writer)
+            self.slowed_by = nursery.fork(body, name="slow-disk", log=self.server.log_path, keep=(writer,))
+            os.close(writer)
+            said = os.read(reader, 1000) if select.select([reader], (), (), SLOW_WAIT_S)[0] else b"no answer in time"
+        finally:
+            os.close(reader)
+        if said != _SLOW_NOW:
+            self._fast_disk()
+            raise SlowDiskRefused(said.decode())
+        self.disk_delay_ms = delay_ms
+
+    def _fast_disk(self) -> None:
+        if self.slowed_by:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.slowed_by, signal.SIGKILL)
+        self.disk_delay_ms = self.slowed_by = 0
 
     def launch(self) -> None:
         with self.network.inside(self.name):
@@ -83,6 +118,7 @@ class Member:
             mode if serves else "",
             self.paused,
             self.ended,
+            self.disk_delay_ms,
         )
 
 
@@ -153,6 +189,11 @@ class Zookeepers:
     def pids(self) -> set[int]:
         return {member.process.pid for member in self if member.running}
 
+    @property
+    def helpers(self) -> set[int]:
+        """Processes that do something to a server."""
+        return {member.slowed_by for member in self} - {0}
+
     def views(self, modes: Mapping[str, str], seen_from: float) -> dict[str, ZooKeeper]:
         """`modes`: by name, as a look that began then saw it; who did not serve is not there."""
         return {member.name: member.view(modes.get(member.name, ""), seen_from) for member in self}
@@ -161,6 +202,16 @@ class Zookeepers:
         """Their data are thrown away, so they need not write them down first."""
         for member in self:
             member.server.kill()
+
+
+def _slow_disk(pid: int, delay_s: float, writer: int) -> int:
+    """In a child of the keeper."""
+    try:
+        slow(pid, delay_s, lambda: os.write(writer, _SLOW_NOW))
+    except SlowDiskRefused as refused:
+        os.write(writer, str(refused).encode())
+        return 1
+    return 0
 
 
 def _joined(address: Address) -> str:

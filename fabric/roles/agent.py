@@ -65,9 +65,11 @@ from fabric.roles.settings import Identity, Settings
 from fabric.roles.storage import Storage, StorageLeading
 from zk import paths
 from zk.election import TOKEN_PREFIX, Candidacy, Request
-from zk.tree import Existed, Exists, Outcome, SessionChanged, SessionState, WatchFired
+from zk.tree import Existed, Exists, Get, Outcome, SessionChanged, SessionState, WatchFired
 
 CORDON = "cordon:"
+LEADER = "leader:"
+"""Token of the read of who leads the own rack."""
 LEAVE_WAIT_S = 3.0
 
 
@@ -96,6 +98,9 @@ class Agent:
         self._storage = None if compute else Storage(identity, settings, self._out)
         self._leading = Leading(identity, settings, rng, self._out, self._rack) if compute else None
         self._storage_leading = None if compute else StorageLeading(identity, settings, rng, self._out)
+        worker = self._compute or self._storage
+        assert worker is not None
+        self._worker: Compute | Storage = worker
         everybody = (self._compute, self._storage, self._leading, self._storage_leading)
         self._layers = [role for role in everybody if role is not None]
         self._timed: tuple[_Timed, ...] = (self._member, self._candidacy, self._rack, self._beats, *self._layers)
@@ -209,10 +214,7 @@ class Agent:
         if self._compute is not None:
             self._compute.instances.flush(now)
         self._hint_load(now)
-        if self._compute is not None:
-            self._beats.beat(now, self._compute.mark, self._compute.heartbeat)
-        elif self._storage is not None:
-            self._beats.beat(now, self._storage.mark, self._storage.heartbeat)
+        self._beats.beat(now, self._worker.mark, self._worker.heartbeat)
 
     # --- ZooKeeper --------------------------------------------------------------------------------------------------
 
@@ -255,6 +257,8 @@ class Agent:
         if not self._standing:
             self._standing = True
             self._submit(self._candidacy.on_session(SessionChanged(SessionState.CONNECTED, self._session)))
+        if self._member.took_over:  # a leader that sees the same names may not notice that it is another process
+            self._out.tree(LEADER, Get(paths.leader(self.identity.layer, self.identity.rack)))
         if self._compute is not None:
             self._ask_cordon()
             self._compute.arrived(now, self._member.registered)
@@ -267,6 +271,8 @@ class Agent:
             self._submit(self._candidacy.on_outcome(token, outcome))
         elif token == CORDON:
             self._on_cordon(now, outcome)
+        elif token == LEADER:
+            self._beats.introduce(outcome, self._worker.heartbeat)
         elif self._member.on_tree(now, token, outcome):
             return
         elif self._rack.on_tree(now, token, outcome):

@@ -2,6 +2,10 @@
 
 Regularly, with a tenth of jitter so that a rack does not beat in step; and soon after news (capacity taken or given
 back), so that what leaders know is hardly ever old.
+
+An agent that takes over the registration of an earlier start of its own introduces itself: its leader, who sees the
+same names before and after, may not notice that this is another process, and go on talking to the dead one. A heartbeat
+from somebody it does not know makes it look who that is.
 """
 
 from __future__ import annotations
@@ -10,8 +14,10 @@ import random
 from collections.abc import Callable, Hashable
 
 from fabric.messages import Heartbeat, LeaderHello
+from fabric.records import BadRecord, Leader, decode
 from fabric.roles.outbox import Outbox
 from fabric.roles.settings import Identity
+from zk.tree import Got, Outcome
 
 SOON_S = 0.2
 """News is not held back for longer, and does not come more often, than this."""
@@ -37,6 +43,16 @@ class Beats:
         if self._leader is None or hello.epoch >= self._leader.epoch:
             self._leader = hello
             self._due = now
+
+    def introduce(self, leader: Outcome, news: Callable[[], Heartbeat]) -> None:
+        """`leader`: what was found at the leader's path. Without one, the next will read all members anyway."""
+        if isinstance(leader, Got):
+            try:
+                address = decode(leader.data, Leader, "the leader of the rack").address
+            except BadRecord as error:
+                self._out.note("warning", str(error))
+                return
+            self._out.send(address, news())
 
     def stop(self) -> None:
         self._leader = self._due = None

@@ -95,6 +95,8 @@ class Membership:
         self._at_the_door = False
         self.present = False
         self.registered = 0
+        self.took_over = False
+        """An earlier start of ours was registered until a moment before, so the list of members looks as it did."""
         self.left = False
         """After `leave`: nothing of this session's membership is in ZooKeeper any more, as far as can be known."""
 
@@ -251,6 +253,7 @@ class Membership:
     def _arrived(self, registered: int) -> None:
         self.present = True
         self.registered = registered
+        self.took_over, self._old = self._old is not None, None
         self._refuse_at = None
         self._out.note("info", f"registered at {self._path}")
         if self._identity.layer == "compute":

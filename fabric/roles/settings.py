@@ -63,9 +63,9 @@ class Settings:
     """For all of a deployment's ordinals to be gone; what is left then is stopped by its agent's own check."""
     verify_every_s: float = 120.0
     """How often an agent compares what it runs with the deployments' records (half as much jitter either way)."""
-    lost_note_s: float = 0.3
+    lost_note_s: float = 0.2
     """A member that vanished and is not back after this long is noted as lost."""
-    brake_settle_s: float = 1.0
+    brake_settle_s: float = 0.8
     """From there to the decision to replace it: nodes that vanish together are seen together by then."""
     brake_window_s: float = 60.0
     """Nodes whose replacement was decided this recently still count as vanished together with those lost now."""

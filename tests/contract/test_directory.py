@@ -217,7 +217,7 @@ def test_claim_intent_and_outcomes_are_three_operations(make_tree: MakeTree) -> 
         await s.client.ensure(paths.table(RACK).rpartition("/")[0])
         before = operations(s)
         claim = await claimed(directory, RACK)
-        assert claim.table == replace(table(RACK), rollout="")
+        assert claim.table == replace(table(RACK), rollout="", repository="")
         wanted = table(RACK, 10)
         intent = await directory.tables.save(claim, wanted)
         outcomes = replace(

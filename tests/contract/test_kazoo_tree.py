@@ -115,6 +115,32 @@ def test_replies_that_are_lost_leave_things_done(server: Server) -> None:
         asyncio.run(main(proxy))
 
 
+def test_a_server_that_hangs_is_left_by_a_busy_client_too(server: Server) -> None:
+    """Requests go out all the time, and nothing comes back."""
+
+    async def main(proxy: Proxy) -> None:
+        loop = asyncio.get_running_loop()
+        async with kazoo_session(f"{proxy.hosts}/x", session_timeout_s=3.0) as s:
+            proxy.swallow_replies = True
+            began, asked = loop.time(), 0
+
+            def lost() -> bool:
+                nonlocal asked
+                if loop.time() - began > asked * 0.1:
+                    asked += 1
+                    submit(s, Exists("/"))
+                return SUSPENDED in s.states()
+
+            await eventually(lost, 8.0, "the silence to be noticed")
+            assert asked > 5
+            assert loop.time() - began > 1.0, "a moment of silence is none"
+            proxy.cut()
+            await eventually(lambda: s.tree.state is CONNECTED)
+
+    with Proxy((LOCAL, server.port)) as proxy:
+        asyncio.run(main(proxy))
+
+
 def test_after_a_lost_connection_the_server_catches_up_before_anything_is_asked(server: Server) -> None:
     """A follower that lags would not show what was done though its reply was lost (tests/unit/zk/test_memory.py)."""
 

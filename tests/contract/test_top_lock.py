@@ -9,10 +9,11 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 
+import msgspec
 import pytest
 
 from deploy.records import TopRecord
-from deploy.top_lock import Held, holder, release, take, this_process
+from deploy.top_lock import Held, hold, holder, release, take, this_process
 from fabric.records import encode
 from tests.contract.conftest import MakeTree
 from zk import paths
@@ -77,6 +78,27 @@ def test_whoever_does_something_that_takes_long_to_say_is_the_top(make_tree: Mak
         await take(theirs, this_process("b" * 32, ADDRESS, f"apply http://r/{'x' * 1000}"), over=False)
         with pytest.raises(Held, match="which does: apply http://r/xxx"):
             await take(mine, MINE, over=False)
+
+    with_two(make_tree, body)
+
+
+def test_one_that_stays_makes_way_and_sees_that_it_did(make_tree: MakeTree) -> None:
+    staying = msgspec.structs.replace(THEIRS, stays=True, doing="stays")
+
+    async def body(mine: TreeClient, theirs: TreeClient) -> None:
+        await take(theirs, THEIRS, over=False)
+        assert await hold(theirs, staying)
+        assert await holder(mine) == staying
+        with pytest.raises(Held, match="which does: stays"):
+            await take(mine, MINE, over=False, waits=True)  # who would stay, too
+        assert await hold(theirs, staying)
+        await take(mine, MINE, over=False)
+        assert not await hold(theirs, staying)
+        await release(mine, MINE)
+        assert not await hold(theirs, staying), "somebody was the top meanwhile"
+        assert await holder(mine) is None
+        await take(theirs, staying, over=False, waits=True)
+        assert await holder(mine) == staying
 
     with_two(make_tree, body)
 

@@ -72,6 +72,19 @@ def test_a_tree_is_deployed_left_alone_changed_commanded_and_pruned(tmp_path: Pa
         refused = await here.fabric("send", str(file), "--id", "/region1/zone1/n1", exits=1)
         assert "expected a managent of no tree" in refused
 
+        told = await here.fabric("shutdown", "/**")
+        assert told["sets"]["counts"]["stopped"] == TOTAL - 3
+        refused = await here.fabric("uninstall", "/**", exits=1)
+        assert "found 36 of /region1 (and 3 more like it), which is shut down" in refused
+        assert "start it (fabric managent start /region1)" in refused
+        told = await here.fabric("start", "/region1")
+        told = await here.fabric("start", "/region1/*")
+        told = await here.fabric("uninstall", "/region1/*/*")
+        assert len(told["sets"]["stopped"]) == len(paths(leaves=LEAVES - 1))
+        await here.fabric("shutdown", "/region1/*")
+        told = await here.fabric("uninstall", "/region1/*")
+        assert len(told["sets"]["stopped"]) == 3
+
     in_a_world(tmp_path, chroot, body)
 
 

@@ -297,8 +297,11 @@ def test_a_real_boot_stub_is_brought_along_installed_offline_and_registers(
     assert installed.read_bytes() == Path(host_main.__file__).read_bytes()
     assert site.install(*words) == Exit.DONE
     assert site.sets() == {"unchanged": ["a"]}
-    assert site.uninstall() == Exit.DONE
+    assert site.uninstall("--directory", chroot) == Exit.DONE
+    assert site.sets() == {"removed": ["a"]}
+    assert site.of("a")["reason"].endswith(f"{record.name} taken out of the directory")
     assert running(pid) is None
+    assert asyncio.run(registered(chroot)) is None
 
 
 async def registered(chroot: str) -> StubRecord | None:

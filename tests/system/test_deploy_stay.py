@@ -33,30 +33,32 @@ def test_a_root_whose_boot_stub_is_killed_is_placed_on_another_one(tmp_path: Pat
 
             plan = await top.plan(here.repository, ("/region1",))
             staying = asyncio.create_task(top.apply(plan, then=then))
-            await asyncio.wait([applied, staying], return_when=asyncio.FIRST_COMPLETED)
-            assert applied.result().sets.complete
-            root = (await here.fabric("status", "/region1"))["entries"][0]["stub"]
-            here.kill(root)
-            await heard(said, "/region1 is placed on boot stub s", f"as {root} does not answer")
-            await here.start(root)
-            async with asyncio.timeout(30):
-                while (await here.fabric("status", exits=None))["sets"]["counts"]["active"] < TOTAL:
-                    assert not staying.done()
-            assert (await here.fabric("status", "/region1"))["entries"][0]["stub"] != root
-            assert here.running() == dict.fromkeys(paths(), 1)
-            await heard(said, "are as they were told to be")
-            staying.cancel()
-            with suppress(asyncio.CancelledError):
-                await staying
+            try:
+                await asyncio.wait([applied, staying], return_when=asyncio.FIRST_COMPLETED)
+                assert applied.result().sets.complete
+                root = (await here.fabric("status", "/region1"))["entries"][0]["stub"]
+                here.kill(root)
+                await heard(said, "/region1 is placed on boot stub s", f"as {root} does not answer")
+                await here.start(root)
+                await heard(said, f"all {TOTAL} are as they were told to be")
+                assert (await here.fabric("status", "/region1"))["entries"][0]["stub"] != root
+                assert here.running() == dict.fromkeys(paths(), 1)
+            finally:
+                staying.cancel()
+                with suppress(asyncio.CancelledError):
+                    await staying
         assert (await here.fabric("apply"))["sets"] is None, "it left the lock, and a tree that is as it is described"
 
     in_a_world(tmp_path, chroot, body)
 
 
 async def heard(said: list[str], *parts: str) -> None:
-    async with asyncio.timeout(30):
-        while not any(all(part in text for part in parts) for text in said):
-            await asyncio.sleep(0.05)
+    try:
+        async with asyncio.timeout(30):
+            while not any(all(part in text for part in parts) for text in said):
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        raise AssertionError(f"expected {parts}, heard {said}") from None
 
 
 def test_one_that_stays_makes_way_and_another_one_stands_in_for_it(tmp_path: Path, chroot: str) -> None:

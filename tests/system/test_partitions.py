@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,9 +30,13 @@ CALM_S = 60.0
 """In which all is as it should be after healing; most of it is what two connections take that went silent at once."""
 
 
+@pytest.fixture(scope="session")
+def network() -> str:
+    return "proxy" if why_not() else "namespaces"
+
+
 @pytest.fixture(scope="module")
-def local() -> Iterator[LocalFabric]:
-    network = "proxy" if why_not() else "namespaces"
+def local(network: str) -> Iterator[LocalFabric]:
     with LocalFabric(racks=3, compute=2, storage=1, session_timeout_s=SESSION_S, network=network) as fabric:
         yield fabric
 
@@ -124,3 +129,15 @@ def test_the_rack_of_a_coordinator_and_a_storage_leader_cut_off_in_the_middle_of
 
 def runs_elsewhere(deployment: str, count: int, rack: str) -> bool:
     return len({name for name, node in processes(deployment) if not node.startswith(rack)}) == count
+
+
+def test_an_agent_that_a_boot_stub_starts_again_is_on_its_own_network(network: str) -> None:
+    options: dict[str, Any] = {"racks": 1, "compute": 2, "storage": 0, "session_timeout_s": 1.0, "network": network}
+    with LocalFabric(keeper_module="deploy.local.keeper", restart=True, **options) as fabric:
+        old = fabric.kill("r1c01")
+        fabric.wait(lambda: fabric.pid("r1c01") not in (0, old), "its boot stub to start it again")
+        fabric.wait(lambda: fabric.node("r1c01").state == "registered", "it to be back")
+        with fabric.cut(["r1c01"]):
+            fabric.wait(lambda: fabric.node("r1c01").state == "starting", "its session to be over")
+            assert fabric.node("r1c02").state == "registered"
+        fabric.wait(lambda: fabric.node("r1c01").state == "registered", "it to be back")

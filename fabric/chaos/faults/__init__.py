@@ -15,6 +15,7 @@ FAULTS: Mapping[str, Fault] = {
     "tear": disks.tear,
     "fill": disks.fill,
     "read-only": disks.read_only,
+    "slow-disk": disks.slow_disk,
     "clock": processes.clock,
     "drag": processes.drag,
     "cut": networks.cut,

@@ -1,4 +1,5 @@
-"""Faults on disks: rotten bytes in a chunk store, a journal that lost its end, a disk that is full or read-only."""
+"""Faults on disks: rotten bytes in a chunk store, a journal that lost its end, a disk that is full, read-only, or slow
+under a ZooKeeper server."""
 
 from __future__ import annotations
 
@@ -10,8 +11,10 @@ from pathlib import Path
 from fabric.chaos import mounts
 from fabric.chaos.script import Act
 from fabric.chaos.stage import Skipped, Stage, Undo
+from fabric.local.control import ControlError
 
 ROT_BYTES = 16
+SLOW_S = 0.2
 TORN_BYTES = 9
 """In the middle of the last frame, whatever its size."""
 FILLER = "filler"
@@ -54,6 +57,26 @@ def tear(stage: Stage, act: Act, names: tuple[str, ...]) -> Undo | None:
             os.truncate(path, max(0, path.stat().st_size - cut))
         stage.start_again(name)
     return None
+
+
+def slow_disk(stage: Stage, act: Act, names: tuple[str, ...]) -> Undo | None:
+    """It is the keeper that does it: whose server is not of the fabric's own has none to slow down."""
+    delay_ms = int(1000 * act.option("delay", SLOW_S))
+    done: list[str] = []
+
+    def undo() -> None:
+        for name in done:
+            with contextlib.suppress(ControlError):  # it has died meanwhile, and so has what slowed it down
+                stage.control.slow_disk(name, 0)
+
+    for name in names:
+        try:
+            stage.control.slow_disk(name, delay_ms)
+        except ControlError as error:
+            undo()
+            raise Skipped(str(error)) from None
+        done.append(name)
+    return undo
 
 
 def fill(stage: Stage, act: Act, names: tuple[str, ...]) -> Undo | None:

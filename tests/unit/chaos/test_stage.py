@@ -68,6 +68,11 @@ class Control:
         self.dead.discard(who)
         return 1
 
+    def slow_disk(self, who: str, delay_ms: int) -> None:
+        if who in self.dead:
+            raise ControlError(f"{who} has no process: killed")
+        self.asked.append((f"slow {delay_ms}", who))
+
     def network(self, rules: tuple[Rule, ...]) -> None:
         self.asked.append(("network", tuple(rules)))
 
@@ -110,6 +115,23 @@ def test_a_quorum_is_more_than_half_that_hear_each_other() -> None:
     assert not quorum(SERVERS, ("zookeeper-3",), apart)
     assert not quorum(("zookeeper",), ("zookeeper",), {})
     assert quorum((), (), {}), "somebody else's ensemble: nobody can tell"
+
+
+def test_a_slow_disk_is_undone_though_its_server_died(stage: Stage, control: Control) -> None:
+    faults = "at 1s slow-disk leader zookeeper delay=300ms for 3s\nat 2s kill zookeeper-2\n"
+    plan, _ = schedule_of(stage, f"{faults}for 9s\n")
+    plan.turn(1.0)
+    assert control.asked == [("slow 300", "zookeeper-2")]
+    plan.turn(2.0)
+    plan.turn(4.0)
+    assert control.asked[1:] == [("signal 9", "zookeeper-2")], "nobody to ask any more"
+    plan, _ = schedule_of(stage, "at 1s slow-disk zookeeper-1 for 3s\nfor 9s\n")
+    plan.turn(1.0)
+    plan.turn(4.0)
+    assert control.asked[2:] == [("slow 200", "zookeeper-1"), ("slow 0", "zookeeper-1")]
+    plan, said = schedule_of(stage, "at 1s slow-disk zookeeper-2 for 3s\nfor 9s\n")
+    plan.turn(1.0)
+    assert any("has no process" in line for line in said)
 
 
 def test_faults_are_done_and_undone_in_their_time(stage: Stage, control: Control) -> None:

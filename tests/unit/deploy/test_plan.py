@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from deploy.expansion import Sources, Want
 from deploy.identity import TOP
-from deploy.plan import Change, Kind, make_plan, rows
+from deploy.plan import Change, Kind, left_behind, make_plan, rows
 from deploy.records import Child, Prints, StubRef, Table
 
 STUB = StubRef("s1", "tcp://127.0.0.1:1/" + "a" * 32)
@@ -107,3 +107,20 @@ def test_what_is_not_described_is_removed_last_and_what_is_invalid_stays() -> No
 def test_rows_below_what_no_table_names_are_not_there() -> None:
     tables = {"/lost": Table("/lost", "a" * 32, STUB.address, "o", (row("a"),))}
     assert rows(tables) == {}
+
+
+def test_initiators_that_do_not_run_cannot_remove_what_is_below_them() -> None:
+    def child(life: str) -> Child:
+        env = "non-existent" if life == "non-existent" else "installed"
+        return Child("x", 0, STUB, env=env, life=life)  # type: ignore[arg-type]
+
+    there = {
+        "/r": child("configured"),
+        "/r/a": child("active"),
+        "/r/a/1": child("configured"),
+        "/r/b": child("configured"),
+        "/r/b/1": child("non-existent"),
+    }
+    assert left_behind(there, lambda path: True) == {"/r": 3}
+    assert left_behind(there, lambda path: path != "/r") == {}
+    assert left_behind(there | {"/r/b/2": child("configured")}, lambda path: path == "/r/b") == {"/r/b": 1}

@@ -258,6 +258,18 @@ def test_an_ensemble_each_server_by_name(tmp_path: Path) -> None:
         with fabric.paused(second):
             assert fabric.status().zookeepers[second].paused
             assert fabric.zookeeper_leader() != second, "a leader that says nothing is replaced"
+        everyone = fabric.processes()
+        with fabric.slow_disk(first, 250):
+            assert fabric.status().zookeepers[first].disk_delay_ms == 250
+            slowed = fabric.processes() - everyone
+            assert len(slowed) == 1
+        assert fabric.status().zookeepers[first].disk_delay_ms == 0
+        wait_until(lambda: not any(each.alive for each in slowed), what="the end of who slowed it down")
+        with pytest.raises(ControlError, match="the disk of zookeeper-1 can't be slowed down: expected a delay"):
+            fabric.front.control.slow_disk("zookeeper-1", -1)
+        with pytest.raises(ControlError, match="expected a ZooKeeper server for slow_disk, found r1c01"):
+            fabric.front.control.slow_disk("r1c01", 1)
+        fabric.front.control.slow_disk(second, 250)  # its end is also the end of that
         for name in servers:
             fabric.kill(name)
         wait_until(lambda: not fabric.status().zookeeper.ready, what="it to be seen that no server is left")

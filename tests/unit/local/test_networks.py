@@ -10,12 +10,11 @@ import pytest
 
 from fabric.local.control import ControlError
 from fabric.local.harness import LocalFabric
+from fabric.local.network import NetworkError, network_of
 from fabric.local.spec import NETWORK_NODES, BadSpec, make_spec
 from fabric.net.namespaces import why_not
 from fabric.net.rules import Rule, Verdict, cut
 from tests.unit.local.test_keeper import KEEPER, assert_nothing_left
-
-pytestmark = pytest.mark.system
 
 
 @pytest.fixture(params=["namespaces", "proxy"])
@@ -25,6 +24,7 @@ def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.mark.system
 def test_up_cut_killed_healed_down(tmp_path: Path, kind: str) -> None:
     options: dict[str, Any] = {"racks": 2, "compute": 1, "storage": 0, "session_timeout_s": 2.0}
     with LocalFabric(keeper_module=KEEPER, parent=tmp_path, network=kind, **options) as fabric:
@@ -48,19 +48,21 @@ def test_up_cut_killed_healed_down(tmp_path: Path, kind: str) -> None:
     assert_nothing_left(processes, folder)
 
 
-def test_a_fabric_without_such_a_network_has_no_rules(tmp_path: Path) -> None:
-    with LocalFabric(keeper_module=KEEPER, parent=tmp_path, racks=1, compute=1, storage=0) as fabric:
-        fabric.network()
-        with pytest.raises(ControlError, match="expected `--network namespaces` or `--network proxy`"):
-            fabric.network(Rule(("r1",), ("api",), Verdict(drop=1)))
+def test_a_fabric_without_such_a_network_has_no_rules() -> None:
+    network = network_of(make_spec(racks=1))
+    network.replace(())
+    with pytest.raises(NetworkError, match="expected `--network namespaces` or `--network proxy`"):
+        network.replace((Rule(("r1",), ("api",), Verdict(drop=1)),))
 
 
-def test_servers_of_zookeeper_reach_each_other_without_the_proxy(tmp_path: Path) -> None:
-    options: dict[str, Any] = {"racks": 1, "compute": 1, "storage": 0, "zookeepers": 3, "network": "proxy"}
-    with LocalFabric(keeper_module=KEEPER, parent=tmp_path, **options) as fabric:
-        with pytest.raises(ControlError, match="expected no rule between two ZooKeeper servers"):
-            fabric.network(*cut(["zookeeper-1"], ["rest"]))
-        fabric.network(*cut(["zookeeper-1"], ["nodes"]))
+def test_servers_of_zookeeper_reach_each_other_without_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fabric.net.orders.TAKEN_WAIT_S", 0.0)
+    network = network_of(make_spec(racks=1, zookeepers=3, network="proxy"))
+    with pytest.raises(NetworkError, match="expected no rule between two ZooKeeper servers"):
+        network.replace(cut(["zookeeper-1"], ["rest"]))
+    with pytest.raises(NetworkError, match="the network's process did not answer"):  # but it is no wrong rule
+        network.replace(cut(["zookeeper"], ["nodes"]))
+    network.close()
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 
 from fabric import effects as fx
 from fabric.commands import AskOffer, Cancel, Reserve, Reserved
-from fabric.messages import AnyMessage, NodeAnswer, NodeCall
+from fabric.messages import AnyMessage, LeaderHello, NodeAnswer, NodeCall
 from fabric.records import encode
 from fabric.resources import Resources
 from tests.unit.roles.test_flow import exactly, settled
@@ -15,6 +15,7 @@ from tests.unit.roles.test_heal import strictly_once
 from tests.unit.roles.world import DIGEST, Host, World
 from zk import paths
 from zk import tree as zt
+from zk.paths import Layer
 
 
 @pytest.mark.parametrize("after_ms", range(0, 12, 2))
@@ -402,3 +403,24 @@ def test_what_a_node_may_have_reserved_that_is_gone_is_not_waited_for():
     assert world.until_final(deployment) < 8
     record = world.record(deployment)
     assert (record.state, record.placed) == ("running", 5)
+
+
+@pytest.mark.parametrize("layer", ["compute", "storage"])
+def test_a_leader_that_sees_the_same_names_learns_that_an_agent_was_started_anew(layer: Layer):
+    """The old registration went and the new one came between two looks of the leader, who was told nothing."""
+    world = settled(racks=1, compute=3, storage=2)
+    victim = next(host for host in everybody(world) if host.identity.layer == layer and not host.agent.leads)
+    world.pass_time(3)
+    world.crash(victim.identity.node, expire_after_s=60)
+    world.tree.child_watches.pop(paths.rack_members(layer, "r1"))
+    again = world.boot(victim.identity.node, "r1", layer)
+    handle, greeted = again.agent.handle, []
+
+    def heard(now: float, wall_ms: int, event: fx.Input) -> list[fx.Effect]:
+        greeted.append(isinstance(event, fx.Received) and isinstance(event.message, LeaderHello))
+        return handle(now, wall_ms, event)
+
+    again.agent.handle = heard
+    world.run(lambda: again.agent.present, what="it is registered again")
+    world.pass_time(0.1)
+    assert any(greeted), f"its leader still takes it for {victim.identity.guid}"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from deploy.configuration import Children, InitiatorRole
-from deploy.messages import Counts
+from deploy.messages import Charge, Counts
 from deploy.settings import Settings
 from tests.unit.deploy.initiator.test_rollouts import tree as wide
-from tests.unit.deploy.initiator.world import World, count
+from tests.unit.deploy.initiator.world import REPOSITORY, World, count
 
 
 def test_boot_stubs_that_were_all_started_anew_elsewhere_are_found_before_they_are_given_up() -> None:
@@ -122,3 +122,16 @@ def test_an_initiator_that_was_made_anew_between_two_rollouts_hears_of_the_domai
     world.run(lambda: world.is_settled(last), 60)
     world.run_for(0.1)
     world.check_complete()
+
+
+def test_a_top_that_only_asks_leaves_the_record_of_where_the_roots_come_from() -> None:
+    world = wide()
+    rollout = world.roll()
+    world.run(lambda: world.is_settled(rollout), 30)
+    assert world.znodes[""].table.repository == REPOSITORY
+    assert world.znodes["/z1"].table.repository == REPOSITORY
+    world.start_top(Charge("", directory="zk", domain=world.refs()))
+    world.run_for(5)
+    world.order("deactivate", "/z1")
+    assert [row.want for row in world.znodes[""].table.children] == ["passive", "active"]
+    assert world.znodes[""].table.repository == REPOSITORY

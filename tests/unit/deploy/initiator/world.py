@@ -295,12 +295,12 @@ class World:
         initiator = Initiator(charge, address, guid, self.settings, CommandPattern)
         self.hosted[key] = Hosted(initiator, guid, address, alive)
 
-    def start_top(self) -> None:
+    def start_top(self, charge: Charge | None = None) -> None:
         self.top_alive += 1
         alive = self.top_alive
         address = f"tcp://top:1/{0xF000 + alive:08x}"
-        charge = InitiatorCharge("", Parent("", ""), 0, 0, self.top_role, self.charge())
-        self._new(("top", ""), charge, address, lambda: self.top_alive == alive)
+        mine = InitiatorCharge("", Parent("", ""), 0, 0, self.top_role, charge or self.charge())
+        self._new(("top", ""), mine, address, lambda: self.top_alive == alive)
         self.tell(self.top, fx.Activate())
 
     @property
@@ -380,9 +380,8 @@ class World:
             answer = fx.TreeFailed("lost")
         elif isinstance(effect, fx.ClaimTable):
             epoch = next(self.zxid)
-            table = Table(
-                path, hosted.guid, hosted.address, *((znode.table.rollout, znode.table.children) if znode else ("",))
-            )
+            old = znode.table if znode else Table(path, hosted.guid, hosted.address, "")
+            table = msgspec.structs.replace(old, guid=hosted.guid, address=hosted.address)
             self.znodes[path] = Znode(table, epoch, hosted.guid)
             answer = fx.Claimed(znode.table if znode else None, epoch)
         elif znode is None or znode.guid != hosted.guid:

@@ -11,7 +11,7 @@ import pytest
 
 from deploy.ssh.bundle import Bundle
 from deploy.ssh.command import SshSettings
-from deploy.ssh.fleet import Fleet, FleetSettings, Outcome
+from deploy.ssh.fleet import Fleet, FleetSettings, NotForgotten, Outcome
 from deploy.ssh.host.orders import MARK, MAX_TAIL_CHARS, Order, Said
 from deploy.ssh.hosts import Host, parse_hosts
 from deploy.ssh.talk import MAX_LINE_BYTES, MAX_SAID, NotReached
@@ -200,3 +200,29 @@ def test_an_ssh_that_cannot_be_started_is_no_fault_of_the_others(tmp_path: Path)
 def test_no_secret_is_shown() -> None:
     order = Order("install", key="5ec2e7" * 10)
     assert "5ec2e7" not in repr(order)
+
+
+def removing(folder: Path, said: str | NotForgotten) -> tuple[Outcome, list[tuple[str, str]]]:
+    asked: list[tuple[str, str]] = []
+
+    async def unregistered(name: str, host: str) -> str:
+        asked.append((name, host))
+        if isinstance(said, NotForgotten):
+            raise said
+        return said
+
+    ended = asdict(Said("end", outcome="removed", name="r1c01", text="kept: its journal"))
+    settings = ssh(folder, saying({"kind": "hello", "text": "node7, Python 3.11.2"}, ended))
+    limits = FleetSettings(1, 20.0, 0)
+    fleet = Fleet([HOST], Order("remove"), b"", None, limits, settings, unregistered=unregistered)
+    (outcome,) = asyncio.run(fleet.run())
+    return outcome, asked
+
+
+def test_who_was_uninstalled_is_taken_out_of_the_directory(tmp_path: Path) -> None:
+    outcome, asked = removing(tmp_path, "r1c01 taken out of the directory")
+    assert asked == [("r1c01", "node7")]
+    assert outcome.result == "removed"
+    assert outcome.reason == "kept: its journal; r1c01 taken out of the directory"
+    outcome, _ = removing(tmp_path, NotForgotten("the directory may have r1c01 still"))
+    assert (outcome.result, outcome.reason) == ("failed", "the directory may have r1c01 still")
