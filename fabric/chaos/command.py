@@ -65,8 +65,10 @@ def played(
     if names := unknown_figures(scenario.expects):
         raise BadScript(f"{scenario.name}: expected a figure of the scorecard, found {names[0]!r}")
     if folder is not None:
-        state = ControlClient(Folder(folder.absolute())).status()
-        if state.companions and not state.spec.restart and (fatal := [act for act in scenario.acts if _fatal(act)]):
+        there = Folder(folder.absolute())
+        state = ControlClient(there).status()
+        deployed = there.repository_url.exists()
+        if deployed and not state.spec.restart and (fatal := [act for act in scenario.acts if _fatal(act)]):
             raise RunFailed(
                 f"{told(fatal[0])}: expected a fabric whose agents are started again when they die (fabric up "
                 f"--restart), found one in {folder} whose agents stay dead"

@@ -84,8 +84,8 @@ class Stage:
 
     @property
     def managents(self) -> bool:
-        """Its agents are not started by the keeper, but deployed: the companions do that."""
-        return bool(self.state.companions)
+        """Its agents are not started by the keeper, but deployed (and their code comes from a repository)."""
+        return self.folder.repository_url.exists()
 
     def zookeepers(self) -> tuple[str, ...]:
         """Names of the servers that are this fabric's own."""

@@ -173,6 +173,16 @@ def test_who_was_started_meanwhile_is_not_started_again(stage: Stage, control: C
     assert stage.held == {}
 
 
+def test_a_managent_is_started_again_by_its_boot_stub(stage: Stage, control: Control) -> None:
+    stage.folder.repository_url.parent.mkdir()
+    stage.folder.repository_url.write_text("http://192.0.2.1:1/")
+    plan, _ = schedule_of(stage, "at 1s kill r1c01 for 3s\nat 1s restart r2c01\nat 1s restart api\nfor 5s\n")
+    plan.turn(1.0)
+    plan.turn(4.1)
+    assert control.asked == [("signal 9", "r1c01"), ("signal 9", "r2c01"), ("restart", "api")]
+    assert stage.held == {}
+
+
 def test_an_outage_lasts_from_the_loss_of_the_quorum_to_its_return(stage: Stage) -> None:
     plan, _ = schedule_of(stage, "at 1s kill zookeeper-1 for 2s\nat 2s kill zookeeper-2 for 5s\nfor 9s\n")
     plan.turn(1.0)
