@@ -1,7 +1,7 @@
 # What a person types. Each target sets up what is missing first (.ci/setup says each thing it does).
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint sim soak matrix failures bench clean
+.PHONY: help setup demo test lint sim soak matrix containers failures bench clean
 RUN := .venv/bin
 WITH_ZOOKEEPER := .ci/with-zookeeper
 WORKERS ?= 2
@@ -11,7 +11,7 @@ SOAK_FOR ?= 1h
 SOAK_SEED ?= $(shell date +%Y%m%d)
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
 
 setup: ## the virtual environment and a ZooKeeper server, where missing
 	@.ci/setup
@@ -36,6 +36,10 @@ soak: ## random faults under load on real processes, for SOAK_FOR (1h), with a s
 matrix: ## each role killed at each step of the flow, on real processes: some minutes
 	@.ci/setup
 	@$(WITH_ZOOKEEPER) $(RUN)/fabric chaos matrix
+
+containers: ## tests of ZooKeeper in containers, with an engine of Debian's packages where none answers (needs root)
+	@.ci/setup
+	@.ci/docker $(RUN)/python -m pytest -m containers
 
 failures: ## measures how soon all is well again after a failure, for bench/RESULTS.md: some ten minutes
 	@.ci/setup
