@@ -5,6 +5,7 @@ folder.
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import io
 import lzma
@@ -18,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fabric.images.archive import ENTRYPOINT, Checker, Prepared, is_program, remove_tree, unpack
@@ -381,7 +382,17 @@ Names = st.one_of(
 )
 
 
+def leads_nowhere(path: Path) -> bool:
+    """A link in a circle, as the system has it; `realpath` makes up a place for some of these."""
+    try:
+        os.stat(path)
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
+
+
 @settings(max_examples=100, deadline=None)
+@example(entries=[("a", b"2", "a//", 0)], format=tarfile.PAX_FORMAT)
 @given(
     entries=st.lists(
         st.tuples(Names, st.sampled_from([b"0", b"0", b"1", b"2", b"2", b"5", b"7"]), Names, st.integers(0, 600)),
@@ -410,7 +421,7 @@ def test_whatever_the_names_nothing_is_outside(
     assert sorted(os.listdir(directory)) == ["blob", "root"]
     inside = os.path.realpath(prepared.root)
     for path in prepared.root.rglob("*"):
-        if path.is_symlink():
+        if path.is_symlink() and not leads_nowhere(path):
             assert (os.path.realpath(path) + "/").startswith(inside + "/")
     remove_tree(prepared.root)
 

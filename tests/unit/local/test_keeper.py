@@ -224,7 +224,7 @@ def test_kill_restart_pause(tmp_path: Path) -> None:
         assert fabric.restart("r1c01") not in (0, second), "of one that runs"
         with fabric.paused("r2c01") as pid:
             assert fabric.node("r2c01").state == "paused"
-            assert process_stat(pid)[0] == "T"
+            fabric.wait(lambda: process_stat(pid)[0] == "T", "all of its threads to stand still")
         assert fabric.node("r2c01").state == "registered"
         assert fabric.restart("api") != 0
         first = fabric.kill("zookeeper")
