@@ -48,7 +48,7 @@ from fabric.runtime.stepping import Armed
 WAIT_S = 90.0
 POLL_S = 0.01
 COUNT = 12
-IMAGE = "bench"
+IMAGE, FRESH = "bench", "bench-fresh"
 ENTRYPOINT = b"#!/bin/sh\nexec sleep 1000000\n"
 
 
@@ -149,8 +149,12 @@ class Bench:
         self.fabric.front.control.kill(old.leader, number)
 
         def led() -> bool:
-            now = self.racks("compute").get(rack)
-            return now is not None and now.epoch > old.epoch and now.answered
+            """By a plan, which is asked of every agent by way of the leaders that there are."""
+            found = self.api.get("/v1/leaders").read(views.Page[views.Leader]).items
+            if not any(one.rack == rack and one.layer == "compute" and one.epoch > old.epoch for one in found):
+                return False
+            answers = self.api.plan({"image": IMAGE, "flavor": "Small", "count": 1}).read(views.DryRun)
+            return any(one.rack == rack for one in answers.racks) and rack not in answers.silent_racks
 
         took = self.until(led, f"another leader of {rack}") - at
         self.fabric.wait(lambda: self.fabric.ended(old.leader), f"{old.leader} to end")
@@ -205,7 +209,8 @@ class Bench:
         return {int(each.id.rpartition(".")[2]): each for each in page.items if each.state == "running"}
 
     def holder(self) -> float:
-        """d"""
+        """d: of an image that has just been pushed to two. (When a dead holder is back, the one before has three.)"""
+        self._push()
         leaders = {rack.leader for rack in self.racks("storage").values()}
         held = self._image().holders
         victim = next((one for one in held if one not in leaders), held[0])
@@ -217,10 +222,15 @@ class Bench:
 
         took = self.until(redundant, "two holders among the living") - at
         self.back(victim)
+        self.api.delete(f"/v1/images/{FRESH}")
         return took
 
+    def _push(self) -> None:
+        content = image()
+        self.api.upload(FRESH, iter([content]), len(content), None)
+
     def _image(self) -> views.Image:
-        return self.api.get(f"/v1/images/{IMAGE}").read(views.Image)
+        return self.api.get(f"/v1/images/{FRESH}").read(views.Image)
 
     def ensemble(self) -> float:
         """e: the request is made at once, and repeated as Retry-After says, as `fabric deploy` does."""
