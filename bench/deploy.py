@@ -33,6 +33,7 @@ from bench.results import commit, machine, write
 from deploy.top import Progress, Top
 from zk.kazoo_tree import KazooTree
 
+ROUNDS = 3
 PARTS = ("growth", "processes", "failure", "ansible")
 GROWTH = ((2, 20), (3, 100), (4, 524))
 """(levels of initiators, boot stubs)."""
@@ -161,8 +162,12 @@ def growth() -> list[Measured]:
     return found
 
 
-def processes() -> tuple[Measured, Bare]:
-    """One after the other, on the same machine in the same minute."""
+def processes() -> list[tuple[Measured, Bare]]:
+    """ROUNDS of both, one after the other, on the same machine in the same minute."""
+    return [_processes() for _ in range(ROUNDS)]
+
+
+def _processes() -> tuple[Measured, Bare]:
     with Site(tree(4, "managent.sh"), STUBS, PROCESSES) as site:
         found = asyncio.run(applied(site))
         running = sum(_is_sleeper(pid) for pid in site.marked())
