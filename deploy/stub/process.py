@@ -34,7 +34,7 @@ FILES_FOR_PROCESS = 256
 FILES_PER_STUB = 16
 """Its sockets, journal and lock, some peers; each program that runs takes one or two more."""
 
-COLLECT_AFTER = (50_000, 10, 10)
+COLLECT_AFTER = (100_000, 20, 20)
 """Objects made, and collections of each younger generation, before the next one (Python's own: 700, 10, 10)."""
 
 log = logging.getLogger("deploy.stub")
