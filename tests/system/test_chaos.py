@@ -58,7 +58,7 @@ on coordinator.plan-written kill for 3s
 at 2s cut r1 | rest for 4s
 at 4s kill leader zookeeper for 4s
 at 5s clock any compute by=+1h for 4s
-at 6s strangers any agent
+at 9s strangers any agent
 for 12s
 expect lost=0
 expect doubles=0
