@@ -68,6 +68,8 @@ class Stage:
     """Why disks can't be filled here; "" when they can."""
     held: dict[str, float] = field(default_factory=dict)
     excused: list[tuple[float, float]] = field(default_factory=list)
+    leaving_api: int = 0
+    """The pid of the API's process that is to end: while it does it may still answer somebody. 0: none is."""
     outages: list[Outage] = field(default_factory=list)
     down: set[str] = field(default_factory=set)
     """ZooKeeper servers that a fault holds."""
@@ -162,6 +164,14 @@ class Stage:
         """It was seen to: what it does not answer from now on is its own fault, unless its network is bad."""
         if self._deaf():
             return
+        if self.leaving_api:
+            try:
+                process = self.control.status().api.process
+            except ControlError:
+                return
+            if process is not None and process.pid == self.leaving_api:
+                return
+            self.leaving_api = 0
         now = self.clock.now()
         self.excused = [(begin, min(end, now)) for begin, end in self.excused]
 
@@ -186,7 +196,8 @@ class Stage:
         """A new process of `name`, by the keeper; a managent's boot stub starts it again by itself. Raises Skipped."""
         try:
             if not self.managents or name not in {node.name for node in self.nodes}:
-                self.control.restart(name)
+                old = self.control.restart(name)
+                self.leaving_api = old if name == API else self.leaving_api
             elif self._state_of(name) != "dead":
                 self.control.kill(name, signal.SIGKILL)
         except ControlError as error:

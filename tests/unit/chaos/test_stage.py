@@ -37,6 +37,7 @@ class Control:
         self.spec = make_spec(folder=folder, racks=2, compute=2, storage=1, zookeepers=3, network=network, faults=True)
         self.asked: list[tuple[str, Any]] = []
         self.dead: set[str] = set()
+        self.api = 1
 
     def status(self) -> LocalState:
         def view(name: str) -> str:
@@ -51,7 +52,7 @@ class Control:
                             "killed" if name in self.dead else "")
             for name in SERVERS
         }  # fmt: skip
-        api = Service("http://192.0.2.1:1", None, True, "killed" if "api" in self.dead else "")
+        api = Service("http://192.0.2.1:1", Process(self.api, 1), True, "killed" if "api" in self.dead else "")
         state = LocalState("up", str(self.spec.folder), self.spec, Process(1, 1), api, api, nodes, {}, {})
         return msgspec.structs.replace(state, zookeepers=servers)
 
@@ -226,6 +227,19 @@ def test_a_cut_among_zookeepers_is_an_outage_and_one_before_the_api_an_excuse(st
     stage.api_answers()
     assert stage.api_held, "as long as its network is bad"
     plan.undo_all()
+    stage.api_answers()
+    assert not stage.api_held
+
+
+def test_an_api_that_is_restarted_is_excused_until_it_is_the_new_one_that_answers(
+    stage: Stage, control: Control
+) -> None:
+    plan, _ = schedule_of(stage, "at 1s restart api\nfor 9s\n")
+    plan.turn(1.0)
+    assert control.asked == [("restart", "api")]
+    stage.api_answers()
+    assert stage.api_held, "the old one answers while it ends"
+    control.api = 2
     stage.api_answers()
     assert not stage.api_held
 
