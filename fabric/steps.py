@@ -291,7 +291,7 @@ def _rack() -> tuple[Step, ...]:
 
     return (
         step("asked", 5, Received, "before", partial(_rack_asked, AskOffer), "it is asked for its rack's offers"),
-        step("offers-asked", 5, Received, "after", partial(_rack_asked, AskOffer), "its agents are asked to offer"),
+        step("offers-asked", 5, Received, "after", partial(_rack_asked, AskOffer), "agents are asked, or spoken for"),
         step("offers-in", 5, Send, "before", partial(_rack_told, Offer), "offers are in, and not passed on"),
         step("offers-told", 5, Send, "after", partial(_rack_told, Offer), "the rack's offers are passed on"),
         step("reserve-asked", 6, Received, "before", partial(_rack_asked, Reserve), "its agents are to reserve"),

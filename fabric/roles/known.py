@@ -16,11 +16,10 @@ import heapq
 from collections.abc import Iterable
 
 from fabric.commands import AskOffer, Offer
+from fabric.ordinals import MAX_COUNT
 from fabric.records import Policy
 from fabric.resources import Resources
 from fabric.roles.placement import node_offer, preference
-
-MAX_COUNT = 10_000
 
 
 def offer_of(ask: AskOffer, free: Resources, total: Resources, registered: int) -> Offer:
