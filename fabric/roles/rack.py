@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from fabric.commands import Answer, AskOffer, Command, Offer, Reserve, Reserved
+from fabric.commands import Answer, AskOffer, Command, Reserve, Reserved
 from fabric.messages import (
     Heartbeat,
     LeaderHello,
@@ -32,7 +32,7 @@ from fabric.messages import (
 from fabric.ordinals import parse_ordinals
 from fabric.records import BadRecord, Member, decode
 from fabric.resources import ZERO, Resources
-from fabric.roles.known import best_of, offer_of
+from fabric.roles.known import Known, best_of
 from fabric.roles.outbox import Outbox, earliest
 from fabric.roles.settings import Identity, Settings
 from zk import paths
@@ -273,15 +273,15 @@ class RackLeader:
     def _answer_for(self, entry: _Open, present: Mapping[str, _Seen], ask: AskOffer) -> None:
         """Those that have told what they have need not be asked; nor those that are silent."""
         entry.late.clear()
-        offers: list[tuple[str, Offer]] = []
-        for node in sorted(entry.waiting):
+        known: list[Known] = []
+        for node in tuple(entry.waiting):
             seen = present[node]
             if seen.beat is None:
                 continue
             entry.waiting.discard(node)
             if not seen.beat.cordoned:
-                offers.append((node, offer_of(ask, seen.free, seen.member.total, seen.registered)))
-        entry.results.update(best_of(ask, offers))
+                known.append(Known(node, seen.free, seen.member.total, seen.registered))
+        entry.results.update(best_of(ask, known))
 
     def _ask(self, entry: _Open, node: str, command: Command) -> None:
         entry.sent += 1
