@@ -36,7 +36,7 @@ from fabric.records import (
 )
 from fabric.resources import Resources
 
-PROTOCOL = (1, 1)
+PROTOCOL = (2, 0)
 """(major, minor). Another major version is refused; a minor one only adds fields with defaults."""
 
 CallId = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
@@ -82,10 +82,24 @@ class NodeCall(Message, frozen=True):
     command: Command
 
 
+class Vitals(msgspec.Struct, frozen=True, array_like=True):
+    """What a rack leader knows of an agent. `free`: to instances; `free_bytes`: of a store."""
+
+    free: Resources
+    cordoned: bool
+    instances: Number
+    reserved: Number
+    images: Number
+    free_bytes: Number
+
+
 class NodeAnswer(Message, frozen=True):
+    """`vitals`: when they have changed since the leader was told last; it spares a heartbeat."""
+
     call: CallId
     node: Name
     answer: Answer
+    vitals: Vitals | None = None
 
 
 # --- requests to a leader --------------------------------------------------------------------------------------------
@@ -204,12 +218,7 @@ class LeaderHello(Message, frozen=True):
 class Heartbeat(Message, frozen=True):
     node: Name
     guid: Guid
-    free: Resources
-    cordoned: bool
-    instances: Number
-    reserved: Number
-    images: Number
-    free_bytes: Number
+    vitals: Vitals
 
 
 class NodeReport(Message, frozen=True):

@@ -59,6 +59,7 @@ class _Peer:
 class Bus(Generic[M]):
     """One agent's socket. Made and used on the loop's thread. `on_message(sender, message)` is called for every message
     that decoded and was meant for this incarnation; an exception from it goes to the loop's exception handler.
+    `on_lost(endpoint)`: an outgoing connection broke; the next send there makes another.
 
     `bind`: "tcp://host:port", port 0 for any free one. `advertise_host`: what others are told to connect to (default:
     the host of `bind`, which must then not be a wildcard). Raises PortInUse, BindFailed.
@@ -72,6 +73,7 @@ class Bus(Generic[M]):
         bind: str = "tcp://127.0.0.1:0",
         *,
         on_message: Callable[[str, M], None],
+        on_lost: Callable[[str], None] = lambda endpoint: None,
         advertise_host: str | None = None,
         limits: BusLimits | None = None,
     ) -> None:
@@ -79,6 +81,7 @@ class Bus(Generic[M]):
         self._codec = codec
         self._guid = guid
         self._on_message = on_message
+        self._on_lost = on_lost
         self._limits = limits or BusLimits()
         self._loop = asyncio.get_running_loop()
         self._peers: OrderedDict[str, _Peer] = OrderedDict()  # by endpoint, least recently used first
@@ -231,6 +234,7 @@ class Bus(Generic[M]):
             if endpoint in self._peers:
                 self.counters.lost += 1
                 self._disconnect(endpoint)
+                self._loop.call_soon(self._on_lost, endpoint)
         self._schedule_drain()
 
     def _sweep(self) -> None:

@@ -31,7 +31,7 @@ from typing import Any
 import msgspec
 
 from fabric.drivers.base import DriverError
-from fabric.effects import CallTree, Effect, Input, Leave, Note, Quit, Received, Send, TreeDone
+from fabric.effects import CallTree, Effect, Input, Leave, Note, PeerLost, Quit, Received, Send, TreeDone
 from fabric.gate import Gate
 from fabric.images.errors import ImageError
 from fabric.messages import AnyMessage
@@ -177,6 +177,7 @@ class AgentHost:
             guid,
             f"tcp://{config.listen}",
             on_message=self._on_message,
+            on_lost=self._on_lost,
             advertise_host=config.advertise,
         )
         stack.callback(bus.close)
@@ -301,6 +302,9 @@ class AgentHost:
 
     def _on_message(self, sender: str, message: AnyMessage) -> None:
         self._take(Received(sender, message))
+
+    def _on_lost(self, endpoint: str) -> None:
+        self._take(PeerLost(endpoint))
 
     def _on_tree_event(self, event: TreeEvent) -> None:
         self._lost += isinstance(event, SessionChanged) and event.state is SessionState.LOST

@@ -34,6 +34,7 @@ from fabric.effects import (
     LogFetched,
     MoreHolders,
     Note,
+    PeerLost,
     Quit,
     Received,
     ReleaseImage,
@@ -131,7 +132,7 @@ class Process:
             self.end(str(error))
             return
         machine, world = self.machine, self.world
-        self.bus = world.new_bus(machine.name, self.guid, self._on_message)
+        self.bus = world.new_bus(machine.name, self.guid, self._on_message, self._on_lost)
         identity = Identity(
             node=machine.name,
             rack=machine.rack,
@@ -296,6 +297,9 @@ class Process:
 
     def _on_message(self, sender: str, message: AnyMessage) -> None:
         self.take(Received(sender, message))
+
+    def _on_lost(self, endpoint: str) -> None:
+        self.take(PeerLost(endpoint))
 
     def _on_tree_event(self, event: TreeEvent) -> None:
         if isinstance(event, SessionChanged):

@@ -218,8 +218,11 @@ class World:
             session_timeout_s=self.settings.session_timeout_s,
         )
 
-    def new_bus(self, name: str, guid: str, on_message: OnMessage) -> SimBus:
-        return SimBus(self.network, self.codec, guid, f"tcp://{name}:7000", on_message=on_message)
+    def new_bus(
+        self, name: str, guid: str, on_message: OnMessage, on_lost: Callable[[str], None] = lambda endpoint: None
+    ) -> SimBus:
+        endpoint = f"tcp://{name}:7000"
+        return SimBus(self.network, self.codec, guid, endpoint, on_message=on_message, on_lost=on_lost)
 
     # --- the way to stores (fetches.Wire) ----------------------------------------------------------------------------
 

@@ -121,7 +121,7 @@ def test_an_agent_that_has_said_nothing_yet_is_asked() -> None:
     world = Heard(racks=2, compute=3)
     mute = next(host for host in world.hosts.values() if not host.agent.leads and host.identity.layer == "compute")
     leader = world.leader(mute.identity.rack)
-    leader.agent._rack._members[mute.identity.node].beat = None
+    leader.agent._rack._members[mute.identity.node].vitals = None
     world.until_final(world.create(2))
     assert world.asked() == [mute.identity.node]
 
