@@ -41,7 +41,8 @@ class Resources(msgspec.Struct, frozen=True):
 
     def holds(self, need: Resources) -> int:
         """How many times `need` fits in here. A dimension of which nothing is needed does not limit."""
-        return min(self._counts(need), default=0)
+        counts = self._counts(need)
+        return min(counts) if counts else 0
 
     def shortest(self, need: Resources) -> str:
         """The dimension that limits how often `need` fits."""

@@ -35,10 +35,10 @@ class Known(NamedTuple):
 def best_of(ask: AskOffer, agents: Iterable[Known]) -> list[tuple[str, Offer]]:
     """What the `ask.best` that a placement comes to first would answer, but for others' reservations; of those that
     have room."""
-    salt = salt_of(ask.deployment)
+    salt, need, wanted = salt_of(ask.deployment), ask.resources, min(ask.wanted, MAX_COUNT)
     ranked = []
     for agent in agents:
-        count = min(agent.free.holds(ask.resources), ask.wanted, MAX_COUNT)
+        count = min(agent.free.holds(need), wanted)
         if count:
             busy = utilisation(agent.free, agent.total)
             order = preference(ask.policy, 0, busy, count, tie_of(salt, agent.node))
