@@ -39,6 +39,9 @@ from fabric.resources import Resources
 PROTOCOL = (2, 0)
 """(major, minor). Another major version is refused; a minor one only adds fields with defaults."""
 
+MAX_RECORD_BYTES = 256 * 1024
+"""As no znode of ours is larger (`zk.tree.MAX_DATA_BYTES`)."""
+
 CallId = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 
 
@@ -105,14 +108,28 @@ class NodeAnswer(Message, frozen=True):
 # --- requests to a leader --------------------------------------------------------------------------------------------
 
 
+class RecordSeen(msgspec.Struct, frozen=True, array_like=True):
+    """A deployment's record as somebody wrote it, and what ZooKeeper said of that write: see `zk.tree.Stat`."""
+
+    data: Annotated[bytes, msgspec.Meta(max_length=MAX_RECORD_BYTES)]
+    version: Number
+    czxid: Number
+    mzxid: Number
+    ctime_ms: Number = 0
+    mtime_ms: Number = 0
+
+
 class Submit(Message, frozen=True):
-    """Step 3: take this deployment in charge. `considered` leaders were seen in ZooKeeper when this one was picked."""
+    """Step 3: take this deployment in charge. `considered` leaders were seen in ZooKeeper when this one was picked.
+    `seen`: the record as the submitter has just written it, which spares reading it; a claim under an older version
+    fails, and is repeated after reading."""
 
     call: CallId
     deployment: DeploymentId
     accepted_ms: Number
     considered: Number
     load: Number
+    seen: RecordSeen | None = None
 
 
 class Submitted(Message, frozen=True):
@@ -221,6 +238,15 @@ class Heartbeat(Message, frozen=True):
     vitals: Vitals
 
 
+class RecordNews(Message, frozen=True):
+    """A coordinator to whom it has the deployment from: this is what I wrote. `closed`: and it is at rest. It may be
+    lost; ZooKeeper has it."""
+
+    deployment: DeploymentId
+    seen: RecordSeen
+    closed: bool
+
+
 class NodeReport(Message, frozen=True):
     """An agent to the coordinator whose Confirm or Stop it carries out, on every change; may be lost."""
 
@@ -239,5 +265,5 @@ class HoldersChanged(Message, frozen=True):
 
 _Calls = RackCall | RackAnswer | NodeCall | NodeAnswer
 _Requests = Submit | Submitted | FindHolders | Holders | PickStores | RackStatusCall | RackStatus
-_News = LeaderHello | Heartbeat | NodeReport | HoldersChanged
+_News = LeaderHello | Heartbeat | NodeReport | RecordNews | HoldersChanged
 AnyMessage = _Calls | _Requests | _News

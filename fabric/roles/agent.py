@@ -74,6 +74,12 @@ LEADER = "leader:"
 LEAVE_WAIT_S = 3.0
 
 
+def coarse(load: int) -> int:
+    """A load as it is hinted: all leaders and API processes watch the hints, so that each that changes is read as often
+    as there are leaders. Few under way are none; more are told in powers of two."""
+    return 0 if load < 4 else 1 << (load.bit_length() - 1)
+
+
 class _Timed(Protocol):
     @property
     def next_deadline(self) -> float | None: ...
@@ -356,13 +362,14 @@ class Agent:
         if leading is None or not self._rack.leads:
             self._hint_at = None
             return
-        if self._hint_at is None and leading.load != self._hinted:
+        load = coarse(leading.load)
+        if self._hint_at is None and load != self._hinted:
             self._hint_at = now + self.settings.load_hint_interval_s
         elif self._hint_at is not None and now >= self._hint_at:
             self._hint_at = None
-            if leading.load != self._hinted:
-                self._hinted = leading.load
-                self._submit(self._candidacy.update(self._leader_record(leading.load)))
+            if load != self._hinted:
+                self._hinted = load
+                self._submit(self._candidacy.update(self._leader_record(load)))
 
     def _leave(self, now: float) -> None:
         """Give up leadership and membership; after LEAVE_WAIT_S the end of the session has to do the rest."""

@@ -270,7 +270,7 @@ class Bus(Generic[M]):
     def _drain_some(self) -> bool:
         """True: there is nothing more, or nobody to read it."""
         for _ in range(self._limits.drain_messages):
-            if self._closed or not self._socket.getsockopt(_EVENTS) & _POLLIN:
+            if self._closed or not int(self._socket.getsockopt(_EVENTS)) & _POLLIN:
                 return True
             name = self._socket.recv(_NOBLOCK)
             frame = self._socket.recv(_NOBLOCK)  # a message arrives whole, and a ROUTER's has at least two parts
