@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from fabric.chaos.history import NO_ANSWER, Asked
+from fabric.load.history import NO_ANSWER, Asked
 from fabric.chaos.stage import Deed
 from fabric.chaos.verdict import Finding
 

@@ -31,7 +31,7 @@ import msgspec
 
 from fabric.chaos import eye, image, judge, looking, scan
 from fabric.chaos.cells import NEVER, Cell
-from fabric.chaos.history import Clock
+from fabric.load.history import Clock
 from fabric.chaos.stage import Stage
 from fabric.chaos.watch import CannotLook, Watcher
 from fabric.chaos.watching import Watching

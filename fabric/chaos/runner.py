@@ -24,7 +24,7 @@ import httpx
 from fabric.chaos import image, judge, mounts
 from fabric.chaos.deaths import Deaths
 from fabric.chaos.figures import figures
-from fabric.chaos.history import Clock, History, requests
+from fabric.load.history import Clock, History, requests
 from fabric.chaos.load import Generator
 from fabric.chaos.looking import look
 from fabric.chaos.schedule import Schedule

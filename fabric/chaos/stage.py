@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from fabric.chaos.history import Clock
+from fabric.load.history import Clock
 from fabric.chaos.script import Act
 from fabric.chaos.targets import Scene
 from fabric.chaos.watch import Watcher

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from fabric.chaos import eye, image, judge
-from fabric.chaos.history import Asked, Clock, History, requests
+from fabric.load.history import Asked, Clock, History, requests
 from fabric.chaos.load import Generator
 from fabric.chaos.scan import Processes
 from fabric.chaos.script import Load

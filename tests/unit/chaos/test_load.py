@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import pytest
 
-from fabric.chaos.history import NO_ANSWER, Asked, Clock, History, requests
+from fabric.load.history import NO_ANSWER, Asked, Clock, History, requests
 from fabric.chaos.load import Generator
 from fabric.chaos.script import Load
 from tests.unit.chaos.api import Answer, Fake, fake_api

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from fabric.chaos.figures import Figures, figures, quantile
-from fabric.chaos.history import Attempt, Clock, End, History, requests
+from fabric.load.history import Attempt, Clock, End, History, requests
 from fabric.chaos.scorecard import Scorecard, expected, show, told, unknown_figures
 from fabric.chaos.script import Expect
 from fabric.chaos.stage import Deed

@@ -11,7 +11,7 @@ import pytest
 
 from fabric.chaos import eye
 from fabric.chaos.faults import disks
-from fabric.chaos.history import Clock
+from fabric.load.history import Clock
 from fabric.chaos.reading import parse
 from fabric.chaos.schedule import Schedule
 from fabric.chaos.script import Act
