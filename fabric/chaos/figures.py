@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from fabric.load.history import NO_ANSWER, Asked
 from fabric.chaos.stage import Deed
 from fabric.chaos.verdict import Finding
+from fabric.load.history import NO_ANSWER, Asked
 
 
 class Figures(msgspec.Struct, frozen=True):

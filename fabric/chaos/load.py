@@ -1,8 +1,8 @@
 """The load of a scenario: requests at a rate, as users make them, on an event loop in a thread of its own.
 
-What a request is, how it is tried again and followed, is that of every load (fabric.load); so is the open loop, in which
-one that finds `most` open is left out and counted. Here is what a scenario may say of it: sizes, how many stand, which
-of them ignore TERM.
+What a request is, how it is tried again and followed, is that of every load (fabric.load); so is the open loop, in
+which one that finds `most` open is left out and counted. Here is what a scenario may say of it: sizes, how many stand,
+which of them ignore TERM.
 
 `stop` begins no more requests; `idle` says when none is open. Only what is open at `close` is cut off, and stays in the
 history as what it is: a request without an answer or an end.

@@ -14,7 +14,7 @@ from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from fabric.cli import chaos, local
+from fabric.cli import bench, chaos, local
 from fabric.cli.exits import Exit
 from fabric.ordinals import MAX_COUNT
 
@@ -89,6 +89,7 @@ def build(extra: Sequence[Register] = ()) -> Parser:
     _fabric(subparsers)
     local.register(subparsers)
     chaos.register(subparsers)
+    bench.register(subparsers)
     for register in extra:
         register(subparsers)
     return parser

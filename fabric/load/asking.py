@@ -49,7 +49,8 @@ class View(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request: `number` is its own in the run. `due_s`: when it should be sent; None: now. `body`: of create, scale."""
+    """A request: `number` is its own in the run. `due_s`: when it should be sent; None: now. `body`: None of a
+    delete."""
 
     number: int
     kind: Kind
@@ -135,12 +136,26 @@ class Asker:
                 answer = await self.connections.ask("DELETE", where)
         except NoAnswer as error:
             return None, str(error)[:MAX_DETAIL]
-        return answer, "" if answer.good else answer.content.decode("utf-8", "replace")[:MAX_DETAIL]
+        return answer, "" if answer.good else said(answer)[:MAX_DETAIL]
 
     def _end(self, asked: Asked, state: str, view: View) -> End:
         end = End(asked.number, asked.kind, view.id, self.clock.now(), state, view.placed, view.reason[:MAX_DETAIL])
         self.history.note(end)
         return end
+
+
+class _Problem(msgspec.Struct, frozen=True):
+    title: str = ""
+    detail: str = ""
+
+
+def said(answer: Answer) -> str:
+    """What an answer that is no success says: the words of its problem details, or what else it is."""
+    try:
+        problem = msgspec.json.decode(answer.content, type=_Problem)
+    except msgspec.DecodeError:
+        problem = _Problem()
+    return problem.detail or problem.title or answer.content.decode("utf-8", "replace")
 
 
 def pause_s(answer: Answer | None) -> float:

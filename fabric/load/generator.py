@@ -1,12 +1,12 @@
 """When requests are made: at a rate whatever became of those before, or by a number of clients one after the other.
 
-Theory of operation. *Open loop* (`Rate`): every 1/rate seconds a request is due, and is sent then, as long as fewer than
-`most` are open. One that finds `most` open waits, and is late (`late="wait"`): what its user waits for counts from when
-it was due, or else a fabric that stands still would look quick, as few requests are made meanwhile; or it is left out
-and counted (`late="skip"`). Due times are arithmetic, so those that wait need no queue; what was due and never sent is
-in `unsent_s`. *Closed loop* (`Clients`): each client sends its next request when the last has ended, so the fabric sets
-the pace, no request is ever late, and times say how long a request takes at that concurrency, not what users with a
-will of their own would wait.
+Theory of operation. *Open loop* (`Rate`): every 1/rate seconds a request is due, and is sent then, as long as fewer
+than `most` are open. One that finds `most` open waits, and is late (`late="wait"`): what its user waits for counts from
+when it was due, or else a fabric that stands still would look quick, as few requests are made meanwhile; or it is left
+out and counted (`late="skip"`). Due times are arithmetic, so those that wait need no queue; what was due and never sent
+is in `unsent_s`. *Closed loop* (`Clients`): each client sends its next request when the last has ended, so the fabric
+sets the pace, no request is ever late, and times say how long a request takes at that concurrency, not what users with
+a will of their own would wait.
 
 What is asked for is told by a `Way` (stock.py), with what is in it by `draw`. All of it is one task a request in one
 event loop; whoever has a thread for it calls `stop`, `idle` and what Stock tells from another one.
@@ -61,8 +61,8 @@ class Counters:
 
 @dataclass
 class Generator:
-    """`ended`: called with each end, while its deployment has no other request. `deleting`: when a delete is about to
-    be sent."""
+    """`ended`: called with each end, while its deployment has no other request. `changing`: when a delete or a scale of
+    it is about to be sent."""
 
     asker: Asker
     pace: Pace
@@ -71,7 +71,7 @@ class Generator:
     rng: random.Random
     clock: Clock
     ended: Seen = _nothing
-    deleting: Callable[[str], None] = lambda deployment: None
+    changing: Callable[[str], None] = lambda deployment: None
     counters: Counters = field(default_factory=Counters)
     stock: Stock = field(default_factory=Stock)
     unsent_s: list[float] = field(default_factory=list)
@@ -201,8 +201,8 @@ class Generator:
 
     async def _followed(self, asked: Asked, one: Standing | None) -> End | None:
         try:
-            if asked.kind == "delete":
-                self.deleting(asked.deployment)
+            if asked.deployment:
+                self.changing(asked.deployment)
             attempt, view = await self.asker.ask(asked)
             if view is None:
                 self.stock.refused(one, there=attempt.status != 404)

@@ -1,9 +1,10 @@
 """What stands, and what is asked for next.
 
-Two ways. *Cycles*: a deployment is made, awaited, deleted, awaited, so nothing stands for longer than that. *Mix*: while
-fewer than `keep` deployments stand or are being made, one is made; else a kind is drawn by the weights. A scale or
-delete takes one that stands and that no open request changes; a deployment has at most one open request, so what users
-want of it is what was accepted last. No more than twice `keep` are made; so without one to change, nothing is asked.
+Two ways. *Cycles*: a deployment is made, awaited, deleted, awaited, so nothing stands for longer than that. *Mix*:
+while fewer than `keep` deployments stand or are being made, one is made; else a kind is drawn by the weights. A scale
+or delete takes one that stands and that no open request changes; a deployment has at most one open request, so what
+users want of it is what was accepted last. No more than twice `keep` are made; so without one to change, nothing is
+asked.
 """
 
 from __future__ import annotations

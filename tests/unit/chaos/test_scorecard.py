@@ -9,11 +9,11 @@ import msgspec
 import pytest
 
 from fabric.chaos.figures import Figures, figures, quantile
-from fabric.load.history import Attempt, Clock, End, History, requests
 from fabric.chaos.scorecard import Scorecard, expected, show, told, unknown_figures
 from fabric.chaos.script import Expect
 from fabric.chaos.stage import Deed
 from fabric.chaos.verdict import MAX_SHOWN, Finding, verdict
+from fabric.load.history import Attempt, Clock, End, History, requests
 from tests.unit.chaos.planted import D1, asked, attempt
 
 

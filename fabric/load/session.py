@@ -1,0 +1,291 @@
+"""One run of a load test, from begin to end.
+
+    prepare ─> load begins ─> warm-up ─┬─ the window: everything is measured between two looks ─┐
+                                       └──────────────── for `for_s`, or until Ctrl-C ──────────┤
+    result <─ audit <─ nothing left? <─ delete what stands <─ open requests end (bounded) <─────┘
+
+Theory of operation. One event loop has the load and, ten times a second, a look at signals and at what to tell. Looks
+at /proc, ZooKeeper and the API's metrics happen at the two ends of the window, outside of it. Whatever happens, what
+the run made is deleted, as far as the API answers, unless the fabric goes with it anyway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from fabric.load import measured, meters, preparing
+from fabric.load.asking import Asker, View
+from fabric.load.booking import Books
+from fabric.load.generator import Clients, Generator, Pace, Rate
+from fabric.load.history import Asked, Clock, End, History, Kind, requests
+from fabric.load.http import Connections
+from fabric.load.machine import commit, machine
+from fabric.load.measured import Window
+from fabric.load.place import Place
+from fabric.load.plan import Plan, Shape
+from fabric.load.preparing import SHOWN, Known
+from fabric.load.results import Check, Counted, Group, Result
+from fabric.load.stock import Cycles, Mix
+from fabric.load.traces import Sampler, traced
+from fabric.local.interrupts import Interrupts
+
+TURN_S = 0.1
+TELL_EVERY_S = 1.0
+DRAIN_S = 60.0
+INTERRUPTED_DRAIN_S = 3.0
+CLEAR_S = 60.0
+Tell = Callable[[str, int, int], None]
+"""What is going on, and how much of how much is done."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """At one end of the window."""
+
+    cpu_s: dict[str, float]
+    machine: meters.Machine
+    ensemble: meters.Ensemble | None
+    api: dict[str, float]
+    exchanges: int
+
+
+@dataclass
+class Session:
+    """`command`: the command line, for the result."""
+
+    plan: Plan
+    shape: Shape | None
+    place: Place
+    command: str
+    interrupts: Interrupts
+    tell: Tell
+    _clock: Clock = field(default_factory=Clock)
+    _history: History = field(default_factory=History)
+    _books: Books = field(default_factory=Books)
+    _done: int = 0
+    _failed: int = 0
+
+    def run(self) -> Result:
+        """Raises CannotRun; Interrupted before anything was measured."""
+        return asyncio.run(self._run())
+
+    async def _run(self) -> Result:
+        run = f"{secrets.token_hex(6)}"
+        async with Connections(self.place.url) as api:
+            self.tell("looking at the fabric, pushing an image", 0, 0)
+            known = await preparing.prepared(api, self.plan, run)
+            sampler = self._sampler(api)
+            generator = self._generator(api, known, run, sampler)
+            running = asyncio.create_task(generator.run())
+            try:
+                return await self._measured(api, known, generator, running, sampler)
+            finally:
+                generator.stop()
+                running.cancel()
+                await asyncio.gather(running, return_exceptions=True)
+                if not self.place.own:
+                    await self._clear(generator)
+                    if known.pushed:
+                        await preparing.remove(api, known.image)
+
+    async def _measured(
+        self, api: Connections, known: Known, generator: Generator, running: asyncio.Task[None], sampler: Sampler
+    ) -> Result:
+        plan = self.plan
+        began_s = self._clock.now()
+        await self._until(began_s + plan.warm_s, generator, "warming up")
+        self.interrupts.check()
+        groups = meters.roles(self.place.state, os.getpid())
+        before = await self._look(api, groups)
+        from_s = self._clock.now()
+        await self._until(from_s + plan.for_s, generator, "measuring")
+        to_s = self._clock.now()
+        after = await self._look(api, groups)
+        interrupted = bool(self.interrupts.number)
+        generator.stop()
+        await self._drain(generator, running, INTERRUPTED_DRAIN_S if interrupted else DRAIN_S)
+        window = Window(from_s, to_s, self._clock.now())
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        asked = requests(self._history.attempts, self._history.ends)
+        checks = await self._checks(api, known, generator, asked, interrupted)
+        return self._result(known, generator, sampler, asked, window, groups, before, after, checks, interrupted)
+
+    # --- making the load ---------------------------------------------------------------------------------------------
+
+    def _sampler(self, api: Connections) -> Sampler:
+        from_s = self._clock.now() + self.plan.warm_s
+        return Sampler.over(api, self._clock, self.plan.traces, from_s, from_s + self.plan.for_s)
+
+    def _generator(self, api: Connections, known: Known, run: str, sampler: Sampler) -> Generator:
+        plan = self.plan
+        rng = random.Random(plan.seed)
+        pace: Pace = Clients(plan.clients) if plan.clients else Rate(plan.rate_s, plan.most_open)
+        body: dict[str, object] = {"image": known.image, "flavor": plan.flavor, "count": plan.count}
+        body |= {"policy": plan.policy} if plan.policy else {}
+        body |= {"max_per_node": plan.max_per_node} if plan.max_per_node else {}
+
+        def draw(kind: Kind) -> tuple[int, dict[str, object]]:
+            if kind == "create":
+                return plan.count, body
+            count = rng.randint(1, 2 * plan.count)
+            return count, {"count": count}
+
+        async def ended(end: End, view: View) -> None:
+            self._done += 1
+            if end.state == "running":
+                wanted = generator.stock.counts[end.deployment]
+                self._books.runs(end.deployment, {share.node: share.count for share in view.plan}, wanted)
+                if end.kind == "create":
+                    await sampler.sample(end.deployment)
+            elif end.kind != "delete":
+                self._failed += 1
+
+        asker = Asker(api, self._history, self._clock, f"load-{run}")
+        way = Cycles() if plan.mix is None else Mix(*plan.mix, plan.keep)
+        generator = Generator(asker, pace, way, draw, rng, self._clock, ended, self._books.leaves)
+        return generator
+
+    async def _until(self, at_s: float, generator: Generator, what: str) -> None:
+        """Or until a signal comes."""
+        began_s, told_s, told_done = self._clock.now(), self._clock.now(), self._done
+        while (now := self._clock.now()) < at_s and not self.interrupts.number:
+            if now - told_s >= TELL_EVERY_S:
+                rate = (self._done - told_done) / (now - told_s)
+                failed = f", {self._failed} failed" if self._failed else ""
+                text = f"{what}: {rate:.1f} requests/s, {generator.counters.open} open{failed}"
+                self.tell(text, round(now - began_s), round(at_s - began_s))
+                told_s, told_done = now, self._done
+            await asyncio.sleep(min(TURN_S, max(0.0, at_s - now)))
+
+    async def _drain(self, generator: Generator, running: asyncio.Task[None], most_s: float) -> None:
+        deadline_s = self._clock.now() + most_s
+        while not running.done() and self._clock.now() < deadline_s:
+            if self.interrupts.number:
+                deadline_s = min(deadline_s, self._clock.now() + INTERRUPTED_DRAIN_S)
+            self.tell(f"waiting for {generator.counters.open} that are open", 0, 0)
+            await asyncio.wait({running}, timeout=TELL_EVERY_S)
+
+    async def _clear(self, generator: Generator) -> None:
+        try:
+            async with asyncio.timeout(CLEAR_S):
+                await generator.clear()
+        except TimeoutError:
+            self.tell(f"{len(generator.stock.standing)} deployments could not be deleted in {CLEAR_S:g} s", 0, 0)
+
+    # --- what came of it ---------------------------------------------------------------------------------------------
+
+    async def _look(self, api: Connections, groups: dict[str, tuple[int, ...]]) -> _Look:
+        cpu_s = {role: meters.cpu_s(pids) for role, pids in groups.items()}
+        state = self.place.state
+        ensemble = meters.ensemble(meters.servers_of(state)) if state else None
+        counters = dict(meters.api_counters(await preparing.metrics(api)))
+        return _Look(cpu_s, meters.machine_now(), ensemble, counters, api.exchanges)
+
+    async def _checks(
+        self, api: Connections, known: Known, generator: Generator, asked: tuple[Asked, ...], interrupted: bool
+    ) -> tuple[Check, ...]:
+        lost = [one for one in asked if (told := measured.failure(one)) and told[0] in ("lost", "not at rest")]
+        if interrupted:  # what was cut off on purpose is not lost
+            lost = [one for one in lost if one.last.again]
+        over = self._books.overcommitted(known.need, known.nodes)
+        wrong = self._books.miscounted
+        names = ", ".join(one.deployment or f"request {one.number}" for one in lost[:SHOWN])
+        checks = [
+            Check("no request is lost", not lost, f"{len(lost)} lost: {names}" if lost else "0 lost"),
+            Check("no node runs more than it has", not over, "; ".join(over[:SHOWN]) or "0 over-committed"),
+            Check(
+                "each deployment runs exactly its count",
+                not wrong,
+                f"{len(wrong)} do not: {', '.join(wrong[:SHOWN])}" if wrong else "all do",
+            ),
+        ]
+        if interrupted and self.place.own:
+            return tuple(checks)
+        self.tell("deleting what stands", 0, 0)
+        await self._clear(generator)
+        self.tell("looking for what is left", 0, 0)
+        checks.append(await preparing.nothing_left(api, generator.stock.counts))
+        if self.plan.audit and not interrupted:
+            self.tell("auditing", 0, 0)
+            checks.append(await preparing.audited(api))
+        return tuple(checks)
+
+    def _result(
+        self,
+        known: Known,
+        generator: Generator,
+        sampler: Sampler,
+        asked: tuple[Asked, ...],
+        window: Window,
+        groups: dict[str, tuple[int, ...]],
+        before: _Look,
+        after: _Look,
+        checks: tuple[Check, ...],
+        interrupted: bool,
+    ) -> Result:
+        ended = measured.ended(asked, window)
+        total = ended.total()
+        due = sum(window.holds(one.due_s) for one in asked)
+        unsent = sum(window.holds(due_s) for due_s in generator.unsent_s)
+        self.tell("reading memory", 0, 0)
+        used = {role: after.cpu_s[role] - before.cpu_s[role] for role in groups}
+        busy = after.machine.busy_s - before.machine.busy_s
+        return Result(
+            at=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+            machine=machine(),
+            commit=commit(),
+            fabric=known.version,
+            command=self.command,
+            against=self.place.told,
+            agents=known.agents,
+            shape=self.shape,
+            plan=self.plan,
+            ran_s=round(window.length_s, 3),
+            interrupted=interrupted,
+            requests=total,
+            due=due + unsent,
+            unsent=unsent,
+            skipped=generator.counters.skipped,
+            per_s={name: round(count / window.length_s, 3) for name, count in {**ended, "all": total}.items()},
+            latencies=measured.latencies(asked, generator.unsent_s, window),
+            late_ms=measured.lateness(asked, window),
+            traced=traced(sampler.runs),
+            groups=tuple(_group(role, groups[role], used[role], total) for role in groups),
+            counted=_counted(before, after, total),
+            busy=round(after.machine.share_since(before.machine), 4),
+            generator_share=round(used[meters.GENERATOR] / max(busy, 1e-9), 4),
+            exchanges=after.exchanges - before.exchanges,
+            failures=measured.failures(asked),
+            checks=checks,
+            seconds=measured.seconds(asked, window),
+        )
+
+
+def _group(role: str, pids: tuple[int, ...], used_s: float, requests: int) -> Group:
+    found = meters.memory(pids)
+    cpu_ms = 1000 * used_s / requests if requests else 0.0
+    return Group(role, len(pids), round(used_s, 3), round(cpu_ms, 3), round(found.pss, 1), round(found.rss, 1))
+
+
+def _counted(before: _Look, after: _Look, requests: int) -> Counted:
+    def each(first: float | None, last: float | None) -> float | None:
+        return round((last - first) / requests, 2) if first is not None and last is not None and requests else None
+
+    was, now = before.ensemble, after.ensemble
+    sent, operations = "fabric_api_bus_sent_total", "fabric_api_zookeeper_operations_total"
+    return Counted(
+        each(was.zxid if was else None, now.zxid if now else None),
+        each(was.packets if was else None, now.packets if now else None),
+        each(before.api.get(sent), after.api.get(sent)),
+        each(before.api.get(operations), after.api.get(operations)),
+    )
+
+
+
