@@ -106,6 +106,7 @@ def _what(group: Any) -> None:
     add("--keep", type=_whole(1, 100_000), default=0, metavar="N", help="with --mix: so many deployments stand (10)")
     add("--image", default="", metavar="NAME", help="deploy this one (one is pushed for the run, and removed)")
     add("--image-size", type=_size, default=64 << 10, metavar="SIZE", help="of that one: 64KiB, 64MiB (64KiB)")
+    add("--cold", action="store_true", help="do not give every node the image before it begins")
     add("--seed", type=_whole(0, 1 << 53), default=1, metavar="N", help="of what --mix draws (1)")
 
 

@@ -89,6 +89,7 @@ def _asked(args: Namespace) -> tuple[Plan, Shape | None]:
         image_bytes=args.image_size,
         traces=args.traces,
         audit=not args.no_audit,
+        cold=args.cold,
         seed=args.seed,
     )
     try:

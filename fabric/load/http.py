@@ -6,7 +6,7 @@ open. An exchange is bounded by `answer_s`, its answer by MAX_ANSWER_BYTES. A ke
 meanwhile is noticed (`connection_lost`) and not used again; one that it closes at the very moment of a request gives
 NoAnswer, like every other failure, and callers who may repeat do so.
 
-Measured (2 cores): 0.1 ms of CPU an exchange, of which h11 takes half; httpx takes 0.6 ms.
+Measured (2 cores): 0.15 ms of CPU an exchange, of which h11 takes a third; httpx takes 0.93 ms.
 """
 
 from __future__ import annotations

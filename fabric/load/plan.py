@@ -38,7 +38,8 @@ class Shape(msgspec.Struct, frozen=True):
 class Plan(msgspec.Struct, frozen=True):
     """`clients`: of a closed loop; or `rate_s`: of an open loop, with at most `most_open` requests (or cycles) open.
     `mix`: weights of create, scale, delete with `keep` standing; None: cycles of create and delete. `image`: "" for one
-    of `image_bytes` that is pushed for the run. `traces`: how many requests are sampled, at most."""
+    of `image_bytes` that is pushed for the run. `traces`: how many requests are sampled, at most. `cold`: nodes have
+    not got the image when the load begins."""
 
     flavor: str
     count: int
@@ -55,6 +56,7 @@ class Plan(msgspec.Struct, frozen=True):
     image_bytes: int = 64 * 1024
     traces: int = 100
     audit: bool = True
+    cold: bool = False
     seed: int = 1
 
     @property

@@ -12,11 +12,13 @@ from urllib.parse import quote
 
 import msgspec
 
-from fabric.load.asking import said
+from fabric.load.asking import Asked, Asker, said
+from fabric.load.history import Clock, History
 from fabric.load.http import Connections, NoAnswer
 from fabric.load.image import build
 from fabric.load.plan import Plan
 from fabric.load.results import Check
+from fabric.ordinals import MAX_COUNT
 from fabric.resources import Resources
 
 PAGE = 1000
@@ -24,6 +26,7 @@ MAX_PAGES = 1000
 READY_WAIT_S = 30.0
 PUSH_WAIT_S = 120.0
 LEFT_WAIT_S = 20.0
+PRIME_WAIT_S = 300.0
 AUDIT_WAIT_S = 300.0
 LOOK_EVERY_S = 0.25
 SHOWN = 3
@@ -66,11 +69,12 @@ class _Audit(msgspec.Struct, frozen=True):
 
 
 class Known(msgspec.Struct, frozen=True):
-    """`need`: of one instance. `nodes`: compute node -> what it has. `agents`: of both layers. `pushed`: the image was
-    made for the run."""
+    """`need`: of one instance. `smallest`: the flavor that needs least. `nodes`: compute node -> what it has. `agents`:
+    of both layers. `pushed`: the image was made for the run."""
 
     version: str
     need: Resources
+    smallest: str
     nodes: dict[str, Resources]
     agents: int
     image: str
@@ -97,7 +101,34 @@ async def prepared(api: Connections, plan: Plan, run: str) -> Known:
             await _push(api, image, plan.image_bytes)
     except NoAnswer as error:
         raise CannotRun(str(error)) from None
-    return Known(health.version, flavors[plan.flavor], compute, len(nodes), image, not plan.image)
+    smallest = next(iter(flavors))
+    return Known(health.version, flavors[plan.flavor], smallest, compute, len(nodes), image, not plan.image)
+
+
+async def primed(api: Connections, known: Known, run: str) -> None:
+    """Have every compute node fetch the image once: one instance on each, and away with it. Nodes that take no part
+    (cordoned, full) are left out. Raises CannotRun."""
+    asker = Asker(api, History(), Clock(), f"prime-{run}")
+    count = min(len(known.nodes), MAX_COUNT)
+    body: dict[str, object] = {
+        "image": known.image, "flavor": known.smallest, "count": count, "min_count": 1, "max_per_node": 1,
+    }  # fmt: skip
+    try:
+        async with asyncio.timeout(PRIME_WAIT_S):
+            create = Asked(1, "create", "", count, body)
+            attempt, view = await asker.ask(create)
+            if view is None:
+                raise CannotRun(f"the image could not be given to the nodes: {attempt.status} {attempt.detail}")
+            end, _ = await asker.follow(create, view)
+            delete = Asked(2, "delete", view.id, 0, None)
+            _, gone = await asker.ask(delete)
+            if gone is not None:
+                await asker.follow(delete, gone)
+    except TimeoutError:
+        expected = f"expected {count} nodes to have the image within {PRIME_WAIT_S:g} s"
+        raise CannotRun(f"{expected}, found some without") from None
+    if end.state != "running":
+        raise CannotRun(f"the image could not be given to the nodes: {end.state}: {end.reason}")
 
 
 async def _push(api: Connections, name: str, size: int) -> None:

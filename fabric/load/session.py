@@ -76,10 +76,14 @@ class Session:
         return asyncio.run(self._run())
 
     async def _run(self) -> Result:
-        run = f"{secrets.token_hex(6)}"
+        run = secrets.token_hex(6)
         async with Connections(self.place.url) as api:
             self.tell("looking at the fabric, pushing an image", 0, 0)
             known = await preparing.prepared(api, self.plan, run)
+            if not self.plan.cold:
+                self.tell(f"giving each of {len(known.nodes)} nodes the image", 0, 0)
+                await preparing.primed(api, known, run)
+                self.interrupts.check()
             sampler = self._sampler(api)
             generator = self._generator(api, known, run, sampler)
             running = asyncio.create_task(generator.run())
