@@ -228,7 +228,7 @@ def _costs(one: Result) -> None:
         (counted.zookeeper_transactions, "transactions of ZooKeeper"),
         (counted.zookeeper_packets, "packets to ZooKeeper"),
         (counted.api_messages, "messages of the API to peers"),
-        (counted.api_zookeeper_operations, "operations of the API on ZooKeeper"),
+        *((value, f"{kind} of the API on ZooKeeper") for kind, value in sorted(counted.api_operations.items())),
     ]
     if words := [f"{value:g} {what}" for value, what in told if value is not None]:
         output.line(f"a request, as they count it: {', '.join(words)}")

@@ -151,12 +151,20 @@ def servers_of(state: LocalState) -> tuple[str, ...]:
     return tuple(state.zookeeper.where.partition("/")[0].split(","))
 
 
-_SAMPLE = re.compile(r"^(fabric_api_(?:bus_sent|zookeeper_operations)_total)(?:\{[^}]*\})? ([0-9.e+]+)$", re.MULTILINE)
+_SENT = re.compile(r"^fabric_api_bus_sent_total\{[^}]*\} ([0-9.e+]+)$", re.MULTILINE)
+_OPERATIONS = re.compile(r'^fabric_api_zookeeper_operations_total\{kind="(\w+)"\} ([0-9.e+]+)$', re.MULTILINE)
 
 
-def api_counters(text: str) -> Mapping[str, float]:
-    """From the API's /metrics, labels added up: messages sent to peers, operations sent to ZooKeeper."""
-    found: dict[str, float] = {}
-    for name, value in _SAMPLE.findall(text):
-        found[name] = found.get(name, 0.0) + float(value)
-    return found
+@dataclass(frozen=True, slots=True)
+class ApiCounters:
+    """Of one API process since it began: messages to peers, and operations on ZooKeeper by kind."""
+
+    messages: float
+    operations: Mapping[str, float]
+
+
+def api_counters(text: str) -> ApiCounters | None:
+    """From its /metrics; None: they are not there."""
+    messages = [float(value) for value in _SENT.findall(text)]
+    operations = {kind: float(value) for kind, value in _OPERATIONS.findall(text)}
+    return ApiCounters(sum(messages), operations) if messages or operations else None

@@ -66,13 +66,13 @@ class Group(msgspec.Struct, frozen=True):
 
 
 class Counted(msgspec.Struct, frozen=True):
-    """What others counted in the window, a request: ZooKeeper's own transactions and packets, the API's messages and
-    operations. None: nobody said."""
+    """What others counted in the window, a request: ZooKeeper's own transactions and packets, the API's messages, and
+    its operations on ZooKeeper by kind. None, or nothing: nobody said."""
 
     zookeeper_transactions: float | None = None
     zookeeper_packets: float | None = None
     api_messages: float | None = None
-    api_zookeeper_operations: float | None = None
+    api_operations: dict[str, float] = {}
 
 
 class Failure(msgspec.Struct, frozen=True):

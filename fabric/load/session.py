@@ -19,6 +19,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+import msgspec
+
 from fabric.load import measured, meters, preparing
 from fabric.load.asking import Asker, View
 from fabric.load.booking import Books
@@ -51,7 +53,7 @@ class _Look:
     cpu_s: dict[str, float]
     machine: meters.Machine
     ensemble: meters.Ensemble | None
-    api: dict[str, float]
+    api: meters.ApiCounters | None
     exchanges: int
 
 
@@ -189,7 +191,7 @@ class Session:
         cpu_s = {role: meters.cpu_s(pids) for role, pids in groups.items()}
         state = self.place.state
         ensemble = meters.ensemble(meters.servers_of(state)) if state else None
-        counters = dict(meters.api_counters(await preparing.metrics(api)))
+        counters = meters.api_counters(await preparing.metrics(api))
         return _Look(cpu_s, meters.machine_now(), ensemble, counters, api.exchanges)
 
     async def _checks(
@@ -279,17 +281,20 @@ def _group(role: str, pids: tuple[int, ...], used_s: float, requests: int) -> Gr
 
 
 def _counted(before: _Look, after: _Look, requests: int) -> Counted:
-    def each(first: float | None, last: float | None) -> float | None:
-        return round((last - first) / requests, 2) if first is not None and last is not None and requests else None
+    if not requests:
+        return Counted()
 
-    was, now = before.ensemble, after.ensemble
-    sent, operations = "fabric_api_bus_sent_total", "fabric_api_zookeeper_operations_total"
-    return Counted(
-        each(was.zxid if was else None, now.zxid if now else None),
-        each(was.packets if was else None, now.packets if now else None),
-        each(before.api.get(sent), after.api.get(sent)),
-        each(before.api.get(operations), after.api.get(operations)),
-    )
+    def each(first: float, last: float) -> float:
+        return round((last - first) / requests, 2)
 
-
-
+    counted = Counted()
+    if before.ensemble and after.ensemble:
+        was, now = before.ensemble, after.ensemble
+        counted = Counted(each(was.zxid, now.zxid), each(was.packets, now.packets))
+    if before.api and after.api:
+        earlier, later = before.api, after.api
+        kinds = {kind: each(earlier.operations.get(kind, 0.0), count) for kind, count in later.operations.items()}
+        told = {kind: count for kind, count in kinds.items() if count}
+        messages = each(earlier.messages, later.messages)
+        counted = msgspec.structs.replace(counted, api_messages=messages, api_operations=told)
+    return counted

@@ -13,7 +13,7 @@ import pytest
 from fabric.chaos.load import Generator
 from fabric.chaos.script import Load
 from fabric.load.history import NO_ANSWER, Asked, Clock, History, requests
-from tests.unit.chaos.api import Answer, Fake, fake_api
+from tests.unit.load.api import Answer, Fake, fake_api
 from tests.waiting import wait_until
 
 LOAD = Load(per_s=50.0, count=(1, 3), keep=4, most=20, scale=0.5)
