@@ -181,7 +181,7 @@ async def audited(api: Connections) -> Check:
 
 
 async def metrics(api: Connections) -> str:
-    """"" when they are not to be had."""
+    """ "" when they are not to be had."""
     try:
         answer = await api.ask("GET", "/metrics")
     except NoAnswer:

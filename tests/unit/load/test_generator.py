@@ -131,9 +131,7 @@ def test_a_rate_is_kept_whatever_becomes_of_those_before(api: Fake) -> None:
 def test_each_client_has_one_request_open_and_cycles_leave_nothing(api: Fake) -> None:
     found = play(api, Clients(3), Cycles(), lambda generator, ends: len(ends) >= 40)
     assert all(one.due_s == one.sent_s for one in found.asked)
-    moments = sorted(
-        [(one.sent_s, 1) for one in found.asked] + [(one.end.at_s, -1) for one in found.asked if one.end]
-    )
+    moments = sorted([(one.sent_s, 1) for one in found.asked] + [(one.end.at_s, -1) for one in found.asked if one.end])
     open_now = most = 0
     for _, change in moments:
         open_now += change
