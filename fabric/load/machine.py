@@ -12,6 +12,7 @@ import fabric
 
 ROOT = Path(fabric.__file__).parents[1]
 GIT_WAIT_S = 10.0
+FIGURES = ("bench/RESULTS.md", "bench/plots", "bench/seeds.jsonl")
 
 
 def machine() -> str:
@@ -28,7 +29,8 @@ def cores() -> int:
 
 
 def commit() -> str:
-    """Of the checkout that this code runs from; "" when it is none."""
+    """Of the checkout that this code runs from, and whether its files differ from that; "" when it is none. What
+    measuring writes (FIGURES) makes no difference."""
 
     def git(*arguments: str) -> str:
         done = subprocess.run(
@@ -39,6 +41,7 @@ def commit() -> str:
     if not (ROOT / ".git").exists():
         return ""
     try:
-        return git("rev-parse", "--short", "HEAD") + (" with changes" if git("status", "--porcelain", "-uno") else "")
+        changed = git("status", "--porcelain", "-uno", "--", ".", *(f":!{path}" for path in FIGURES))
+        return git("rev-parse", "--short", "HEAD") + (" with changes" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return ""
