@@ -37,7 +37,7 @@ def throughput(
             say(f"{done} of {total} s, {text}" if total else text)
         said = text
 
-    with Interrupts() as interrupts, place.brought_up(fabric, lambda report: None, interrupts) as there:
+    with Interrupts() as interrupts, place.brought_up(fabric, interrupts) as there:
         result = Session(asked, fabric, there, "python -m bench.speed --part throughput", interrupts, tell).run()
         interrupts.check()
     how = f"{shape}, a rack a process, driver null; {asked.loop}; {count} Large on {count} nodes, {for_s:g} s."

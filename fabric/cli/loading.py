@@ -23,7 +23,7 @@ from fabric.load.preparing import CannotRun
 from fabric.load.results import Result
 from fabric.load.session import Session, Tell
 from fabric.local.control import ControlError
-from fabric.local.display import Stages, say
+from fabric.local.display import say
 from fabric.local.folder import FolderError
 from fabric.local.front import UpFailed
 from fabric.local.interrupts import Interrupted, Interrupts
@@ -107,8 +107,7 @@ def _asked(args: Namespace) -> tuple[Plan, Shape | None]:
 @contextmanager
 def _place(args: Namespace, shape: Shape | None, interrupts: Interrupts) -> Iterator[Place]:
     if shape is not None:
-        with Stages() as stages, brought_up(shape, stages.report, interrupts) as place:
-            stages.__exit__(None, None, None)
+        with brought_up(shape, interrupts) as place:
             yield place
     elif args.dir:
         yield local(args.dir)

@@ -156,6 +156,11 @@ class _Connection(asyncio.Protocol):
         self._read()
 
     def eof_received(self) -> None:
+        """Also how a body ends whose length was not told."""
+        self.reusable = False
+        if self._head is None:
+            self._fail("the connection broke off")
+            return
         self._http.receive_data(b"")
         self._read()
 

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from fabric.load.plan import Shape
 from fabric.local.control import ControlClient, ControlError
+from fabric.local.display import Stages
 from fabric.local.folder import Folder, default_path, passing_path
 from fabric.local.front import Front
 from fabric.local.interrupts import Interrupts
 from fabric.local.spec import make_spec
-from fabric.local.state import LocalState, Report
+from fabric.local.state import LocalState
 from fabric.resources import Resources
 
 ROOM_BYTES = 2 << 30
@@ -38,8 +39,9 @@ class Place:
 
 
 @contextmanager
-def brought_up(shape: Shape, report: Callable[[Report], None], interrupts: Interrupts) -> Iterator[Place]:
-    """In the block there is such a fabric. Raises BadSpec, UpFailed, FolderError, NotEnded, Interrupted."""
+def brought_up(shape: Shape, interrupts: Interrupts) -> Iterator[Place]:
+    """In the block there is such a fabric; how it comes up is shown. Raises BadSpec, UpFailed, FolderError, NotEnded,
+    Interrupted."""
     spec = make_spec(
         folder=passing_path(f"load-{os.getpid()}-{next(_numbers)}", ROOM_BYTES),
         racks=shape.racks,
@@ -55,7 +57,8 @@ def brought_up(shape: Shape, report: Callable[[Report], None], interrupts: Inter
     front = Front(spec)
     try:
         front.start()
-        state = front.wait_up(report, interrupts)
+        with Stages() as stages:
+            state = front.wait_up(stages.report, interrupts)
         told = f"{shape.racks} racks of {shape.compute} compute and {shape.storage} storage agents, brought up for it"
         yield Place(state.api.where, told, state, own=True)
     finally:

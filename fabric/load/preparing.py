@@ -70,18 +70,16 @@ class _Audit(msgspec.Struct, frozen=True):
 
 class Known(msgspec.Struct, frozen=True):
     """`need`: of one instance. `smallest`: the flavor that needs least. `nodes`: compute node -> what it has. `agents`:
-    of both layers. `pushed`: the image was made for the run."""
+    of both layers."""
 
     version: str
     need: Resources
     smallest: str
     nodes: dict[str, Resources]
     agents: int
-    image: str
-    pushed: bool
 
 
-async def prepared(api: Connections, plan: Plan, run: str) -> Known:
+async def prepared(api: Connections, plan: Plan, image: str) -> Known:
     """Raises CannotRun."""
     try:
         health = await _read(api, "/healthz", _Health)
@@ -96,32 +94,33 @@ async def prepared(api: Connections, plan: Plan, run: str) -> Known:
                 f"--count: expected at most the {room} instances of {plan.flavor} that {len(compute)} compute nodes "
                 f"hold, found {plan.count}"
             )
-        image = plan.image or f"load-{run}"
         if not plan.image:
             await _push(api, image, plan.image_bytes)
     except NoAnswer as error:
         raise CannotRun(str(error)) from None
     smallest = next(iter(flavors))
-    return Known(health.version, flavors[plan.flavor], smallest, compute, len(nodes), image, not plan.image)
+    return Known(health.version, flavors[plan.flavor], smallest, compute, len(nodes))
 
 
-async def primed(api: Connections, known: Known, run: str) -> None:
+async def primed(api: Connections, known: Known, image: str, run: str) -> None:
     """Have every compute node fetch the image once: one instance on each, and away with it. Nodes that take no part
-    (cordoned, full) are left out. Raises CannotRun."""
+    (cordoned, full) are left out. Cancelled, it deletes what it made. Raises CannotRun."""
     asker = Asker(api, History(), Clock(), f"prime-{run}")
     count = min(len(known.nodes), MAX_COUNT)
     body: dict[str, object] = {
-        "image": known.image, "flavor": known.smallest, "count": count, "min_count": 1, "max_per_node": 1,
+        "image": image, "flavor": known.smallest, "count": count, "min_count": 1, "max_per_node": 1,
     }  # fmt: skip
+    create = Asked(1, "create", "", count, body)
     try:
         async with asyncio.timeout(PRIME_WAIT_S):
-            create = Asked(1, "create", "", count, body)
             attempt, view = await asker.ask(create)
             if view is None:
                 raise CannotRun(f"the image could not be given to the nodes: {attempt.status} {attempt.detail}")
-            end, _ = await asker.follow(create, view)
-            delete = Asked(2, "delete", view.id, 0, None)
-            _, gone = await asker.ask(delete)
+            try:
+                end, _ = await asker.follow(create, view)
+            finally:
+                delete = Asked(2, "delete", view.id, 0, None)
+                _, gone = await asker.ask(delete)
             if gone is not None:
                 await asker.follow(delete, gone)
     except TimeoutError:

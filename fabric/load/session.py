@@ -15,9 +15,10 @@ import asyncio
 import os
 import random
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import TypeVar
 
 import msgspec
 
@@ -37,6 +38,7 @@ from fabric.load.stock import Cycles, Mix
 from fabric.load.traces import Sampler, traced
 from fabric.local.interrupts import Interrupts
 
+T = TypeVar("T")
 TURN_S = 0.1
 TELL_EVERY_S = 1.0
 DRAIN_S = 60.0
@@ -79,26 +81,43 @@ class Session:
 
     async def _run(self) -> Result:
         run = secrets.token_hex(6)
+        image = self.plan.image or f"load-{run}"
         async with Connections(self.place.url) as api:
-            self.tell("looking at the fabric, pushing an image", 0, 0)
-            known = await preparing.prepared(api, self.plan, run)
-            if not self.plan.cold:
-                self.tell(f"giving each of {len(known.nodes)} nodes the image", 0, 0)
-                await preparing.primed(api, known, run)
-                self.interrupts.check()
-            sampler = self._sampler(api)
-            generator = self._generator(api, known, run, sampler)
-            running = asyncio.create_task(generator.run())
             try:
-                return await self._measured(api, known, generator, running, sampler)
+                known = await self._unless_interrupted(self._prepared(api, image, run))
+                sampler = self._sampler(api)
+                generator = self._generator(api, image, run, sampler)
+                running = asyncio.create_task(generator.run())
+                try:
+                    return await self._measured(api, known, generator, running, sampler)
+                finally:
+                    generator.stop()
+                    running.cancel()
+                    await asyncio.gather(running, return_exceptions=True)
+                    if not self.place.own:
+                        await self._clear(generator)
             finally:
-                generator.stop()
-                running.cancel()
-                await asyncio.gather(running, return_exceptions=True)
-                if not self.place.own:
-                    await self._clear(generator)
-                    if known.pushed:
-                        await preparing.remove(api, known.image)
+                if not self.plan.image and not self.place.own:
+                    await preparing.remove(api, image)
+
+    async def _prepared(self, api: Connections, image: str, run: str) -> Known:
+        self.tell("looking at the fabric, pushing an image", 0, 0)
+        known = await preparing.prepared(api, self.plan, image)
+        if not self.plan.cold:
+            self.tell(f"giving each of {len(known.nodes)} nodes the image", 0, 0)
+            await preparing.primed(api, known, image, run)
+        return known
+
+    async def _unless_interrupted(self, work: Coroutine[None, None, T]) -> T:
+        """Raises Interrupted, when the work has left."""
+        task = asyncio.create_task(work)
+        while not task.done():
+            await asyncio.wait({task}, timeout=TURN_S)
+            if self.interrupts.number:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+                self.interrupts.check()
+        return task.result()
 
     async def _measured(
         self, api: Connections, known: Known, generator: Generator, running: asyncio.Task[None], sampler: Sampler
@@ -108,11 +127,11 @@ class Session:
         await self._until(began_s + plan.warm_s, generator, "warming up")
         self.interrupts.check()
         groups = meters.roles(self.place.state, os.getpid())
-        before = await self._look(api, groups)
+        before = await self._look(api, groups, begins=True)
         from_s = self._clock.now()
         await self._until(from_s + plan.for_s, generator, "measuring")
         to_s = self._clock.now()
-        after = await self._look(api, groups)
+        after = await self._look(api, groups, begins=False)
         interrupted = bool(self.interrupts.number)
         generator.stop()
         await self._drain(generator, running, INTERRUPTED_DRAIN_S if interrupted else DRAIN_S)
@@ -129,11 +148,11 @@ class Session:
         from_s = self._clock.now() + self.plan.warm_s
         return Sampler.over(api, self._clock, self.plan.traces, from_s, from_s + self.plan.for_s)
 
-    def _generator(self, api: Connections, known: Known, run: str, sampler: Sampler) -> Generator:
+    def _generator(self, api: Connections, image: str, run: str, sampler: Sampler) -> Generator:
         plan = self.plan
         rng = random.Random(plan.seed)
         pace: Pace = Clients(plan.clients) if plan.clients else Rate(plan.rate_s, plan.most_open)
-        body: dict[str, object] = {"image": known.image, "flavor": plan.flavor, "count": plan.count}
+        body: dict[str, object] = {"image": image, "flavor": plan.flavor, "count": plan.count}
         body |= {"policy": plan.policy} if plan.policy else {}
         body |= {"max_per_node": plan.max_per_node} if plan.max_per_node else {}
 
@@ -187,12 +206,15 @@ class Session:
 
     # --- what came of it ---------------------------------------------------------------------------------------------
 
-    async def _look(self, api: Connections, groups: dict[str, tuple[int, ...]]) -> _Look:
-        cpu_s = {role: meters.cpu_s(pids) for role, pids in groups.items()}
+    async def _look(self, api: Connections, groups: dict[str, tuple[int, ...]], begins: bool) -> _Look:
+        """What takes long (a busy API) is asked on the far side of the window, so that CPU is of the window alone."""
+        metrics = await preparing.metrics(api) if begins else ""
         state = self.place.state
         ensemble = meters.ensemble(meters.servers_of(state)) if state else None
-        counters = meters.api_counters(await preparing.metrics(api))
-        return _Look(cpu_s, meters.machine_now(), ensemble, counters, api.exchanges)
+        cpu_s = {role: meters.cpu_s(pids) for role, pids in groups.items()}
+        used, exchanges = meters.machine_now(), api.exchanges
+        metrics = metrics if begins else await preparing.metrics(api)
+        return _Look(cpu_s, used, ensemble, meters.api_counters(metrics), exchanges)
 
     async def _checks(
         self, api: Connections, known: Known, generator: Generator, asked: tuple[Asked, ...], interrupted: bool
