@@ -43,7 +43,7 @@ PROGRAMS = (
     Program("starting", ("bench.speed", "--part", "starting"), 80),
     Program("growth", ("bench.speed", "--part", "growth"), 330),
     Program("flow", ("bench.flow", "--repeat", "3"), 90),
-    Program("scale", ("bench.scale", "--part", "growth"), 70),
+    Program("scale", ("bench.scale", "--part", "growth", "exponents"), 200),
     Program("deploy", ("bench.deploy", "--part", "growth", "failure"), 80),
     Program("mutations", ("bench.mutations",), 120),
     Program("processes", ("bench.deploy", "--part", "processes"), 90),
