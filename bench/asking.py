@@ -8,13 +8,14 @@ import random
 import tarfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from fabric.cli import views
 from fabric.cli.client import Api
 from fabric.load import image as small
+from fabric.load.preparing import PRIME_AT_ONCE
 from fabric.roles.trace import Run, Trace
 
 REQUEST_WAIT_S = 300
@@ -105,6 +106,9 @@ def last_run(api: Api, one: views.Deployment) -> Run:
 
 
 def prime(api: Api, image: str, nodes: int) -> None:
-    """Every compute node fetches the image. Raises Unwell."""
-    with deployed(api, image, nodes, flavor="Tiny", max_per_node=1):
-        pass
+    """Every compute node fetches the image, in portions: what stands makes the next go to other nodes. Raises
+    Unwell."""
+    with ExitStack() as standing:
+        for done in range(0, nodes, PRIME_AT_ONCE):
+            count = min(PRIME_AT_ONCE, nodes - done)
+            standing.enter_context(deployed(api, image, count, flavor="Tiny", max_per_node=1))

@@ -6,9 +6,10 @@ import argparse
 import math
 import re
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from fabric.cli.local import number
 
 RATE = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,6})?)/s")
 PART = re.compile(r"([0-9]{1,4}(?:\.[0-9]{1,6})?)%")
@@ -85,7 +86,7 @@ def _load(verbs: Any) -> None:
     out = load.add_argument_group("what is told")
     out.add_argument("--output", type=Path, metavar="FILE", help="write the result there, as JSON")
     out.add_argument("--plot", type=Path, metavar="FILE", help="draw it there (.png or .svg; needs matplotlib)")
-    out.add_argument("--traces", type=_whole(0, 1000), default=100, metavar="N", help="sample so many at most (100)")
+    out.add_argument("--traces", type=number(0, 1000), default=100, metavar="N", help="sample so many at most (100)")
     out.add_argument("--no-audit", action="store_true", help="leave the audit in the end out")
     _format(out)
 
@@ -93,9 +94,9 @@ def _load(verbs: Any) -> None:
 def _what(group: Any) -> None:
     add = group.add_argument
     add("--flavor", default="Small", help="the size of each instance (Small)")
-    add("--count", type=_whole(1, 10_000), default=10, metavar="N", help="instances of each deployment (10)")
+    add("--count", type=number(1, 10_000), default=10, metavar="N", help="instances of each deployment (10)")
     add("--policy", choices=("spread", "pack"), default="", help="as 'fabric deploy' has it")
-    add("--max-per-node", type=_whole(0, 10_000), default=0, metavar="N", help="likewise; 1: each on its own node")
+    add("--max-per-node", type=number(0, 10_000), default=0, metavar="N", help="likewise; 1: each on its own node")
     add(
         "--mix",
         type=mix,
@@ -103,18 +104,18 @@ def _what(group: Any) -> None:
         help="weights of create, scale and delete, such as create=1,scale=2,delete=1; without it, each cycle creates, "
         "waits until all run, deletes, and waits until all is gone",
     )
-    add("--keep", type=_whole(1, 100_000), default=0, metavar="N", help="with --mix: so many deployments stand (10)")
+    add("--keep", type=number(1, 100_000), default=0, metavar="N", help="with --mix: so many deployments stand (10)")
     add("--image", default="", metavar="NAME", help="deploy this one (one is pushed for the run, and removed)")
     add("--image-size", type=_size, default=64 << 10, metavar="SIZE", help="of that one: 64KiB, 64MiB (64KiB)")
     add("--cold", action="store_true", help="do not give every node the image before it begins")
-    add("--seed", type=_whole(0, 1 << 53), default=1, metavar="N", help="of what --mix draws (1)")
+    add("--seed", type=number(0, 1 << 53), default=1, metavar="N", help="of what --mix draws (1)")
 
 
 def _when(group: Any) -> None:
     add = group.add_argument
-    add("--clients", type=_whole(1, MAX_CLIENTS), default=0, metavar="N", help="closed loop: so many at a time")
+    add("--clients", type=number(1, MAX_CLIENTS), default=0, metavar="N", help="closed loop: so many at a time")
     add("--rate", type=rate, default=0.0, metavar="N/s", help="open loop: so many become due a second, such as 20/s")
-    add("--most-open", type=_whole(1, MAX_OPEN), default=200, metavar="N", help="with --rate: open at a time (200)")
+    add("--most-open", type=number(1, MAX_OPEN), default=200, metavar="N", help="with --rate: open at a time (200)")
     add("--for", dest="lasts", type=_time, default=30.0, metavar="TIME", help="how long is measured (30s)")
     add("--warm-up", type=_time, default=3.0, metavar="TIME", help="before that, not measured (3s)")
 
@@ -123,14 +124,14 @@ def _where(group: Any) -> None:
     add = group.add_argument
     add("--api", metavar="URL", default=argparse.SUPPRESS, help="the API of one that runs, here or elsewhere")
     add("--dir", type=Path, metavar="DIR", help="the one that 'fabric up --dir DIR' started")
-    add("--racks", type=_whole(1, 200), metavar="R", help="bring one up: so many racks (3)")
-    add("--compute", type=_whole(1, 1000), metavar="C", help="bring one up: compute agents in each rack (8)")
-    add("--storage", type=_whole(1, 1000), metavar="S", help="bring one up: storage agents in each rack (2)")
+    add("--racks", type=number(1, 200), metavar="R", help="bring one up: so many racks (3)")
+    add("--compute", type=number(1, 1000), metavar="C", help="bring one up: compute agents in each rack (8)")
+    add("--storage", type=number(1, 1000), metavar="S", help="bring one up: storage agents in each rack (2)")
     add("--driver", choices=("process", "null"), help="bring one up: null starts no instance (process)")
-    add("--agents-per-process", type=_whole(1, 1000), metavar="K", help="bring one up: several in one process (1)")
+    add("--agents-per-process", type=number(1, 1000), metavar="K", help="bring one up: several in one process (1)")
     add("--discussion", choices=("known", "full"), help="bring one up: whom a request asks (known)")
     add("--session-timeout", type=float, metavar="S", help="bring one up: ZooKeeper sessions of so many seconds (4)")
-    add("--vcpus", type=_whole(1, 65536), metavar="N", help="bring one up: what each node declares (64)")
+    add("--vcpus", type=number(1, 65536), metavar="N", help="bring one up: what each node declares (64)")
 
 
 def _format(parser: Any) -> None:
@@ -138,15 +139,6 @@ def _format(parser: Any) -> None:
 
 
 # --- kinds of values -------------------------------------------------------------------------------------------------
-
-
-def _whole(low: int, high: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not text.isascii() or not text.isdecimal() or not low <= int(text[:18]) <= high:
-            raise argparse.ArgumentTypeError(f"expected a whole number from {low} to {high}, found {text!r}")
-        return int(text)
-
-    return parse
 
 
 def _time(text: str) -> float:

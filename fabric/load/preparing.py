@@ -6,19 +6,18 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from typing import TypeVar
 from urllib.parse import quote
 
 import msgspec
 
-from fabric.load.asking import Asked, Asker, said
+from fabric.load.asking import Asked, Asker, View, said
 from fabric.load.history import Clock, History
 from fabric.load.http import Connections, NoAnswer
 from fabric.load.image import build
 from fabric.load.plan import Plan
 from fabric.load.results import Check
-from fabric.ordinals import MAX_COUNT
 from fabric.resources import Resources
 
 PAGE = 1000
@@ -27,6 +26,7 @@ READY_WAIT_S = 30.0
 PUSH_WAIT_S = 120.0
 LEFT_WAIT_S = 20.0
 PRIME_WAIT_S = 300.0
+PRIME_AT_ONCE = 250
 AUDIT_WAIT_S = 300.0
 LOOK_EVERY_S = 0.25
 SHOWN = 3
@@ -102,32 +102,46 @@ async def prepared(api: Connections, plan: Plan, image: str) -> Known:
     return Known(health.version, flavors[plan.flavor], smallest, compute, len(nodes))
 
 
-async def primed(api: Connections, known: Known, image: str, run: str) -> None:
-    """Have every compute node fetch the image once: one instance on each, and away with it. Nodes that take no part
-    (cordoned, full) are left out. Cancelled, it deletes what it made. Raises CannotRun."""
+async def primed(api: Connections, known: Known, image: str, run: str, tell: Callable[[int], None]) -> None:
+    """Have every compute node fetch the image once: one instance on each, and away with it. In portions, as users would
+    come: what stands of those before makes the next go to other nodes. Nodes that take no part (cordoned, full) are
+    left out. `tell`: how many have it. Cancelled, it deletes what it made. Raises CannotRun."""
     asker = Asker(api, History(), Clock(), f"prime-{run}")
-    count = min(len(known.nodes), MAX_COUNT)
-    body: dict[str, object] = {
-        "image": image, "flavor": known.smallest, "count": count, "min_count": 1, "max_per_node": 1,
-    }  # fmt: skip
-    create = Asked(1, "create", "", count, body)
+    made: list[View] = []
+    done = 0
     try:
         async with asyncio.timeout(PRIME_WAIT_S):
-            attempt, view = await asker.ask(create)
-            if view is None:
-                raise CannotRun(f"the image could not be given to the nodes: {attempt.status} {attempt.detail}")
-            try:
+            while done < len(known.nodes):
+                count = min(PRIME_AT_ONCE, len(known.nodes) - done)
+                body: dict[str, object] = {
+                    "image": image, "flavor": known.smallest, "count": count, "min_count": 1, "max_per_node": 1,
+                }  # fmt: skip
+                create = Asked(len(made), "create", "", count, body)
+                attempt, view = await asker.ask(create)
+                if view is None:
+                    raise CannotRun(f"the image could not be given to the nodes: {attempt.status} {attempt.detail}")
+                made.append(view)
                 end, _ = await asker.follow(create, view)
-            finally:
-                delete = Asked(2, "delete", view.id, 0, None)
-                _, gone = await asker.ask(delete)
-            if gone is not None:
-                await asker.follow(delete, gone)
+                if end.state != "running":
+                    raise CannotRun(f"the image could not be given to the nodes: {end.state}: {end.reason}")
+                done += count
+                tell(done)
     except TimeoutError:
-        expected = f"expected {count} nodes to have the image within {PRIME_WAIT_S:g} s"
-        raise CannotRun(f"{expected}, found some without") from None
-    if end.state != "running":
-        raise CannotRun(f"the image could not be given to the nodes: {end.state}: {end.reason}")
+        expected = f"expected {len(known.nodes)} nodes to have the image within {PRIME_WAIT_S:g} s"
+        raise CannotRun(f"{expected}, found {done} that had it") from None
+    finally:
+        await _delete(asker, made)
+
+
+async def _delete(asker: Asker, made: Sequence[View]) -> None:
+    """As far as the API answers in time."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LEFT_WAIT_S):
+            for number, view in enumerate(made):
+                delete = Asked(len(made) + number, "delete", view.id, 0, None)
+                _, gone = await asker.ask(delete)
+                if gone is not None:
+                    await asker.follow(delete, gone)
 
 
 async def _push(api: Connections, name: str, size: int) -> None:

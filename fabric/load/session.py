@@ -104,8 +104,11 @@ class Session:
         self.tell("looking at the fabric, pushing an image", 0, 0)
         known = await preparing.prepared(api, self.plan, image)
         if not self.plan.cold:
-            self.tell(f"giving each of {len(known.nodes)} nodes the image", 0, 0)
-            await preparing.primed(api, known, image, run)
+            nodes = len(known.nodes)
+            self.tell(f"giving each of {nodes} nodes the image", 0, 0)
+            await preparing.primed(
+                api, known, image, run, lambda done: self.tell(f"{done} of {nodes} nodes have the image", 0, 0)
+            )
         return known
 
     async def _unless_interrupted(self, work: Coroutine[None, None, T]) -> T:

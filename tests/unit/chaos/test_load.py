@@ -27,10 +27,7 @@ def server() -> Iterator[Fake]:
 
 @pytest.fixture
 def api(server: Fake) -> Fake:
-    server.asked.clear()
-    server.made.clear()
-    server.keys.clear()
-    server.refuse = lambda method, path, n: None
+    server.forget()
     return server
 
 
