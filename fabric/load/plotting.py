@@ -40,7 +40,9 @@ def plot(result: Result, path: Path) -> None:
         if any(counts):
             over_time.step(at, counts, where="post", label=kind)
     over_time.axvspan(min(at, default=0), 0, color="0.92", label="warm-up")
-    over_time.set(xlabel="seconds", ylabel="ended in a second", ylim=(0, None), title=result.command)
+    over_time.set(xlabel="seconds", ylabel="ended in a second", ylim=(0, None))
+    plan = result.plan
+    over_time.set_title(f"{result.against}\n{plan.loop}; {plan.count} of {plan.flavor}; {plan.way}", fontsize="small")
     over_time.legend(loc="best")
     for name, found in result.latencies.items():
         edges = sorted((int(at), number) for at, number in found.buckets.items())
