@@ -127,6 +127,7 @@ def _where(group: Any) -> None:
     add("--racks", type=number(1, 200), metavar="R", help="bring one up: so many racks (3)")
     add("--compute", type=number(1, 1000), metavar="C", help="bring one up: compute agents in each rack (8)")
     add("--storage", type=number(1, 1000), metavar="S", help="bring one up: storage agents in each rack (2)")
+    add("--zk", metavar="HOSTS", help="bring one up: on this ensemble ($FABRIC_ZK) instead of a server of its own")
     add("--driver", choices=("process", "null"), help="bring one up: null starts no instance (process)")
     add("--agents-per-process", type=number(1, 1000), metavar="K", help="bring one up: several in one process (1)")
     add("--discussion", choices=("known", "full"), help="bring one up: whom a request asks (known)")
@@ -193,7 +194,7 @@ def mix(text: str) -> tuple[float, float, float]:
 
 
 SHAPE_OPTIONS = (
-    "racks", "compute", "storage", "driver", "agents_per_process", "discussion", "session_timeout", "vcpus",
+    "racks", "compute", "storage", "zk", "driver", "agents_per_process", "discussion", "session_timeout", "vcpus",
 )  # fmt: skip
 
 

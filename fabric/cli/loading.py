@@ -72,6 +72,7 @@ def _asked(args: Namespace) -> tuple[Plan, Shape | None]:
     shape = None
     if given:
         seconds = {"session_timeout_s": given.pop("session_timeout")} if "session_timeout" in given else {}
+        given.setdefault("zk", os.environ.get("FABRIC_ZK") or "")
         shape = Shape(**given, **seconds)
     plan = Plan(
         flavor=args.flavor,

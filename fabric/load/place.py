@@ -47,6 +47,7 @@ def brought_up(shape: Shape, interrupts: Interrupts) -> Iterator[Place]:
         racks=shape.racks,
         compute=shape.compute,
         storage=shape.storage,
+        zk=shape.zk,
         driver=shape.driver,
         agents_per_process=shape.agents_per_process,
         discussion=shape.discussion,

@@ -19,7 +19,7 @@ class BadPlan(Exception):
 
 
 class Shape(msgspec.Struct, frozen=True):
-    """Of a fabric that is brought up for the run."""
+    """Of a fabric that is brought up for the run. `zk`: a connect string, empty for a ZooKeeper of its own."""
 
     racks: int = 3
     compute: int = 8
@@ -29,6 +29,7 @@ class Shape(msgspec.Struct, frozen=True):
     discussion: Literal["known", "full"] = "known"
     session_timeout_s: float = 4.0
     vcpus: int = 64
+    zk: str = ""
 
     @property
     def agents(self) -> int:
