@@ -33,7 +33,8 @@ they were due. What was due and could not be sent, as --most-open were open, is 
 rate above what the fabric can do, times grow as long as the run lasts: that is so, and no fault of the measurement.
 
 Ctrl-C ends a run, shows what was measured so far, and takes the fabric down if it was brought up for it. Exit codes:
-0 done; 3 done, and a promise does not hold (a request lost, a node over-committed, something left); 130 interrupted."""
+0 done; 2 some requests were refused, failed, or placed short; 3 a promise does not hold (a request lost, a node
+over-committed, something left); 130 interrupted."""
 LOAD_EXAMPLES = """\
 examples:
   fabric bench load --racks 25 --compute 40 --agents-per-process 40 --driver null --clients 32 --for 30s \\

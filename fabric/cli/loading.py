@@ -57,7 +57,9 @@ def load(args: Namespace) -> int:
     _tell(args, result)
     if number:
         return 128 + number
-    return Exit.DONE if result.holds else Exit.FOUND
+    if not result.holds:
+        return Exit.FOUND
+    return Exit.NOT_PLACED if result.failures else Exit.DONE
 
 
 def _asked(args: Namespace) -> tuple[Plan, Shape | None]:

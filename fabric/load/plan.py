@@ -11,7 +11,8 @@ import msgspec
 
 MAX_DUE = 2_000_000
 """Requests that may become due in one run at a rate."""
-MAX_TRACES = 1000
+MAX_IMAGE_BYTES = 1 << 30
+"""Of the image that is pushed for a run: it is made in memory."""
 
 
 class BadPlan(Exception):
@@ -81,6 +82,8 @@ def checked(plan: Plan) -> Plan:
     if plan.rate_s and plan.rate_s * (plan.for_s + plan.warm_s) > MAX_DUE:
         due = plan.rate_s * (plan.for_s + plan.warm_s)
         raise BadPlan(f"expected at most {MAX_DUE} requests in one run, found --rate and --for that make {due:.0f}")
+    if plan.image_bytes > MAX_IMAGE_BYTES:
+        raise BadPlan(f"--image-size: expected at most {MAX_IMAGE_BYTES >> 20} MiB, found {plan.image_bytes >> 20} MiB")
     if plan.for_s <= 0:
         raise BadPlan("--for: expected a time above 0")
     if plan.mix is None:

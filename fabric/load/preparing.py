@@ -94,7 +94,9 @@ async def prepared(api: Connections, plan: Plan, image: str) -> Known:
                 f"--count: expected at most the {room} instances of {plan.flavor} that {len(compute)} compute nodes "
                 f"hold, found {plan.count}"
             )
-        if not plan.image:
+        if plan.image:
+            await _read(api, f"/v1/images/{quote(image)}", msgspec.Raw)
+        else:
             await _push(api, image, plan.image_bytes)
     except NoAnswer as error:
         raise CannotRun(str(error)) from None

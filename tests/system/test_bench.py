@@ -81,6 +81,14 @@ def test_at_a_rate_on_a_fabric_that_is_up_of_which_nothing_is_left(fabric: Local
     assert {one["state"] for one in standing} <= {"deleted", "deleting"}
 
 
+def test_what_does_not_fit_is_counted_with_its_reason_and_another_exit_code(fabric: LocalFabric) -> None:
+    words = [*LOAD, "--dir", str(fabric.folder.path), "--clients", "1", "--for", "200ms", "--warm-up", "0s", "--cold"]
+    words += ["--flavor", "XLarge", "--count", "20", "--max-per-node", "2", "--no-audit"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2, done.stderr
+    assert "20 instances of XLarge do not fit in this fabric" in done.stdout
+
+
 def test_ctrl_c_shows_what_was_measured_and_takes_down(tmp_path: Path) -> None:
     before = ours()
     words = [*LOAD, *SMALL, "--clients", "2", "--for", "1m", "--warm-up", "0s", "--output", str(tmp_path / "A.json")]

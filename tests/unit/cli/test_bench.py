@@ -40,6 +40,7 @@ LOAD = ["bench", "load"]
         (["--clients", "1", "--plot", "a.pdf"], "expected a name that ends in .png or .svg"),
         (["--clients", "1", "--output", "/no/such/folder/a.json"], "expected a folder that can be written"),
         (["--clients", "1", "--image-size", "much"], "expected a size such as 4MiB"),
+        (["--clients", "1", "--image-size", "2GiB"], "--image-size: expected at most 1024 MiB, found 2048 MiB"),
         (["--clients", "1", "--racks", "200", "--compute", "1000"], "expected 1 to 5000 agents"),
     ],
 )
