@@ -4,7 +4,8 @@ Fabrics of two racks of 20 (an image has holders in two racks), then of more and
 requests one after the other: what grows is the fabric alone.
 Of each: the median of steps 3 to 6, CPU of agents, API and ZooKeeper together a request (made and deleted; what they
 use idle, measured before, is taken off), messages, start-up, memory. Exponents are fitted by least squares on the
-logarithms over compute agents: cost = a * agents^b. Once for the short discussion, once for the full one.
+logarithms over compute agents: cost = a * agents^b. Once for the short discussion, once for the full one. (A request of
+20 is spread over up to 20 racks, each a process to be woken; small fabrics have fewer, so some of the growth is that.)
 """
 
 from __future__ import annotations
