@@ -44,13 +44,24 @@ class Deploying:
         self._store = control.store
 
     async def create(self, request: DeploymentRequest, idempotency_key: str | None) -> Versioned[Deployment]:
-        """The new deployment, or the one that this key made before."""
+        """The new deployment, or the one that this key made before. A key is taken to be new until its znode can't be
+        made, or what came with it is refused."""
         key = ids.key_digest(idempotency_key) if idempotency_key else ""
         body = ids.body_digest(request)
+        try:
+            return await self._create(request, key, body)
+        except ProblemError:
+            known, _ = await self._made_before(key, body) if key else (None, None)
+            if known is None:
+                raise
+            return known
+
+    async def _create(self, request: DeploymentRequest, key: str, body: str) -> Versioned[Deployment]:
         admitted = False
+        stale: Stat | None = None
+        taken = False
         for _ in range(self._control.limits.write_tries):
-            stale: Stat | None = None
-            if key:
+            if key and taken:
                 known, stale = await self._made_before(key, body)
                 if known is not None:
                     return known
@@ -70,7 +81,10 @@ class Deploying:
             except ImageChanged:
                 self._store.forget_image(request.image)
                 continue
-            except (IdTaken, KeyTaken):
+            except KeyTaken:
+                taken = True
+                continue
+            except IdTaken:
                 continue
             self._control.submit(made.record.id, made)
             return made

@@ -2,7 +2,7 @@
 
 An attempt that got 503 or no answer says nothing about the request: it is made again after what Retry-After says, or
 RETRY_S, always with the same idempotency key. Everything is noted in the history. What follows an accepted request is a
-long poll with the record's index, so that nobody asks again and again, and the end is known when the API knows it.
+long poll for the end of it, so that nobody asks again and again, and the end is known when the API knows it.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Asker:
         was seen of it."""
         generation = view.generation
         while not (view.final and view.settled >= generation):
-            target = f"/v1/deployments/{view.id}?wait={POLL_S:g}s&index={view.index}"
+            target = f"/v1/deployments/{view.id}?wait={POLL_S:g}s&index={view.index}&until=rest"
             try:
                 answer = await self.connections.ask("GET", target, answer_s=POLL_S + POLL_MARGIN_S)
             except NoAnswer:

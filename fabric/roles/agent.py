@@ -58,6 +58,7 @@ from fabric.messages import (
 from fabric.records import Leader, encode
 from fabric.roles.beats import Beats
 from fabric.roles.compute import Compute
+from fabric.roles.leaders import coarse
 from fabric.roles.leading import Leading
 from fabric.roles.member import Membership
 from fabric.roles.outbox import Outbox, earliest
@@ -72,12 +73,6 @@ CORDON = "cordon:"
 LEADER = "leader:"
 """Token of the read of who leads the own rack."""
 LEAVE_WAIT_S = 3.0
-
-
-def coarse(load: int) -> int:
-    """A load as it is hinted: all leaders and API processes watch the hints, so that each that changes is read as often
-    as there are leaders. Few under way are none; more are told in powers of two."""
-    return 0 if load < 4 else 1 << (load.bit_length() - 1)
 
 
 class _Timed(Protocol):

@@ -26,8 +26,8 @@ from fabric.roles.outbox import Outbox
 from fabric.roles.settings import Identity
 from zk.tree import Got, Outcome
 
-SOON_S = 0.2
-"""News is not held back for longer, and heartbeats do not come more often, than this."""
+SOON_S = 1.0
+"""News that no answer has told is not held back for longer, and heartbeats do not come more often, than this."""
 
 
 class Worker(Protocol):

@@ -247,9 +247,9 @@ class Compute:
     # --- status and time -----------------------------------------------------------------------------------------
 
     @property
-    def mark(self) -> tuple[int, bool, int]:
-        """Another one when a heartbeat would say something else."""
-        return self.ledger.changes, self.cordoned, self.instances.images
+    def mark(self) -> tuple[int, bool]:
+        """Another one when what matters to a leader has changed; how many images there are is told with it."""
+        return self.ledger.changes, self.cordoned
 
     @property
     def vitals(self) -> Vitals:

@@ -1,6 +1,6 @@
 """What a rack leader can offer for its agents by itself, of what it knows of them (step 5 without the last hop).
 
-Theory of operation. An agent's heartbeat says what is free on it, `SOON_S` after that changed at most (`beats`); and
+Theory of operation. An agent's heartbeat says what is free on it, and so does each of its answers (`beats`); and
 every command to it passes through its leader, as do the answers, which say what is free after each reservation. So what
 the leader knows is hardly ever old, and to ask an agent again costs two messages to learn the same. Knowing it, the
 leader also needs to name those nodes alone that the placement can come to: the `best` for the policy, in the

@@ -65,3 +65,9 @@ def looks_after(rack: str, key: str, racks: Iterable[str]) -> bool:
     salt = zlib.crc32(key.encode())
     mine = zlib.crc32(rack.encode(), salt), rack
     return not any((zlib.crc32(one.encode(), salt), one) > mine for one in racks)
+
+
+def coarse(load: int) -> int:
+    """A load as it is hinted: all leaders and API processes watch the hints, so that each that changes is read as often
+    as there are leaders. Few under way are none; more are told in powers of two."""
+    return 0 if load < 4 else 1 << (load.bit_length() - 1)
