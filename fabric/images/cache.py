@@ -43,7 +43,7 @@ import msgspec
 
 from fabric.images.archive import ENTRYPOINT, Prepared, remove_tree, unpack
 from fabric.images.errors import CacheFull, EmptyImage, NotCached, UnpacksTooLarge
-from fabric.images.hollow import Moved, read_blob
+from fabric.images.hollow import Moved, Parts
 from fabric.images.manifest import Chunker, digest_hex
 from fabric.images.shelf import lock_directory
 from fabric.images.tarwalk import Limits
@@ -176,16 +176,22 @@ class ImageCache:
             self._free(digest)
 
     def read(self, digest: str) -> Iterator[bytes]:
-        """The image as it was fetched, in pieces, for another node. Not checked: who reads it has the manifest.
+        """The image as it was fetched, in pieces. Not checked: who reads it has the manifest.
 
         Raises `NotCached`, at once or when the image is evicted meanwhile.
         """
+        try:
+            yield from self.parts(digest).pieces(0)
+        except (OSError, EOFError) as error:
+            raise NotCached(f"image {digest} is not in the cache any more ({error})") from None
+
+    def parts(self, digest: str) -> Parts:
+        """Where the bytes of the image as it was fetched are. Raises `NotCached`."""
         folder = self._path(digest)
         try:
-            marker = _read_marker(folder)
-            yield from read_blob(folder / "blob", folder / "root", marker.moved)
-        except (OSError, EOFError, msgspec.MsgspecError) as error:
-            raise NotCached(f"image {digest} is not in the cache, or not any more ({error})") from None
+            return Parts(folder / "blob", folder / "root", _read_marker(folder).moved)
+        except (OSError, msgspec.MsgspecError) as error:
+            raise NotCached(f"image {digest} is not in the cache ({error})") from None
 
     def pin(self, digest: str, key: str) -> None:
         """Keeps an image from being evicted until each key that pinned it has unpinned it. Raises `NotCached`.

@@ -35,6 +35,7 @@ from fabric.runtime.bus import SocketContext
 from fabric.runtime.fetches import Fetches, Obtained, Talk
 from fabric.runtime.instances import Runner
 from fabric.runtime.settings import AgentConfig
+from fabric.runtime.sharing import Sharing
 
 PIN = "agent"
 
@@ -52,12 +53,14 @@ class ComputeWorld:
         self._fetches = Fetches(self._obtain, emit)
         self._found: list[Input] = []
         self._cache: ImageCache
+        self._sharing: Sharing
         self._open = False
 
     async def open(self) -> None:
         """Raises DriverError, ImageError, OSError."""
         config = self._config
         self._cache = await asyncio.to_thread(ImageCache, config.state_dir / "cache", config.cache_bytes)
+        self._sharing = Sharing(config, self._context, self._cache)
         try:
             self._found = await self._runner.adopt()
         except BaseException:
@@ -93,6 +96,7 @@ class ComputeWorld:
             self._open = False
             await self._fetches.close()
             await self._runner.close()
+            await self._sharing.close()
             self._cache.close()
 
     def _make_driver(self, on_exit: OnExit) -> Driver:
@@ -146,9 +150,15 @@ class ComputeWorld:
             more=talk.more,
             cancelled=talk.cancelled,
             progress=progress,
+            neighbours=self._sharing.neighbours,
         )
-        began = time.monotonic()
-        self._cache.admit(digest, blob, pin=PIN)
+        began, pieces = time.monotonic(), self._sharing.pieces
+        pieces.moving(digest)
+        try:
+            self._cache.admit(digest, blob, pin=PIN)
+            pieces.settled(digest)
+        finally:
+            pieces.end(digest)
         return Obtained(report.manifest.size, report, _ms_since(began))
 
 

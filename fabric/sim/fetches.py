@@ -202,8 +202,8 @@ class Fetches:
             self._clock.after(pause_s, lambda: self._news(fetch, HoldersWanted(fetch.digest, excluded)))
         elif fetch.transfer is not None:
             for ask in fetch.transfer.asks(self._clock.now):
-                if ask.holder in fetch.live:
-                    self._ask(fetch, fetch.live[ask.holder], ask.chunk)
+                if ask.source in fetch.live:
+                    self._ask(fetch, fetch.live[ask.source], ask.chunk)
 
     def _ask(self, fetch: _Fetch, holder: HolderRef, chunk: int | None) -> None:
         """Of its manifest, or of one chunk."""
@@ -256,7 +256,7 @@ class Fetches:
         assert transfer is not None
         if transfer.arrived(self._clock.now, holder.node, chunk, self.is_sound(manifest, chunk, data)):
             fetch.chunks[manifest.chunks[chunk]] = data
-        elif holder.node not in transfer.holders:
+        elif holder.node not in transfer.sources:
             self._drop(fetch, holder, f"chunk {chunk} failed its hash", lied=True)
             return
         self._finish_or_go_on(fetch)
@@ -276,7 +276,7 @@ class Fetches:
             self._fail(fetch, "does not fit: the disk is full")
             return
         self._done(fetch.digest)
-        by = tuple(sorted((node, size) for node, size in transfer.bytes_by_holder.items() if size))
+        by = tuple(sorted((node, size) for node, size in transfer.bytes_by_source.items() if size))
         took_ms = max(0, int((self._clock.now - fetch.began - fetch.searched_s) * 1000))
         ready = ImageReady(fetch.digest, by, tuple(fetch.dropped), manifest.size, took_ms, 1, cached=False)
         self._end(fetch, ready)
@@ -290,7 +290,7 @@ class Fetches:
             return
         assert fetch.transfer is not None
         fetch.transfer.tick(self._clock.now)
-        if holder.node not in fetch.transfer.holders:
+        if holder.node not in fetch.transfer.sources:
             self._drop(fetch, holder, f"sent no chunk for {STALL_S:g} s")
 
     def _drop(self, fetch: _Fetch, holder: HolderRef, reason: str, lied: bool = False) -> None:
