@@ -36,6 +36,7 @@ import zmq
 
 from fabric.images.company import HAVE_ID, MATES_ID, Company
 from fabric.images.errors import EndpointError, FetchCancelled, FetchFailed, ManifestError, StoreFull
+from fabric.images.heap import roomy
 from fabric.images.links import Arrived, Links, Lost
 from fabric.images.manifest import MAX_CHUNKS, Manifest, chunk_hash, digest_hex, digest_of
 from fabric.images.mates import MIN_SHARED_BYTES
@@ -202,7 +203,7 @@ class Fetching:
     def run(self, holders: Sequence[Holder], cancelled: threading.Event, deadline_s: float) -> FetchReport:
         begun = time.monotonic()
         deadline = begun + deadline_s
-        with self._links:
+        with roomy(), self._links:
             self._add(holders)
             while self._transfer is None or self._transfer.state != "complete":
                 now = time.monotonic()

@@ -32,6 +32,7 @@ from typing import Protocol
 
 import zmq
 
+from fabric.images import heap
 from fabric.images.credit import ChunkQueue
 from fabric.images.errors import EndpointError, ImageError, NotYet
 from fabric.images.manifest import Buffer
@@ -164,6 +165,7 @@ class ChunkServer:
         self._chunks = ChunkQueue()
         self._mates = MateTable()
         self._parked: list[tuple[bytes, GetChunk]] = []
+        self._roomy = False
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._router: zmq.Socket[bytes]
@@ -247,6 +249,17 @@ class ChunkServer:
             except Exception:
                 log.exception("the chunk server goes on after an error of its own")
         self._router.close(linger=0)
+        if self._roomy:
+            heap.leave()
+
+    def _keep_room(self) -> None:
+        """Memory for chunks stays as long as there are peers."""
+        if self._roomy != bool(len(self._chunks)):
+            self._roomy = not self._roomy
+            if self._roomy:
+                heap.enter()
+            else:
+                heap.leave()
 
     def _look(self) -> None:
         with suppress(BlockingIOError):
@@ -261,6 +274,7 @@ class ChunkServer:
         if self._intake is not None:
             self._intake.sweep()
         self._chunks.tidy()
+        self._keep_room()
         for peer, request in dict(self._parked).items():  # one word to each
             if not self.answer(peer, Underway(id=request.id, done=0, total=0)):
                 self._parked = [one for one in self._parked if one[0] != peer]
@@ -363,6 +377,7 @@ class ChunkServer:
                 self._chunks.gone(peer)  # what else it asked for has no reader
                 continue
             self._counters.chunks_out += 1
+            self._keep_room()
             self._chunks.sent(peer, flight)
             if self._watcher is not None:
                 self._watcher.after(request)

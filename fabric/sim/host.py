@@ -44,6 +44,8 @@ from fabric.effects import (
     TreeDone,
 )
 from fabric.gate import Gate
+from fabric.images.mates import MateTable
+from fabric.images.protocol import Holder
 from fabric.messages import AnyMessage
 from fabric.resources import Resources
 from fabric.roles.agent import Agent
@@ -103,6 +105,8 @@ class Process:
         self.gate: Gate[Effect] | None = None
         self.runner: Runner | None = None
         self.fetches: Fetches | None = None
+        self.mates = MateTable()
+        """Of its chunk server, when it is a storage agent's."""
         self.prepared: set[str] = set()
         self._rng = random.Random(f"{world.seed}/agent/{machine.name}/{serial}")
         self._offset_s = round(self._rng.uniform(1, 100_000), 3)
@@ -153,8 +157,9 @@ class Process:
             target: IntoCache | IntoStore = IntoCache(machine.cache)
         else:
             target = IntoStore(machine.store)
+        here = Holder(machine.name, machine.rack, self.bus.address) if machine.layer == "compute" else None
         self.fetches = Fetches(
-            machine.name, world.clock, world.rng_data, world, target, self._take_later, self._fetched
+            machine.name, here, world.clock, world.rng_data, world, target, self._take_later, self._fetched
         )
         self.agent = Agent(identity, world.settings, self._rng, self._known)
         self.ledger = self.agent._compute.ledger if self.agent._compute is not None else None
