@@ -170,7 +170,7 @@ class _FileSink:
                 written = os.pwrite(self.fd, left, at)
                 at, left = at + written, left[written:]
         if self.pieces is not None:
-            self.pieces.arrived(self.digest, places[0])
+            self.pieces.arrived(self.digest, places[0], data)
 
 
 class Fetching:
@@ -194,7 +194,6 @@ class Fetching:
         self._links = Links(context)
         self._transfer: Transfer | None = None
         self._company: Company | None = None
-        self._coming: frozenset[int] = frozenset()
         self._live: dict[str, float] = {}  # node -> since when it is asked
         self._spare: deque[Holder] = deque()
         self._dropped: list[Dropped] = []
@@ -275,13 +274,14 @@ class Fetching:
                 self._drop(silent, f"did not say what it has for {MATE_STALL_S:g} s")
             if not company.settled(now):
                 return company.wake_at(now)
+        of_holders = False
         for ask in transfer.asks(now):
             self._links.send(ask.source, GetChunk(id=ask.chunk, hash=transfer.manifest.chunks[ask.chunk]))
+            of_holders = of_holders or ask.source in self._live
         if company is None or self._neighbours is None:
             return transfer.wake_at(now)
-        if transfer.coming() != self._coming:
-            self._coming = transfer.coming()
-            self._neighbours.pieces.coming(self._digest, self._coming)
+        if of_holders:
+            self._neighbours.pieces.coming(self._digest, transfer.coming())
         return min(transfer.wake_at(now), company.wake_at(now))
 
     def _take(self, event: Arrived) -> None:

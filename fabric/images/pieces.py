@@ -5,9 +5,10 @@ An image comes in with `begin`, when its manifest is known; each chunk is given 
 then they are read from the cache (`settled`), until it evicts it. `KEEP_S` after it was last asked for, the image is
 forgotten here; nobody sends others to this node for longer than that (`mates.LEASE_S`).
 
-A chunk that has not come, of an image that is under way, is `NotYet`: the chunk server lets who asks wait. What is read
-is hashed before it is handed out, as in the chunk store, so nothing is served that rotted, or that the cache moved, or
-evicted, at the wrong moment.
+A chunk that has not come, of an image that is under way, is `NotYet`: the chunk server lets who asks wait. Most chunks
+are asked for at the moment they come, so the last `HOT_CHUNKS` of them are kept in memory as they were verified. What
+is read from the disk is hashed before it is handed out, as in the chunk store, so nothing is served that rotted, or
+that the cache moved, or evicted, at the wrong moment.
 
 Threads: every method may be called from any thread. The fetch of an image calls `begin`, then `arrived` and `coming`,
 then `moving` and `settled`, or `end`.
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import Lock, RLock
@@ -24,10 +26,11 @@ from typing import Literal
 
 from fabric.images.errors import ChunkCorrupt, NotCached, NotHeld, NotYet
 from fabric.images.hollow import Parts
-from fabric.images.manifest import Manifest, chunk_hash
+from fabric.images.manifest import Buffer, Manifest, chunk_hash
 from fabric.images.mates import bits
 
 KEEP_S = 75.0
+HOT_CHUNKS = 8
 MAX_IMAGES = 32
 """In all; of those that are whole, the one that was asked for least lately goes."""
 
@@ -61,6 +64,8 @@ class Pieces:
         self._clock = clock
         self._lock = Lock()
         self._images: dict[str, _Image] = {}
+        self._hot: OrderedDict[bytes, Buffer] = OrderedDict()
+        """Of images that come; the newest last."""
         self.changed: Callable[[], None] = lambda: None
         """Called when who waits may be given something, or be refused."""
 
@@ -86,10 +91,14 @@ class Pieces:
             with old.lock:
                 old.close()
 
-    def arrived(self, digest: str, index: int) -> None:
-        """A chunk was verified and written, at the first of its places."""
+    def arrived(self, digest: str, index: int, data: Buffer) -> None:
+        """A chunk was verified and written, at the first of its places. `data` is kept: nobody may change it."""
         image = self._images.get(digest)
         if image is not None:
+            with self._lock:
+                self._hot[image.manifest.chunks[index]] = data
+                if len(self._hot) > HOT_CHUNKS:
+                    self._hot.popitem(last=False)
             image.here[index] = True
             self.changed()
 
@@ -113,6 +122,7 @@ class Pieces:
                 image.used_at, image.asked = self._clock(), frozenset()
                 image.state = "cached"
                 image.close()
+            self._cool()
             self.changed()
 
     def end(self, digest: str) -> None:
@@ -132,10 +142,13 @@ class Pieces:
         image = self._image(digest)
         return bits(here or index in image.asked for index, here in enumerate(map(bool, image.here)))
 
-    def read_chunk(self, chunk: bytes) -> bytes:
+    def read_chunk(self, chunk: bytes) -> Buffer:
         """The bytes of a chunk, checked against its hash. Raises `NotYet`, `NotHeld`, `ChunkCorrupt`."""
         waits = False
         with self._lock:
+            hot = self._hot.get(chunk)
+            if hot is not None:
+                return hot
             images = [(digest, image) for digest, image in self._images.items() if chunk in image.places]
         for digest, image in images:
             index = image.places[chunk]
@@ -168,6 +181,12 @@ class Pieces:
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
+    def _cool(self) -> None:
+        """No memory is kept when nothing comes."""
+        with self._lock:
+            if all(image.state == "cached" for image in self._images.values()):
+                self._hot.clear()
+
     def _image(self, digest: str) -> _Image:
         with self._lock:
             image = self._images.get(digest)
@@ -194,4 +213,5 @@ class Pieces:
                 del self._images[digest]
         with image.lock:
             image.close()
+        self._cool()
         self.changed()

@@ -34,7 +34,7 @@ import zmq
 
 from fabric.images import heap
 from fabric.images.credit import ChunkQueue
-from fabric.images.errors import EndpointError, ImageError, NotYet
+from fabric.images.errors import EndpointError, ImageError, NotYet, StoreBusy
 from fabric.images.manifest import Buffer
 from fabric.images.mates import MateTable
 from fabric.images.protocol import (
@@ -98,8 +98,8 @@ class Source(Protocol):
     def have(self, digest: str) -> bytes:
         """One bit a chunk."""
 
-    def read_chunk(self, chunk: bytes) -> bytes:
-        """Its bytes, which have this hash."""
+    def read_chunk(self, chunk: bytes) -> Buffer:
+        """Its bytes, which have this hash. `NotYet` is only for a source that calls `ChunkServer.changed`."""
 
 
 class TakesIn(Protocol):
@@ -219,8 +219,13 @@ class ChunkServer:
         jobs, pushes = self._intake.count() if self._intake is not None else (0, 0)
         return replace(self._counters, peers=len(self._chunks), jobs=jobs, pushes=pushes)
 
+    def changed(self) -> None:
+        """Of the source: what was not there yet may be."""
+        if self._parked:
+            self.wake()
+
     def wake(self) -> None:
-        """Something has changed: look at it soon."""
+        """Something has happened: look at it soon."""
         try:
             self._wake_out.send(b"w")
         except OSError:
@@ -362,15 +367,11 @@ class ChunkServer:
                 return False
             peer, request = turn
             try:
-                data = self._source.read_chunk(request.hash)
-            except NotYet:
-                if len(self._parked) < MAX_PARKED:
-                    self._parked.append(turn)
-                else:
-                    self.answer(peer, refused(request.id, "busy", f"{MAX_PARKED} others wait for chunks already"))
-                continue
+                data = self._read(turn)
             except Exception as error:
                 self.answer(peer, refusal(request.id, error))
+                continue
+            if data is None:
                 continue
             flight = self._send_if_there(peer, Data(id=request.id, mates=self._mates.version(peer)), data)
             if flight is None:
@@ -382,3 +383,22 @@ class ChunkServer:
             if self._watcher is not None:
                 self._watcher.after(request)
         return True
+
+    def _read(self, turn: tuple[bytes, GetChunk]) -> Buffer | None:
+        """The chunk that is asked for; None: it has not come yet, and the request is parked."""
+        chunk = turn[1].hash
+        try:
+            return self._source.read_chunk(chunk)
+        except NotYet:
+            if len(self._parked) >= MAX_PARKED:
+                raise StoreBusy(f"{MAX_PARKED} others wait for chunks already: try again later") from None
+        self._parked.append(turn)
+        try:
+            data = self._source.read_chunk(chunk)  # once more: what came just before it was parked has woken nobody
+        except NotYet:
+            return None
+        except Exception:
+            self._parked.remove(turn)
+            raise
+        self._parked.remove(turn)
+        return data

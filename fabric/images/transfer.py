@@ -115,7 +115,8 @@ class Transfer:
         self._window, self._stall_s, self._steal_after_s = window, stall_s, steal_after_s
         self._taken = bytearray(len(manifest.chunks))
         self._owing = bytearray(len(manifest.chunks))
-        """By how many each chunk is owed."""
+        """By how many each chunk is owed; `_owed` is the sum."""
+        self._owed = 0
         self._repeats: dict[int, list[int]] = {}
         first: dict[bytes, int] = {}
         for index, chunk in enumerate(manifest.chunks):
@@ -232,6 +233,7 @@ class Transfer:
             return False
         del sender.owes[chunk]
         self._owing[chunk] -= 1
+        self._owed -= 1
         sender.heard = self._moved = now
         size = self.manifest.size_of(chunk)
         if self._taken[chunk]:
@@ -248,6 +250,7 @@ class Transfer:
         if gone is None:
             return
         self.drops.append(Dropped(source, reason, lied))
+        self._owed -= len(gone.owes)
         for chunk in gone.owes:
             self._owing[chunk] -= 1
         self._planned = False
@@ -308,10 +311,11 @@ class Transfer:
     def _ask(self, now: float, name: str, source: _Source, chunk: int) -> Ask:
         if not source.owes:
             source.heard = now
-        if not any(other.owes for other, _ in self._owers()):
+        if not self._owed:
             self._moved = now
         source.owes[chunk] = now
         self._owing[chunk] += 1
+        self._owed += 1
         return Ask(name, chunk)
 
     def _next(self, queue: deque[int]) -> bool:

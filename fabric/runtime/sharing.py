@@ -65,7 +65,7 @@ class Sharing:
         """On any thread."""
         server = self._server
         if server is not None:
-            server.wake()
+            server.changed()
 
     def _begin_to_look(self) -> None:
         if self._looking is None and not self._closed:

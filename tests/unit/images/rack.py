@@ -36,7 +36,7 @@ class Node:
     def open(self) -> None:
         self.server = ChunkServer(self.pieces, context=self._context)
         self.here = Holder(self.name, self.rack, self.server.start())
-        self.pieces.changed = self.server.wake
+        self.pieces.changed = self.server.changed
 
     def file(self, image: Image) -> Path:
         return self._folder / f"{self.name}-{image.digest[3:9]}"

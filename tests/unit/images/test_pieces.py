@@ -11,7 +11,7 @@ import pytest
 from fabric.images.cache import ImageCache
 from fabric.images.errors import ChunkCorrupt, NotHeld, NotYet
 from fabric.images.mates import bits
-from fabric.images.pieces import KEEP_S, Pieces
+from fabric.images.pieces import HOT_CHUNKS, KEEP_S, Pieces
 from tests.unit.images.content import Image, image_of, random_image
 from tests.unit.images.rack import nothing_cached
 from tests.unit.images.test_archive import START, member, tar_of
@@ -30,7 +30,7 @@ class Coming:
     def take(self, *indices: int) -> None:
         for index in indices:
             os.pwrite(self.fd, self.image.chunks[index].data, index * self.image.manifest.chunk_bytes)
-            self.pieces.arrived(self.image.digest, index)
+            self.pieces.arrived(self.image.digest, index, self.image.chunks[index].data)
 
     def read(self, index: int) -> bytes:
         return self.pieces.read_chunk(self.image.chunks[index].hash)
@@ -61,7 +61,10 @@ def test_what_has_come_is_given_and_what_comes_is_waited_for(tmp_path: Path) -> 
             read()
 
 
-def test_bytes_that_rotted_after_they_were_written_are_not_given(tmp_path: Path) -> None:
+def test_bytes_that_rotted_after_they_were_written_are_not_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fabric.images.pieces.HOT_CHUNKS", 0)
     coming = Coming(Pieces(nothing_cached), IMAGE, tmp_path / "a")
     coming.take(0, 1)
     os.pwrite(coming.fd, b"rot", 4096)
@@ -71,6 +74,19 @@ def test_bytes_that_rotted_after_they_were_written_are_not_given(tmp_path: Path)
     with pytest.raises(NotHeld):
         coming.read(0)
     coming.take(2)  # the fetch goes on, for itself
+    coming.close()
+
+
+def test_what_came_last_is_given_from_memory(tmp_path: Path) -> None:
+    image = random_image(3 * HOT_CHUNKS * 4096, seed=3)
+    pieces = Pieces(nothing_cached)
+    coming = Coming(pieces, image, tmp_path / "a")
+    coming.take(*range(len(image.chunks)))
+    os.ftruncate(coming.fd, 0)
+    assert coming.read(len(image.chunks) - HOT_CHUNKS) == image.chunks[-HOT_CHUNKS].data
+    pieces.settled(image.digest)
+    with pytest.raises(NotHeld):
+        coming.read(len(image.chunks) - 1)  # nothing comes any more, so nothing is kept
     coming.close()
 
 
