@@ -9,8 +9,8 @@ at the end; a failure leaves nothing.
 Nodes of a rack that fetch the same image pass chunks on to each other, if they are given `Neighbours`: who has which is
 the affair of `fabric.images.company`, and what a mate sends is trusted no more than what a holder sends.
 
-Memory: `WINDOW` chunks a holder, and `MATE_WINDOW` a mate, are asked for and not yet here, and not more than that can
-arrive: 2 holders, 4 chunks of 1 MiB each, and 8 mates, 2 chunks each. A holder that dies, stalls or lies is dropped
+Memory: `WINDOW` chunks a holder, and `MATES_WINDOW` of all mates, are asked for and not yet here, and not more than
+that can arrive: 2 holders, 4 chunks of 1 MiB each, and 8 chunks of mates. A holder that dies, stalls or lies is dropped
 and the others go on. When none is left, `more` is asked for other holders; a node that lied, or was dropped twice,
 isn't taken again.
 

@@ -2,7 +2,7 @@
 
 The driver (`fabric.images.fetch`) does this in a loop, with `now` in seconds of any clock that only goes forward:
 
-    for ask in transfer.asks(now):         # at most `window` a holder, and `MATE_WINDOW` a mate, are unanswered
+    for ask in transfer.asks(now):         # at most `window` a holder, and `MATES_WINDOW` of all mates, are unanswered
         send the request for ask.chunk to ask.source
     wait for an answer, at most until transfer.wake_at(now)
     transfer.arrived(now, source, chunk, sound)        # the caller has hashed the bytes; True: write them
@@ -29,7 +29,8 @@ Mates (`fabric.images.mates`) have rules of their own, so that holders give abou
   the stripe's parent (`lead`); what is left, of the holders.
 - A mate may be waiting for a chunk itself, and says so (`waits`). One of which nothing is heard for `MATE_STALL_S`
   while it owes is dropped; all that owe are, when nothing came from anybody for `stall_s`, whatever they say.
-- What a mate has owed for longer than `MATE_PATIENCE_S` may be asked of an idle holder.
+- What a mate, or a holder, has owed for longer than `MATE_PATIENCE_S` may be asked of an idle holder: with mates,
+  holders idle often, and are not to give twice what is only slow.
 - A mate that has given all that was known of it is worth asking what it has now (`news_of`).
 
 A chunk that repeats inside the image is asked once: a "chunk" here is one distinct hash, by the index of its first
@@ -52,7 +53,8 @@ STALL_S = 5.0
 STEAL_AFTER_S = 0.1
 MAX_OWING = 2
 """Who may owe one chunk at a time."""
-MATE_WINDOW = 2
+MATES_WINDOW = 8
+"""Chunks asked of mates together, evenly; at least one of each. More would only take memory."""
 MATE_STALL_S = 3.0
 MATE_PATIENCE_S = 2.0
 NEWS_EVERY_S = 0.5
@@ -207,8 +209,9 @@ class Transfer:
         if not self._planned:
             self._plan()
         asks: list[Ask] = []
+        room = max(1, MATES_WINDOW // max(1, len(self._mates)))
         for name, mate in self._mates.items():
-            while len(mate.owes) < MATE_WINDOW and self._next(mate.queue):
+            while len(mate.owes) < room and self._next(mate.queue):
                 asks.append(self._ask(now, name, mate, mate.queue.popleft()))
         while self._next(self._queue):
             free = [name for name, holder in self._holders.items() if len(holder.owes) < self._window]
@@ -285,8 +288,9 @@ class Transfer:
 
     def _owers(self) -> list[tuple[_Source, float]]:
         """Each with the time after which what it owes may be asked of another."""
+        patience_s = MATE_PATIENCE_S if self._mates else self._steal_after_s
         return [
-            *((holder, self._steal_after_s) for holder in self._holders.values()),
+            *((holder, patience_s) for holder in self._holders.values()),
             *((mate, MATE_PATIENCE_S) for mate in self._mates.values()),
         ]
 

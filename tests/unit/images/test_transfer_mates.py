@@ -10,7 +10,7 @@ from fabric.images.mates import STRIPES, bits
 from fabric.images.transfer import (
     MATE_PATIENCE_S,
     MATE_STALL_S,
-    MATE_WINDOW,
+    MATES_WINDOW,
     MAX_OWING,
     NEWS_EVERY_S,
     STALL_S,
@@ -37,17 +37,26 @@ def asked(transfer: Transfer, now: float = 0.0) -> dict[str, list[int]]:
 def test_what_a_mate_has_is_asked_of_it() -> None:
     transfer = transfer_of(8)
     transfer.add_mate(0.0, "m", bits([False, True, True, True, False, False, False, False]))
-    assert asked(transfer) == {"m": [1, 2], "holder": [0, 4, 5, 6]}
-    assert transfer.arrived(0.1, "m", 1, sound=True)
-    assert asked(transfer, 0.1) == {"m": [3]}, "a mate has a window of its own"
-    assert MATE_WINDOW == 2
+    assert asked(transfer) == {"m": [1, 2, 3], "holder": [0, 4, 5, 6]}
+    assert transfer.arrived(0.1, "holder", 0, sound=True)
+    assert asked(transfer, 0.1) == {"holder": [7]}
+
+
+def test_mates_have_a_window_together() -> None:
+    transfer = transfer_of(4 * MATES_WINDOW)
+    for name in "mno":
+        transfer.add_mate(0.0, name, bits([True] * 4 * MATES_WINDOW))
+    assert [len(chunks) for chunks in asked(transfer).values()] == [MATES_WINDOW // 3] * 3
+    for number in range(2 * MATES_WINDOW):
+        transfer.add_mate(0.0, f"m{number}", bits([True] * 4 * MATES_WINDOW))
+    assert [len(chunks) for chunks in asked(transfer).values()] == [1] * 2 * MATES_WINDOW
 
 
 def test_two_that_have_it_share() -> None:
     transfer = transfer_of(8)
     for name in "mn":
         transfer.add_mate(0.0, name, bits([True] * 8))
-    assert asked(transfer) == {"m": [0, 2], "n": [1, 3]}
+    assert asked(transfer) == {"m": [0, 2, 4, 6], "n": [1, 3, 5, 7]}
 
 
 def test_what_nobody_has_is_asked_of_the_parent_of_its_stripe() -> None:
@@ -62,7 +71,7 @@ def test_what_nobody_has_is_asked_of_the_parent_of_its_stripe() -> None:
 def test_what_a_dropped_mate_owed_comes_from_the_holders() -> None:
     transfer = transfer_of(4)
     transfer.add_mate(0.0, "m", bits([True] * 4))
-    assert asked(transfer) == {"m": [0, 1]}
+    assert asked(transfer) == {"m": [0, 1, 2, 3]}
     transfer.dropped(0.1, "m", "connection lost")
     assert asked(transfer, 0.1) == {"holder": [0, 1, 2, 3]}
 
