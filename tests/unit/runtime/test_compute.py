@@ -1,8 +1,10 @@
-"""What a compute agent has besides bus and tree: an image that is cached costs next to nothing."""
+"""What a compute agent has besides bus and tree: images, which cost next to nothing when they are cached, and which the
+nodes of a rack share when they are not."""
 
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -13,10 +15,12 @@ import zmq
 from fabric.effects import FetchImage, HoldersWanted, ImageReady, Input, ReleaseImage
 from fabric.images.archive import ENTRYPOINT
 from fabric.images.cache import ImageCache
+from fabric.messages import HolderRef
 from fabric.resources import Resources
 from fabric.runtime.compute import PIN, ComputeWorld
 from fabric.runtime.settings import AgentConfig
 from tests.unit.images.content import image_of
+from tests.unit.images.peers import peers_in
 from tests.unit.images.test_archive import START, member, tar_of
 from tests.unit.runtime.until import until
 
@@ -100,3 +104,40 @@ def test_an_image_that_is_pinned_is_not_evicted(tmp_path: Path) -> None:
         world._cache.pin(IMAGE.digest, PIN)
 
     run(tmp_path, body)
+
+
+def test_nodes_of_a_rack_share_and_stop_serving_when_there_is_nothing_to_give(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fabric.images.fetch.MIN_SHARED_BYTES", 1)
+    monkeypatch.setattr("fabric.images.pieces.KEEP_S", -1.0)
+    monkeypatch.setattr("fabric.runtime.sharing.LOOK_S", 0.01)
+    image = image_of(tar_of(START, member("data", random.Random(5).randbytes(3_000_000))), 65536)
+
+    async def main() -> None:
+        with peers_in(tmp_path) as peers:
+            holders = [peers.serve(image).holder for _ in range(2)]
+            refs = tuple(HolderRef(one.node, one.rack, one.endpoint) for one in holders)
+            news: dict[str, list[Input]] = {}
+            worlds = []
+            for name in ("c1", "c2", "c3"):
+                config = AgentConfig(
+                    name, "r1", "compute", "", tmp_path / name, Resources(1, 1, 1), driver="null", cache_bytes=1 << 25
+                )
+                worlds.append(ComputeWorld(config, peers.context, news.setdefault(name, []).append))
+                await worlds[-1].open()
+            try:
+                for world in worlds:
+                    assert world._sharing.counters() is None, "nothing is served before there is something"
+                    world.perform(FetchImage(image.digest, refs))
+                await until(lambda: all(told and isinstance(told[-1], ImageReady) for told in news.values()))
+                ready = [told[-1] for told in news.values()]
+                assert all(isinstance(one, ImageReady) and not one.dropped for one in ready)
+                gave = {node for one in ready if isinstance(one, ImageReady) for node, _ in one.bytes_by_holder}
+                assert gave & set(news), "some of it came from mates"
+                await until(lambda: all(world._sharing.counters() is None for world in worlds))
+            finally:
+                for world in worlds:
+                    await world.close()
+
+    asyncio.run(main())
