@@ -29,6 +29,8 @@ Mates (`fabric.images.mates`) have rules of their own, so that holders give abou
   the stripe's parent (`lead`); what is left, of the holders.
 - A mate may be waiting for a chunk itself, and says so (`waits`). One of which nothing is heard for `MATE_STALL_S`
   while it owes is dropped; all that owe are, when nothing came from anybody for `stall_s`, whatever they say.
+- With mates, a holder is asked less at a time: what comes from it is then passed on from memory, as it comes, instead
+  of being far ahead of what the mates have asked for.
 - What a mate, or a holder, has owed for longer than `MATE_PATIENCE_S` may be asked of an idle holder: with mates,
   holders idle often, and are not to give twice what is only slow.
 - A mate that has given all that was known of it is worth asking what it has now (`news_of`).
@@ -213,8 +215,9 @@ class Transfer:
         for name, mate in self._mates.items():
             while len(mate.owes) < room and self._next(mate.queue):
                 asks.append(self._ask(now, name, mate, mate.queue.popleft()))
+        window = max(1, self._window // (1 + len(self._mates)))
         while self._next(self._queue):
-            free = [name for name, holder in self._holders.items() if len(holder.owes) < self._window]
+            free = [name for name, holder in self._holders.items() if len(holder.owes) < window]
             if not free:
                 return asks
             name = min(free, key=lambda n: len(self._holders[n].owes))
