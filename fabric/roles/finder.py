@@ -2,9 +2,11 @@
 
 One question an image at a time. Those who want the same image ask the same few leaders (`MEETING_LEADERS`), who can
 then look once for many of them (`storage`): were any leader as good as another, each of 500 nodes with a share would
-make another one ask all storage agents. A storage leader that does not answer in `command_wait_s`, or leads no more, is
-passed over for another. After `find_wait_s`, and TRIES at least (an outage of ZooKeeper is no answer), the end is that
-nobody was found, with the reason; and whether all who could know said so (`nobody`).
+make another one ask all storage agents. For the same reason the nodes of a rack ask in the name of the rack: they are
+told of the same holders, so they can pass chunks on to each other (`fabric.images.mates`). A storage leader that does
+not answer in `command_wait_s`, or leads no more, is passed over for another. After `find_wait_s`, and TRIES at least
+(an outage of ZooKeeper is no answer), the end is that nobody was found, with the reason; and whether all who could know
+said so (`nobody`).
 
 Who leads is read from ZooKeeper once, and remembered for as long as it turns out true: a leader that answers is asked
 again without a reading, for at most `storage_leaders_fresh_s`; one that does not answer, or leads no more, is
@@ -185,7 +187,7 @@ class HolderFinder:
         search.deadline = now + self._settings.command_wait_s
         want, exclude = self._settings.redundancy, search.exclude
         self._out.send(
-            leader.address, FindHolders(search.call, search.digest, want, exclude, self._identity.node, False)
+            leader.address, FindHolders(search.call, search.digest, want, exclude, self._identity.rack, False)
         )
 
     def _doubt(self, search: _Search) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fabric.images.fetch import FetchReport
-from fabric.images.links import Links
+from fabric.images.links import Arrived, Links
 from fabric.images.mates import bits
 from fabric.images.protocol import (
     Answer,
@@ -286,3 +286,24 @@ def test_a_node_that_only_fetches_takes_no_pushes(peers: Peers, rack: Rack) -> N
         found: list[object] = []
         wait_until(lambda: found.extend(links.poll(0.1)) or bool(found), what="an answer")
     assert isinstance(found[0].answer, Refused)  # type: ignore[attr-defined]
+
+
+def test_no_more_than_so_many_wait_at_one_node(
+    peers: Peers, rack: Rack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fabric.images.server.MAX_PARKED", 3)
+    node = rack.node("c1")
+    with (tmp_path / "partial").open("w+b") as file, Links(peers.context) as links:
+        node.pieces.begin(IMAGE.digest, IMAGE.manifest, file.fileno())
+        links.open(node.here)
+        for number in range(5):
+            links.send("c1", GetChunk(id=number, hash=IMAGE.chunks[number].hash))
+        refusals: list[int] = []
+
+        def count() -> bool:
+            answers = [one.answer for one in links.poll(0.1) if isinstance(one, Arrived)]
+            refusals.extend(answer.id for answer in answers if isinstance(answer, Refused) and answer.code == "busy")
+            return len(refusals) == 2
+
+        wait_until(count, what="those beyond the bound to be refused")
+        assert refusals == [3, 4]
