@@ -17,14 +17,9 @@ What is measured, from outside, as a user would see it:
 from __future__ import annotations
 
 import argparse
-import io
-import os
-import re
-import socket
 import statistics
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 from collections import defaultdict
@@ -35,17 +30,18 @@ from pathlib import Path
 
 import msgspec
 
+from bench import asking
 from bench.results import commit, machine, write
 from fabric.cli import views
 from fabric.cli.client import Api
+from fabric.load import meters
 from fabric.local.harness import LocalFabric
-from fabric.roles.trace import STEPS, Run, Trace
+from fabric.roles.trace import STEPS, Run
+from zk.server import ask_status
 
 FABRIC = (sys.executable, "-m", "deploy.cli.main")
 COUNT = 50
 IMAGE_BYTES = 64 * 2**20
-REQUEST_WAIT_S = 60
-ENTRYPOINT = b"#!/bin/sh\nexec sleep 1000000\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,57 +74,28 @@ class Figures:
     idle_zxids_a_second: float
 
 
-def image(path: Path) -> None:
-    """A tar with an entry point and random bytes: nothing to compress, nothing that two of them share."""
-    with tarfile.open(path, "w") as tar:
-        for name, content, mode in (("entrypoint", ENTRYPOINT, 0o755), ("data", os.urandom(IMAGE_BYTES), 0o644)):
-            member = tarfile.TarInfo(name)
-            member.size, member.mode = len(content), mode
-            tar.addfile(member, io.BytesIO(content))
-
-
 def zxid(port: int) -> int:
-    """The server's last transaction, by its four-letter command `srvr`."""
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
-        connection.sendall(b"srvr")
-        answer = b"".join(iter(lambda: connection.recv(4096), b"")).decode()
-    found = re.search(r"^Zxid: (0x[0-9a-f]+)$", answer, re.MULTILINE)
-    if found is None:
-        raise SystemExit(f"expected a Zxid in the server's answer to srvr, found {answer!r}")
-    return int(found[1], 16)
-
-
-def until_rest(api: Api, one: views.Deployment) -> views.Deployment:
-    deadline = time.monotonic() + REQUEST_WAIT_S
-    while not one.final:
-        if time.monotonic() > deadline:
-            raise SystemExit(f"expected {one.id} at rest after {REQUEST_WAIT_S} s, found it {one.state}")
-        one = api.get(f"/v1/deployments/{one.id}", {"wait": "10s", "index": one.index}).read(views.Deployment)
-    return one
+    """The server's last transaction. Raises SystemExit."""
+    status = ask_status(port)
+    if status is None:
+        raise SystemExit(f"expected a ZooKeeper server on port {port}, found none that serves")
+    return status.zxid
 
 
 def request(api: Api, port: int, name: str) -> Request:
     """Deploy, wait, look from outside, delete."""
     before = zxid(port)
-    began = time.perf_counter()
-    accepted = api.deploy({"image": name, "flavor": "Large", "count": COUNT}, None).read(views.Deployment)
-    ended = until_rest(api, accepted)
-    wall_s = time.perf_counter() - began
-    zxids = zxid(port) - before
-    page = api.get("/v1/instances", {"deployment": ended.id, "limit": 1000}).read(views.Page[views.Instance])
-    running = sum(one.state == "running" and os.path.exists(f"/proc/{one.pid}") for one in page.items)
-    if ended.state != "running" or running != COUNT:
-        raise SystemExit(f"expected {COUNT} running, found {ended.state}, {running} processes: {ended.reason}")
-    run = api.get(f"/v1/deployments/{ended.id}/trace").read(Trace).runs[-1]
-    until_rest(api, api.delete(f"/v1/deployments/{ended.id}").read(views.Deployment))
+    with asking.deployed(api, name, COUNT) as (wall_s, ended):
+        zxids = zxid(port) - before
+        asking.see_processes(api, ended)
+        run = asking.last_run(api, ended)
     return Request(wall_s, zxids, run)
 
 
 def memory(api: Api) -> Iterator[Memory]:
     for node in api.pages("/v1/nodes", 1000).read(views.Page[views.Node]).items:
-        text = Path(f"/proc/{node.pid}/smaps_rollup").read_text()
-        mib = {name: int(kib) / 1024 for name, kib in re.findall(r"^(\w+): +(\d+) kB$", text, re.MULTILINE)}
-        yield Memory(node.layer, mib["Private_Clean"] + mib["Private_Dirty"], mib["Pss"], mib["Rss"])
+        found = meters.memory([node.pid])
+        yield Memory(node.layer, found.private, found.pss, found.rss)
 
 
 def measure(repeat: int, on_disk: bool = False) -> Figures:
@@ -147,11 +114,8 @@ def measure(repeat: int, on_disk: bool = False) -> Figures:
         port = int(fabric.zk_hosts.partition("/")[0].rpartition(":")[2])
         for number in range(repeat):
             path, name = Path(folder) / "image.tar", f"bench-{number}"
-            image(path)
-            with path.open("rb") as source:
-                pushed = time.perf_counter()
-                api.upload(name, iter(lambda: source.read(1 << 20), b""), path.stat().st_size, None)
-                pushes.append(time.perf_counter() - pushed)
+            asking.write_image(path, IMAGE_BYTES)
+            pushes.append(asking.push(api, name, path))
             uncached.append(request(api, port, name))
             cached.append(request(api, port, name))
             print(f"  {number + 1} of {repeat}: {uncached[-1].wall_s:.2f} s, cached {cached[-1].wall_s:.2f} s")

@@ -21,7 +21,6 @@ from pathlib import Path
 
 import msgspec
 import zmq
-from blake3 import blake3
 
 from fabric.images.cache import ImageCache
 from fabric.images.fetch import fetch
@@ -36,8 +35,7 @@ from fabric.runtime.sharing import Sharing
 
 class Order(msgspec.Struct, frozen=True):
     """`make`: an image of `mib`, from the seed `number`. `count`: bytes served so far. `fetch` the image `digest`.
-    `forget` it. `get` the file `path` from nginx at `port`, into a file or (`discard`) into nothing. `send` so many MiB
-    to whoever connects, over ZeroMQ; `take` them from `port`, and hash them."""
+    `forget` it. `get` the file `path` from nginx at `port`, into a file or (`discard`) into nothing."""
 
     do: str
     digest: str = ""
@@ -93,8 +91,6 @@ class FetchingNode:
             "fetch": self._fetch,
             "forget": self._forget,
             "get": self._get,
-            "send": self._send,
-            "take": self._take,
         }
         return calls[order.do](order)
 
@@ -136,26 +132,6 @@ class FetchingNode:
         seconds = time.perf_counter() - began
         into.unlink(missing_ok=True)
         return Done(seconds=seconds)
-
-    def _send(self, order: Order) -> Done:
-        data = os.urandom(CHUNK_BYTES)
-        with self._context.socket(zmq.PUSH) as push:
-            push.sndhwm = 8
-            push.linger = 60_000
-            push.bind(f"tcp://127.0.0.1:{order.port}")
-            for _ in range(order.mib):
-                push.send(data, copy=False)
-        return Done()
-
-    def _take(self, order: Order) -> Done:
-        with self._context.socket(zmq.PULL) as pull:
-            pull.rcvhwm = 8
-            pull.connect(f"tcp://127.0.0.1:{order.port}")
-            blake3(pull.recv(copy=False).buffer).digest()
-            began = time.perf_counter()
-            for _ in range(order.mib - 1):
-                blake3(pull.recv(copy=False).buffer).digest()
-            return Done(seconds=time.perf_counter() - began)
 
 
 def cpu_s() -> float:

@@ -1,11 +1,13 @@
 """Measures how the flow of a request grows with the fabric, and writes the figures into bench/RESULTS.md.
 
-    python -m bench.scale [--part growth hundred huge] [--no-write]
+    python -m bench.scale [--part growth exponents hundred huge] [--far] [--no-write]
 
 The fabric is simulated: the roles of production, under virtual time, with messages through the real codec, in calm
 weather, with all checkers on. So ten thousand nodes fit into one process, and what is counted is what the roles do:
 
 - growth: fabrics of 40 to 10,000 nodes, each with requests of 50 instances, one after the other;
+- exponents: the same with the short and with the full discussion, and how each grows: the exponent b of a * nodes^b;
+  with --far up to 100,000 nodes, which takes ten minutes more;
 - hundred: 10,000 nodes in 250 racks, 100 requests of 50 to 500 instances, in the course of a minute of virtual time;
 - huge: 100,000 nodes, one request of 500 instances.
 
@@ -27,7 +29,10 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from functools import partial
 
+from bench.fabrics import Discussion
 from bench.results import commit, write
 from bench.scale_report import (
     GROWTH,
@@ -36,6 +41,7 @@ from bench.scale_report import (
     Counts,
     Measured,
     Shape,
+    exponents_section,
     growth_section,
     huge_section,
     hundred_section,
@@ -104,9 +110,10 @@ class Orders(Users):
 class Bench:
     """One fabric, from its boot on."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, discussion: Discussion = "known") -> None:
         self.shape = shape
-        self.world = World(SEED, Options(nodes=shape.nodes, settings=SETTINGS), _calm(shape))
+        settings = replace(SETTINGS, discussion=discussion)
+        self.world = World(SEED, Options(nodes=shape.nodes, settings=settings), _calm(shape))
         self.orders = self.world.users = Orders(self.world)
         self._settled = next(one for one in self.world.checkers if isinstance(one, Settled))
         self._sweep_at = 0.0
@@ -228,9 +235,9 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def grow(shape: Shape) -> Measured:
+def grow(shape: Shape, discussion: Discussion = "known") -> Measured:
     gc.disable()  # as in a simulation of the tests: a world lives until its end
-    return Bench(shape).one_by_one([50] * 4)
+    return Bench(shape, discussion).one_by_one([50] * 4)
 
 
 def hundred() -> Measured:
@@ -247,12 +254,13 @@ def huge() -> Measured:
 # --- the report ------------------------------------------------------------------------------------------------------
 
 
-PARTS = ("growth", "hundred", "huge")
+PARTS = ("growth", "exponents", "hundred", "huge")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.scale", description="Measures the growth of a request.")
     parser.add_argument("--part", nargs="+", choices=PARTS, default=PARTS, help="what to measure (all)")
+    parser.add_argument("--far", action="store_true", help="exponents up to 100,000 nodes instead of 10,000")
     parser.add_argument("--no-write", action="store_true", help="print the figures only")
     args = parser.parse_args()
     code = commit()
@@ -262,6 +270,10 @@ def main() -> None:
             _say(part)
             if part == "growth":
                 section = growth_section(list(pool.map(grow, GROWTH)), code)
+            elif part == "exponents":
+                shapes = (*GROWTH, HUGE) if args.far else GROWTH
+                known, full = (list(pool.map(partial(grow, discussion=each), shapes)) for each in ("known", "full"))
+                section = exponents_section(known, full, code)
             elif part == "hundred":
                 section = hundred_section(pool.submit(hundred).result(), code)
             else:

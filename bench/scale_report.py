@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from bench.growth import FULL_MOST, KNOWN_MOST
 from bench.results import ROOT, machine
+from bench.wanted import Row, at_most, exponent, table, told
 
 PLOTS = ROOT / "bench" / "plots"
 PLOT = "scale.svg"
@@ -191,6 +193,39 @@ def growth_section(found: Sequence[Measured], code: str) -> str:
     if plotted or (PLOTS / PLOT).exists():
         lines += ["", f"![messages, ZooKeeper operations, virtual time by nodes](plots/{PLOT})"]
     return "\n".join(lines)
+
+
+def exponents_section(known: Sequence[Measured], full: Sequence[Measured], code: str) -> str:
+    rows = [*_exponents("known", known, KNOWN_MOST), *_exponents("full", full, FULL_MOST)]
+    nodes = ", ".join(f"{one.shape.nodes:,}" for one in known)
+    lines = [
+        *head("How fast a request grows with the fabric (simulated)", "exponents", code),
+        f"As above, of {nodes} nodes, with the short discussion (known) and the full one: cost = a * nodes^b, by least",
+        "squares on the logarithms. CPU is that of the simulator, checkers included.",
+        "",
+        *table(rows),
+        "",
+        "Known:",
+        "",
+        *growth_rows(known),
+        "",
+        "Full:",
+        "",
+        *growth_rows(full),
+    ]
+    return "\n".join(lines)
+
+
+def _exponents(discussion: str, found: Sequence[Measured], most: float) -> Iterator[Row]:
+    nodes = [float(one.shape.nodes) for one in found]
+    costs = {
+        "virtual time": [statistics.median(one.took_s) for one in found],
+        "CPU": [statistics.median(each.cpu_s for each in one.each) for one in found],
+    }
+    for what, each in costs.items():
+        yield at_most(4, f"exponent of {what} a request, discussion {discussion}", exponent(nodes, each), most)
+    messages = [float(statistics.median(each.messages for each in one.each)) for one in found]
+    yield told(f"exponent of messages a request, discussion {discussion}", f"{exponent(nodes, messages):.2f}", 4)
 
 
 def hundred_section(found: Measured, code: str) -> str:

@@ -47,6 +47,7 @@ ORDERED = (
     ("hop_margin_s", "command_wait_s"),
     ("heartbeat_interval_s", "silent_after_s"),
     ("retry_min_s", "retry_max_s"),
+    ("answer_linger_s", "command_wait_s"),
 )
 """Limits of which the first must be less than the second."""
 

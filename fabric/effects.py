@@ -155,6 +155,14 @@ class Received:
 
 
 @dataclass(frozen=True, slots=True)
+class PeerLost:
+    """A connection that this agent had opened is broken, to `endpoint` ("tcp://host:port"): whoever was there is most
+    likely dead, and what was sent to it may not have arrived."""
+
+    endpoint: str
+
+
+@dataclass(frozen=True, slots=True)
 class TreeDone:
     token: str
     outcome: Outcome
@@ -277,6 +285,7 @@ class Leave:
 
 Input = (
     Received
+    | PeerLost
     | TreeDone
     | SessionChanged
     | WatchFired

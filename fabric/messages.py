@@ -36,8 +36,11 @@ from fabric.records import (
 )
 from fabric.resources import Resources
 
-PROTOCOL = (1, 1)
+PROTOCOL = (2, 0)
 """(major, minor). Another major version is refused; a minor one only adds fields with defaults."""
+
+MAX_RECORD_BYTES = 256 * 1024
+"""As no znode of ours is larger (`zk.tree.MAX_DATA_BYTES`)."""
 
 CallId = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 
@@ -82,23 +85,51 @@ class NodeCall(Message, frozen=True):
     command: Command
 
 
+class Vitals(msgspec.Struct, frozen=True, array_like=True):
+    """What a rack leader knows of an agent. `free`: to instances; `free_bytes`: of a store."""
+
+    free: Resources
+    cordoned: bool
+    instances: Number
+    reserved: Number
+    images: Number
+    free_bytes: Number
+
+
 class NodeAnswer(Message, frozen=True):
+    """`vitals`: when they have changed since the leader was told last; it spares a heartbeat."""
+
     call: CallId
     node: Name
     answer: Answer
+    vitals: Vitals | None = None
 
 
 # --- requests to a leader --------------------------------------------------------------------------------------------
 
 
+class RecordSeen(msgspec.Struct, frozen=True, array_like=True):
+    """A deployment's record as somebody wrote it, and what ZooKeeper said of that write: see `zk.tree.Stat`."""
+
+    data: Annotated[bytes, msgspec.Meta(max_length=MAX_RECORD_BYTES)]
+    version: Number
+    czxid: Number
+    mzxid: Number
+    ctime_ms: Number = 0
+    mtime_ms: Number = 0
+
+
 class Submit(Message, frozen=True):
-    """Step 3: take this deployment in charge. `considered` leaders were seen in ZooKeeper when this one was picked."""
+    """Step 3: take this deployment in charge. `considered` leaders were seen in ZooKeeper when this one was picked.
+    `seen`: the record as the submitter has just written it, which spares reading it; a claim under an older version
+    fails, and is repeated after reading."""
 
     call: CallId
     deployment: DeploymentId
     accepted_ms: Number
     considered: Number
     load: Number
+    seen: RecordSeen | None = None
 
 
 class Submitted(Message, frozen=True):
@@ -204,12 +235,16 @@ class LeaderHello(Message, frozen=True):
 class Heartbeat(Message, frozen=True):
     node: Name
     guid: Guid
-    free: Resources
-    cordoned: bool
-    instances: Number
-    reserved: Number
-    images: Number
-    free_bytes: Number
+    vitals: Vitals
+
+
+class RecordNews(Message, frozen=True):
+    """A coordinator to whom it has the deployment from: this is what I wrote. `closed`: and it is at rest. It may be
+    lost; ZooKeeper has it."""
+
+    deployment: DeploymentId
+    seen: RecordSeen
+    closed: bool
 
 
 class NodeReport(Message, frozen=True):
@@ -230,5 +265,5 @@ class HoldersChanged(Message, frozen=True):
 
 _Calls = RackCall | RackAnswer | NodeCall | NodeAnswer
 _Requests = Submit | Submitted | FindHolders | Holders | PickStores | RackStatusCall | RackStatus
-_News = LeaderHello | Heartbeat | NodeReport | HoldersChanged
+_News = LeaderHello | Heartbeat | NodeReport | RecordNews | HoldersChanged
 AnyMessage = _Calls | _Requests | _News

@@ -41,21 +41,33 @@ class Resources(msgspec.Struct, frozen=True):
 
     def holds(self, need: Resources) -> int:
         """How many times `need` fits in here. A dimension of which nothing is needed does not limit."""
-        counts = [
-            getattr(self, dimension) // getattr(need, dimension)
-            for dimension in DIMENSIONS
-            if getattr(need, dimension) > 0
-        ]
+        counts = self._counts(need)
         return min(counts) if counts else 0
 
     def shortest(self, need: Resources) -> str:
         """The dimension that limits how often `need` fits."""
-        counts = {
-            dimension: getattr(self, dimension) // getattr(need, dimension)
-            for dimension in DIMENSIONS
-            if getattr(need, dimension) > 0
-        }
-        return min(counts, key=lambda dimension: counts[dimension]) if counts else "vcpus"
+        counts = self._counts(need)
+        if not counts:
+            return "vcpus"
+        needed = (name for name, amount in zip(DIMENSIONS, need.amounts, strict=True) if amount)
+        return min(zip(counts, needed, strict=True), key=lambda one: one[0])[1]
+
+    @property
+    def amounts(self) -> tuple[int, int, int]:
+        """In the order of DIMENSIONS."""
+        return self.vcpus, self.memory_mib, self.disk_mib
+
+    def _counts(self, need: Resources) -> list[int]:
+        """How often `need` fits, a number for each dimension of which something is needed. (Spelled out: a rack leader
+        does it for all its agents at every question for offers.)"""
+        counts = []
+        if need.vcpus:
+            counts.append(self.vcpus // need.vcpus)
+        if need.memory_mib:
+            counts.append(self.memory_mib // need.memory_mib)
+        if need.disk_mib:
+            counts.append(self.disk_mib // need.disk_mib)
+        return counts
 
     def __str__(self) -> str:
         return f"{self.vcpus} vcpus, {self.memory_mib} MiB memory, {self.disk_mib} MiB disk"

@@ -72,11 +72,16 @@ class Installation:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What a server says of itself. `mode`: standalone, leader, follower or observer."""
+    """What a server says of itself. `mode`: standalone, leader, follower or observer. `zxid`: of its last transaction;
+    the difference of two is the number of transactions between. `received`, `sent`: packets since it began, pings of
+    sessions among them."""
 
     mode: str
     version: str
     znodes: int
+    zxid: int = 0
+    received: int = 0
+    sent: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +124,14 @@ def ask_status(port: int, host: str = HOST, wait_s: float = COMMAND_WAIT_S) -> S
     if "Mode" not in fields:
         return None
     version = fields.get("Zookeeper version", "unknown").split("-")[0].split(",")[0]
-    return Status(fields["Mode"], version, int(fields.get("Node count", "0")))
+    return Status(
+        fields["Mode"],
+        version,
+        int(fields.get("Node count", "0")),
+        int(fields.get("Zxid", "0x0"), 16),
+        int(fields.get("Received", "0")),
+        int(fields.get("Sent", "0")),
+    )
 
 
 def wait_serving(

@@ -126,7 +126,7 @@ class Znodes:
                     step()
                 changes.clear()
                 return MultiFailed(part.path, index, error)
-        return Done(tuple(results))
+        return Done(tuple(results), self.zxid)
 
     def _write_one(
         self, op: Create | Set | Delete, session_id: int, changes: list[Change], undo: list[Undo] | None

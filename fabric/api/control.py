@@ -20,16 +20,18 @@ from typing import Any, TypeVar
 
 import zmq
 
+from fabric.api.latest import Latest
 from fabric.api.noting import NodeNotes
 from fabric.api.problems import unavailable
+from fabric.api.reading import Versioned
 from fabric.api.settings import ApiConfig
 from fabric.api.stepped import SteppedTree
 from fabric.api.store import Store
 from fabric.api.watches import Watches
 from fabric.commands import Answer, Command
 from fabric.effects import CallTree, Effect, Input, Note, Received, Send, TreeDone
-from fabric.messages import AnyMessage, Holders, NodeCommand
-from fabric.records import LayerName
+from fabric.messages import AnyMessage, Holders, NodeCommand, RecordNews
+from fabric.records import Deployment, LayerName
 from fabric.roles.calls import Gathered
 from fabric.roles.client import Client, Statuses
 from fabric.roles.client_asks import Answered
@@ -68,6 +70,7 @@ class ControlPlane:
         self.notes = NodeNotes(client, config.limits, self.rng)
         self.client = Client(self.guid, config.settings, self.rng)
         self.watches = Watches(config.limits.max_watchers)
+        self.latest = Latest(self.watches.signal)
         self.bus: Bus[AnyMessage] | None = None
         self._context: SocketContext | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -129,9 +132,12 @@ class ControlPlane:
                     f"No {layer} rack has a leader: is a {layer} agent running, and registered at the same ZooKeeper?"
                 )
 
-    def submit(self, deployment: str) -> None:
-        """Steps 1 to 3, in the background, and again when the coordinator dies before the end."""
-        self._perform(self.client.submit(self._loop.time(), deployment, wall_ms()))
+    def submit(self, deployment: str, wrote: Versioned[Deployment] | None = None) -> None:
+        """Steps 1 to 3, in the background, and again when the coordinator dies before the end. `wrote`: the record as
+        this process has written it."""
+        now = self._loop.time()
+        seen = self.latest.wrote(now, wrote) if wrote is not None else None
+        self._perform(self.client.submit(now, deployment, wall_ms(), seen))
 
     async def call_racks(
         self, layer: LayerName, everyone: Command, racks: tuple[str, ...] | None = None, wait_s: float | None = None
@@ -214,6 +220,8 @@ class ControlPlane:
             return await answer
 
     def _on_message(self, sender: str, message: AnyMessage) -> None:
+        if isinstance(message, RecordNews):
+            self.latest.tell(self._loop.time(), message)
         self._take(Received(sender, message))
 
     def _on_tree_event(self, event: TreeEvent) -> None:

@@ -7,6 +7,9 @@ this process. Handing it to a leader (steps 2 and 3) happens in the background.
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+
 import msgspec
 
 from fabric.api import ids, planning
@@ -64,9 +67,12 @@ class Deploying:
             record = self._record(request, flavor, image.record, key)
             try:
                 made = await self._store.create(record, image, body, stale)
-            except (IdTaken, KeyTaken, ImageChanged):
+            except ImageChanged:
+                self._store.forget_image(request.image)
                 continue
-            self._control.submit(made.record.id)
+            except (IdTaken, KeyTaken):
+                continue
+            self._control.submit(made.record.id, made)
             return made
         raise unavailable("What this request refers to changes too often; nothing was changed. Try again.")
 
@@ -121,8 +127,8 @@ class Deploying:
                 updated_ms=wall_ms(),
             )
 
-        changed = await self._store.change(deployment_id, update)
-        self._control.submit(deployment_id)
+        changed = await self._change(deployment_id, update)
+        self._control.submit(deployment_id, changed)
         return changed
 
     async def delete(self, deployment_id: str) -> Versioned[Deployment]:
@@ -135,10 +141,16 @@ class Deploying:
                 record, gone=True, generation=record.generation + 1, state="deleting", updated_ms=wall_ms()
             )
 
-        changed = await self._store.change(deployment_id, update)
+        changed = await self._change(deployment_id, update)
         if not changed.record.final:
-            self._control.submit(deployment_id)
+            self._control.submit(deployment_id, changed)
         return changed
+
+    async def _change(
+        self, deployment_id: str, update: Callable[[Deployment], Deployment | None]
+    ) -> Versioned[Deployment]:
+        known = self._control.latest.known(asyncio.get_running_loop().time(), deployment_id)
+        return await self._store.change(deployment_id, update, known)
 
     # --- names ---------------------------------------------------------------------------------------------------
 
@@ -150,7 +162,7 @@ class Deploying:
 
     async def image(self, name: str) -> Versioned[Image]:
         await self._store.require_session()
-        found = await self._store.image(name)
+        found = await self._store.known_image(name)
         if found is not None:
             return found
         names = await self._store.image_names()

@@ -3,6 +3,9 @@
 The index of both is the record's mzxid, which ZooKeeper hands out and which only grows, so a client that comes back
 with the last one it saw misses no state that lasted, whichever API process it comes back to. States that were there
 only between two looks may be skipped: what is told is always the newest.
+
+A long-poll that has just been preceded by a request of its own hears from the coordinator what became of it (`latest`),
+and reads nothing while it does.
 """
 
 from __future__ import annotations
@@ -25,17 +28,22 @@ _TROUBLE = (ConnectionLost, SessionExpired, Overloaded, TimeoutError)
 
 
 async def next_change(
-    control: ControlPlane, deployment_id: str, index: int, wait_s: float
+    control: ControlPlane, deployment_id: str, index: int, wait_s: float, rest: bool = False
 ) -> Versioned[Deployment]:
-    """The record as soon as its index is another than `index`; after `wait_s`, as it is. 404 when there is none."""
-    deadline = asyncio.get_running_loop().time() + wait_s
+    """The record as soon as its index is another than `index`, or, with `rest`, as soon as it is at rest under such an
+    index; after `wait_s`, as it is. 404 when there is none."""
+    clock = asyncio.get_running_loop()
+    deadline = clock.time() + wait_s
     with control.watches.following(paths.deployment(deployment_id)) as signal:
         while True:
-            found = await control.store.deployment(deployment_id, watch=True)
-            left_s = deadline - asyncio.get_running_loop().time()
-            if found.stat.mzxid != index or control.watches.closing or left_s <= 0:
+            found = control.latest.known(clock.time(), deployment_id)
+            until = min(deadline, control.latest.trusted_until(deployment_id))
+            if found is None or found.stat.mzxid < index:
+                found, until = await control.store.deployment(deployment_id, watch=True), deadline
+            changed = found.stat.mzxid != index and (found.record.final or not rest)
+            if changed or control.watches.closing or clock.time() >= deadline:
                 return found
-            await wait_signal(signal, left_s)
+            await wait_signal(signal, until - clock.time())
 
 
 async def stream(control: ControlPlane, deployment_id: str, last: int, follow: bool) -> AsyncIterator[str]:

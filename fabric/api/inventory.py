@@ -91,11 +91,9 @@ def why_impossible(
 ) -> tuple[str, ...]:
     """Why not even `least` instances would fit if this fabric were empty, a line for each dimension and limit that is
     too small; empty when they would fit, or when too little is known to say so."""
-    if found.silent_racks or not found.racks:
+    if found.silent_racks or not found.racks or _hold_when_empty(need, least, max_per_node, max_per_rack, found):
         return ()
     nodes = [one for status in found.racks for one in status.nodes]
-    if sum(room.total for room in rooms(need, found, max_per_node, max_per_rack)) >= least:
-        return ()
     lines: list[str] = []
     for dimension in DIMENSIONS:
         each = getattr(need, dimension)
@@ -153,6 +151,23 @@ def what_would_do(
     wish = Wish(least - have, max_per_node=max_per_node, max_per_rack=max_per_rack)
     kinds: tuple[Kind, ...] = ("fewer", "uncordon") if plan else KINDS
     return tuple(one.sentence for one in advise(Case(wish, need, offers, flavors, have, kinds)))
+
+
+def _hold_when_empty(need: Resources, least: int, max_per_node: int, max_per_rack: int, found: Statuses) -> bool:
+    """Looks no further than it must: every request is admitted by it."""
+    fits = 0
+    for status in found.racks:
+        rack = 0
+        for one in status.nodes:
+            holds = one.total.holds(need)
+            rack += min(holds, max_per_node) if max_per_node else holds
+            if max_per_rack and rack >= max_per_rack:
+                rack = max_per_rack
+                break
+            if fits + rack >= least:
+                return True
+        fits += rack
+    return fits >= least
 
 
 def _limited(counts: list[int], max_per_node: int, max_per_rack: int) -> int:

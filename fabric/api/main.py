@@ -66,7 +66,7 @@ class ApiServer:
         self._server = _Server(
             uvicorn.Config(
                 create_app(self.control),
-                http="h11",
+                http="httptools",
                 ws="none",
                 lifespan="off",
                 log_config=None,

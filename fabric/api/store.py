@@ -11,13 +11,16 @@ for it, and the idempotency key if there is one; and only if the image's record 
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable, Iterable
 
 from fabric.api.problems import conflict, not_found, unavailable
 from fabric.api.reading import UNANSWERED, Records
 from fabric.api.reading import Versioned as Versioned
+from fabric.api.settings import ApiLimits
 from fabric.records import BadRecord, Deployment, Image, Key, LayerName, encode
 from zk import paths
+from zk.client import TreeClient
 from zk.tree import (
     BadVersion,
     Check,
@@ -27,10 +30,15 @@ from zk.tree import (
     MultiFailed,
     NodeExists,
     NoNode,
+    SessionChanged,
     Set,
     Stat,
+    TreeEvent,
     Written,
 )
+
+MOST_IMAGES = 1024
+"""Records kept; more are read each time."""
 
 
 class IdTaken(Exception):
@@ -46,6 +54,15 @@ class ImageChanged(Exception):
 
 
 class Store(Records):
+    """Of what is read again and again it keeps the images' records, each as long as its watch has not fired."""
+
+    def __init__(self, client: TreeClient, limits: ApiLimits, rng: random.Random) -> None:
+        super().__init__(client, limits, rng)
+        self._images: dict[str, Versioned[Image]] = {}
+        self._image_news = 0
+        """Grows with everything that may have changed an image's record."""
+        client.tree.listen(self._on_image_news)
+
     # --- deployments ---------------------------------------------------------------------------------------------
 
     async def deployment(self, deployment_id: str, watch: bool = False) -> Versioned[Deployment]:
@@ -105,7 +122,7 @@ class Store(Records):
         for _ in range(self._limits.write_tries):
             await self.require_session()
             try:
-                await self._bounded(self._client.multi(*ops))
+                done = await self._bounded(self._client.multi(*ops))
             except MultiFailed as failed:
                 if failed.index == 0 and isinstance(failed.cause, NodeExists):
                     return await self._mine(record)
@@ -118,6 +135,9 @@ class Store(Records):
                 await self._pause()
                 if await self.find_deployment(record.id) is None:
                     continue
+                return await self._mine(record)
+            if done.zxid:
+                return Versioned(record, Stat(done.zxid, done.zxid, 0, 0, 0, record.created_ms, record.created_ms))
             return await self._mine(record)
         raise unavailable("ZooKeeper did not answer; the deployment was not written. Try again soon.")
 
@@ -130,17 +150,24 @@ class Store(Records):
         return found
 
     async def change(
-        self, deployment_id: str, update: Callable[[Deployment], Deployment | None]
+        self,
+        deployment_id: str,
+        update: Callable[[Deployment], Deployment | None],
+        known: Versioned[Deployment] | None = None,
     ) -> Versioned[Deployment]:
         """Apply `update` to the record and make sure that it is open for a coordinator, in one transaction. `update`
         returns None to leave it as it is. Whoever else changes the record at the same time is seen: `update` is then
-        applied to what they wrote. 409 after `write_tries` lost races."""
+        applied to what they wrote. `known`: the record as it was a moment ago; a write that finds another version
+        reads it. 409 after `write_tries` lost races."""
         path = paths.deployment(deployment_id)
         marker = paths.open_marker(deployment_id)
-        found = await self.deployment(deployment_id)
+        found = known or await self.deployment(deployment_id)
         marked = not found.record.final
         for _ in range(self._limits.write_tries):
             after = update(found.record)
+            if after is None and found is known:  # what changes nothing is not checked by a write
+                found = await self.deployment(deployment_id)
+                after = update(found.record)
             if after is None:
                 return found
             await self.require_session()
@@ -186,6 +213,30 @@ class Store(Records):
 
     async def image(self, name: str) -> Versioned[Image] | None:
         return await self._read(paths.image(name), Image)
+
+    async def known_image(self, name: str) -> Versioned[Image] | None:
+        """As it is, or was a moment ago: who builds on it checks its version (`create`), and then forgets it."""
+        known = self._images.get(name)
+        if known is not None:
+            return known
+        before = self._image_news
+        found = await self._read(paths.image(name), Image, watch=True)
+        # Its watch may have fired already: what comes after an answer can be told before whoever asked goes on.
+        if found is not None and self._image_news == before and len(self._images) < MOST_IMAGES:
+            self._images[name] = found
+        return found
+
+    def forget_image(self, name: str) -> None:
+        self._images.pop(name, None)
+
+    def _on_image_news(self, event: TreeEvent) -> None:
+        if isinstance(event, SessionChanged):
+            self._images.clear()
+        elif event.path.startswith(f"{paths.IMAGES}/"):
+            self._images.pop(event.path.rpartition("/")[2], None)
+        else:
+            return
+        self._image_news += 1
 
     async def image_names(self) -> list[str]:
         return await self._names(paths.IMAGES)

@@ -30,12 +30,16 @@ class Watches:
     def on_event(self, event: TreeEvent) -> None:
         match event:
             case WatchFired(path):
-                for signal in self._signals.get(path, ()):
-                    signal.set()
+                self.signal(path)
             case SessionChanged(SessionState.CONNECTED, _):
                 self._signal_all()
             case _:
                 pass
+
+    def signal(self, path: str) -> None:
+        """To those who follow it: look."""
+        for signal in self._signals.get(path, ()):
+            signal.set()
 
     def close(self) -> None:
         self.closing = True

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import msgspec
 
-from fabric.chaos.history import NO_ANSWER, Asked
 from fabric.chaos.stage import Deed
 from fabric.chaos.verdict import Finding
+from fabric.load.history import NO_ANSWER, Asked
+from fabric.load.latency import quantile
 
 
 class Figures(msgspec.Struct, frozen=True):
@@ -62,11 +63,11 @@ def figures(
         lost=sum(one.last.again for one in asked),
         failed=sum(one.end is not None and one.end.state == "failed" for one in asked),
         short=len(accepted) - len(ended),
-        wait_p50_s=quantile(waits, 0.5),
-        wait_p95_s=quantile(waits, 0.95),
+        wait_p50_s=quantile(sorted(waits), 0.5),
+        wait_p95_s=quantile(sorted(waits), 0.95),
         wait_max_s=max(waits, default=0.0),
-        rest_p50_s=quantile(rests, 0.5),
-        rest_p95_s=quantile(rests, 0.95),
+        rest_p50_s=quantile(sorted(rests), 0.5),
+        rest_p95_s=quantile(sorted(rests), 0.95),
         rest_max_s=max(rests, default=0.0),
         doubles=sum(one.promise == "exactly" and "at once" in one.text for one in findings),
         orphans=sum(one.promise == "orphans" for one in findings),
@@ -74,12 +75,6 @@ def figures(
         not_done=len(deeds) - len(done),
     )
     return msgspec.structs.replace(counted, **seen)
-
-
-def quantile(values: Sequence[float], part: float) -> float:
-    """Of the values, the one that `part` of them are not above; 0 of none."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(part * len(ordered)))] if ordered else 0.0
 
 
 FIGURES = Figures.__struct_fields__

@@ -15,9 +15,9 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
-from fabric.chaos.history import NO_ANSWER, Asked
 from fabric.chaos.verdict import Finding, Promise
 from fabric.chaos.world import Outage, Rules, Running, World
+from fabric.load.history import NO_ANSWER, Asked
 from fabric.records import Deployment
 from fabric.resources import ZERO, Resources
 

@@ -29,15 +29,16 @@ from typing import Any, Literal, Self, TypeVar
 import httpx
 import msgspec
 
-from fabric.chaos import eye, image, judge, looking, scan
+from fabric.chaos import eye, judge, looking, scan
 from fabric.chaos.cells import NEVER, Cell
-from fabric.chaos.history import Clock
 from fabric.chaos.stage import Stage
 from fabric.chaos.watch import CannotLook, Watcher
 from fabric.chaos.watching import Watching
 from fabric.chaos.world import Rules
 from fabric.drivers.procfs import process_stat
 from fabric.flavors import load_flavors
+from fabric.load import image
+from fabric.load.history import Clock
 from fabric.local.folder import NODES
 from fabric.local.harness import LocalFabric
 from fabric.runtime import stepping

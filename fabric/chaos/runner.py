@@ -21,10 +21,9 @@ from pathlib import Path
 
 import httpx
 
-from fabric.chaos import image, judge, mounts
+from fabric.chaos import judge, mounts
 from fabric.chaos.deaths import Deaths
 from fabric.chaos.figures import figures
-from fabric.chaos.history import Clock, History, requests
 from fabric.chaos.load import Generator
 from fabric.chaos.looking import look
 from fabric.chaos.schedule import Schedule
@@ -38,6 +37,8 @@ from fabric.chaos.world import Rules, World
 from fabric.chaos.writing import format_scenario
 from fabric.flavors import load_flavors
 from fabric.images.manifest import chunk_hash
+from fabric.load import image
+from fabric.load.history import Clock, History, requests
 from fabric.local.control import ControlClient, ControlError
 from fabric.local.folder import Folder
 from fabric.local.interrupts import Interrupts

@@ -20,12 +20,12 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from fabric.chaos.history import Clock
 from fabric.chaos.script import Act
 from fabric.chaos.targets import Scene
 from fabric.chaos.watch import Watcher
 from fabric.chaos.watching import Watching
 from fabric.chaos.world import Outage
+from fabric.load.history import Clock
 from fabric.local.control import ControlClient, ControlError
 from fabric.local.folder import Folder
 from fabric.local.network import names_of

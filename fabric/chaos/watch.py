@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from fabric.chaos import eye, scan
-from fabric.chaos.history import Clock
 from fabric.chaos.watching import Watching
 from fabric.chaos.world import Running, Sample
+from fabric.load.history import Clock
 from fabric.records import BadRecord
 from zk.client import TreeClient
 from zk.connect import Unreachable

@@ -17,7 +17,8 @@ class Exit(IntEnum):
     NOT_ALL = 2
     """Of managents: not all that were targeted are active, or did what they were told."""
     FOUND = 3
-    """An audit found what does not fit together."""
+    """An audit found what does not fit together; a load test, a promise that does not hold; a comparison, what is
+    worse."""
     REPAIRED = 4
     """An audit found it, and all of it is repaired."""
     USAGE = 64

@@ -72,7 +72,7 @@ def _format(parser: ArgumentParser) -> None:
     parser.add_argument("--format", choices=("table", "json"), default=argparse.SUPPRESS, help="default: table")
 
 
-def _number(low: int, high: int) -> Callable[[str], int]:
+def number(low: int, high: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         if not text.isascii() or not text.isdecimal() or not low <= int(text[:18]) <= high:
             raise argparse.ArgumentTypeError(f"expected a whole number from {low} to {high}, found {text!r}")
@@ -97,11 +97,11 @@ def _up(subparsers: Any) -> None:
     )
     up.set_defaults(keeper=DIRECT_KEEPER)
     add = up.add_argument
-    add("--racks", type=_number(1, 200), default=3, metavar="R", help="how many racks (3)")
-    add("--compute", type=_number(0, 1000), default=8, metavar="C", help="compute agents in each (8)")
-    add("--storage", type=_number(0, 1000), default=2, metavar="S", help="storage agents in each (2)")
+    add("--racks", type=number(1, 200), default=3, metavar="R", help="how many racks (3)")
+    add("--compute", type=number(0, 1000), default=8, metavar="C", help="compute agents in each (8)")
+    add("--storage", type=number(0, 1000), default=2, metavar="S", help="storage agents in each (2)")
     add("--zk", metavar="HOSTS", help="use this ensemble ($FABRIC_ZK) instead of a server of its own")
-    add("--zookeepers", type=_number(1, 5), default=1, metavar="N", help="servers of its own: 1, 3 or 5 (1)")
+    add("--zookeepers", type=number(1, 5), default=1, metavar="N", help="servers of its own: 1, 3 or 5 (1)")
     add(
         "--network",
         choices=("host", "namespaces", "proxy"),
@@ -111,7 +111,7 @@ def _up(subparsers: Any) -> None:
     add("--detach", action="store_true", help="return when it is up; it stays until `fabric down`")
     add(
         "--agents-per-process",
-        type=_number(1, 1000),
+        type=number(1, 1000),
         default=1,
         metavar="K",
         help="host several in one process (1); above 1 agents are started directly, not deployed as managents",
@@ -127,9 +127,9 @@ def _up(subparsers: Any) -> None:
         default="known",
         help="whom a request asks: leaders, who know their agents (known), or every agent of every rack (full)",
     )
-    add("--vcpus", type=_number(1, 65536), default=64, metavar="N", help="what each node declares (64)")
-    add("--memory-mib", type=_number(1, 1 << 30), default=256 << 10, metavar="N", help="likewise (256 GiB)")
-    add("--disk-mib", type=_number(0, 1 << 40), default=4 << 20, metavar="N", help="likewise (4 TiB)")
+    add("--vcpus", type=number(1, 65536), default=64, metavar="N", help="what each node declares (64)")
+    add("--memory-mib", type=number(1, 1 << 30), default=256 << 10, metavar="N", help="likewise (256 GiB)")
+    add("--disk-mib", type=number(0, 1 << 40), default=4 << 20, metavar="N", help="likewise (4 TiB)")
     add("--log-level", choices=("debug", "info", "warning", "error"), default="info", help="of agents and API (info)")
     _folder(up)
 

@@ -14,7 +14,7 @@ from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from fabric.cli import chaos, local
+from fabric.cli import bench, chaos, local
 from fabric.cli.exits import Exit
 from fabric.ordinals import MAX_COUNT
 
@@ -37,8 +37,8 @@ examples:
   fabric COMMAND --help                         arguments and examples of a command
 
 The API: --api, else $FABRIC_API, else that of the fabric started here by 'fabric up', else http://127.0.0.1:8420.
-Exit codes: 0 done; 1 error; 2 not placed, or placed short, or not all managents are active; 3 an audit found something;
-4 it found and repaired it; 64 wrong usage; 130 interrupted."""
+Exit codes: 0 done; 1 error; 2 not placed, or placed short, or not all managents are active; 3 an audit found something,
+or a load test did, or a comparison; 4 it found and repaired it; 64 wrong usage; 130 interrupted."""
 
 PLACED_SHORT = "Exit code 2 says: not placed, or placed short of the count; the reasons are printed."
 WAITED_SHORT = f"With --wait, {PLACED_SHORT[0].lower()}{PLACED_SHORT[1:]}"
@@ -89,6 +89,7 @@ def build(extra: Sequence[Register] = ()) -> Parser:
     _fabric(subparsers)
     local.register(subparsers)
     chaos.register(subparsers)
+    bench.register(subparsers)
     for register in extra:
         register(subparsers)
     return parser

@@ -33,6 +33,7 @@ from fabric.effects import (
     InstanceStarted,
     Leave,
     LogFetched,
+    PeerLost,
     Quit,
     Received,
     StoreChanged,
@@ -73,6 +74,12 @@ LEADER = "leader:"
 LEAVE_WAIT_S = 3.0
 
 
+def coarse(load: int) -> int:
+    """A load as it is hinted: all leaders and API processes watch the hints, so that each that changes is read as often
+    as there are leaders. Few under way are none; more are told in powers of two."""
+    return 0 if load < 4 else 1 << (load.bit_length() - 1)
+
+
 class _Timed(Protocol):
     @property
     def next_deadline(self) -> float | None: ...
@@ -92,15 +99,17 @@ class Agent:
         self._candidacy = Candidacy(identity.layer, identity.rack, identity.guid, self._leader_record(0))
         self._rack = RackLeader(identity, settings, self._out)
         compute = identity.layer == "compute"
-        self._compute = Compute(identity, settings, rng, self._out, journal) if compute else None
+        self._compute = Compute(identity, settings, rng, self._out, self._beats, journal) if compute else None
         home = self._compute.verifier if self._compute is not None else None
         self._member = Membership(identity, settings, self._out, home)
-        self._storage = None if compute else Storage(identity, settings, self._out)
+        self._storage = None if compute else Storage(identity, settings, self._out, self._beats)
         self._leading = Leading(identity, settings, rng, self._out, self._rack) if compute else None
         self._storage_leading = None if compute else StorageLeading(identity, settings, rng, self._out)
         worker = self._compute or self._storage
         assert worker is not None
-        self._worker: Compute | Storage = worker
+        self._beats.worker = worker
+        if self._storage_leading is not None:
+            self._rack.on_vitals = self._storage_leading.repair.on_vitals
         everybody = (self._compute, self._storage, self._leading, self._storage_leading)
         self._layers = [role for role in everybody if role is not None]
         self._timed: tuple[_Timed, ...] = (self._member, self._candidacy, self._rack, self._beats, *self._layers)
@@ -185,12 +194,14 @@ class Agent:
             self._on_watch(event.path)
         elif isinstance(event, SessionChanged):
             self._on_session(now, event)
+        elif isinstance(event, PeerLost):
+            self._rack.on_lost(now, event.endpoint)
         elif isinstance(event, Leave):
             self._leave(now)
         elif self._compute is not None:
             self._on_compute(now, event, self._compute)
         elif self._storage is not None:
-            self._on_storage(event, self._storage)
+            self._on_storage(now, event, self._storage)
 
     def _quit(self) -> None:
         if not self._gone:
@@ -214,7 +225,7 @@ class Agent:
         if self._compute is not None:
             self._compute.instances.flush(now)
         self._hint_load(now)
-        self._beats.beat(now, self._worker.mark, self._worker.heartbeat)
+        self._beats.beat(now)
 
     # --- ZooKeeper --------------------------------------------------------------------------------------------------
 
@@ -272,7 +283,7 @@ class Agent:
         elif token == CORDON:
             self._on_cordon(now, outcome)
         elif token == LEADER:
-            self._beats.introduce(outcome, self._worker.heartbeat)
+            self._beats.introduce(outcome)
         elif self._member.on_tree(now, token, outcome):
             return
         elif self._rack.on_tree(now, token, outcome):
@@ -351,13 +362,14 @@ class Agent:
         if leading is None or not self._rack.leads:
             self._hint_at = None
             return
-        if self._hint_at is None and leading.load != self._hinted:
+        load = coarse(leading.load)
+        if self._hint_at is None and load != self._hinted:
             self._hint_at = now + self.settings.load_hint_interval_s
         elif self._hint_at is not None and now >= self._hint_at:
             self._hint_at = None
-            if leading.load != self._hinted:
-                self._hinted = leading.load
-                self._submit(self._candidacy.update(self._leader_record(leading.load)))
+            if load != self._hinted:
+                self._hinted = load
+                self._submit(self._candidacy.update(self._leader_record(load)))
 
     def _leave(self, now: float) -> None:
         """Give up leadership and membership; after LEAVE_WAIT_S the end of the session has to do the rest."""
@@ -374,7 +386,7 @@ class Agent:
             if self._compute is not None:
                 self._compute.command(now, sender, message.call, message.command)
             elif self._storage is not None:
-                self._storage.command(sender, message.call, message.command)
+                self._storage.command(now, sender, message.call, message.command)
         elif isinstance(message, NodeAnswer):
             self._rack.on_answer(now, message)
         elif isinstance(message, RackCall):
@@ -385,10 +397,8 @@ class Agent:
             self._rack.on_status_call(now, sender, message, *counts)
         elif isinstance(message, Heartbeat):
             self._rack.on_heartbeat(now, message)
-            if self._storage_leading is not None:
-                self._storage_leading.repair.on_heartbeat(now, message)
         elif isinstance(message, LeaderHello):
-            self._beats.on_hello(now, message)
+            self._beats.on_hello(now, sender, message)
         elif isinstance(message, RackAnswer):
             leading = self._leading or self._storage_leading
             if leading is not None:
@@ -428,14 +438,14 @@ class Agent:
         elif isinstance(event, FetchProgress):
             instances.on_progress(now, event)
         elif isinstance(event, LogFetched):
-            compute.on_log(event)
+            compute.on_log(now, event)
 
     @staticmethod
-    def _on_storage(event: Input, storage: Storage) -> None:
+    def _on_storage(now: float, event: Input, storage: Storage) -> None:
         if isinstance(event, StoreChanged):
             storage.on_store(event)
         elif isinstance(event, ContentDropped):
-            storage.on_dropped(event)
+            storage.on_dropped(now, event)
         elif isinstance(event, ImageReady):
             storage.on_ready(event)
         elif isinstance(event, ImageFailed):

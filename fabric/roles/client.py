@@ -23,6 +23,8 @@ from fabric.messages import (
     RackAnswer,
     RackStatus,
     RackStatusCall,
+    RecordNews,
+    RecordSeen,
     Submitted,
 )
 from fabric.records import LayerName
@@ -110,6 +112,8 @@ class Client:
         match event:
             case Received(_, RackAnswer() as answer):
                 any(calls.on_answer(now, answer) for calls in self._calls.values())
+            case Received(_, RecordNews() as news):
+                self._charges.on_news(news)
             case Received(_, Submitted() as answer):
                 self._submits.on_answer(now, answer)
             case Received(_, Holders() | RackStatus() as answer):
@@ -157,9 +161,12 @@ class Client:
 
     # --- requests ------------------------------------------------------------------------------------------------
 
-    def submit(self, now: float, deployment: str, accepted_ms: int) -> list[Effect]:
-        """Steps 1 to 3: have a leader take `deployment` in charge, and another when that one dies before the end."""
-        self._charges.begin(now, deployment, accepted_ms)
+    def submit(
+        self, now: float, deployment: str, accepted_ms: int, seen: RecordSeen | None = None
+    ) -> list[Effect]:
+        """Steps 1 to 3: have a leader take `deployment` in charge, and another when that one dies before the end.
+        `seen`: its record as it was written, if that is known."""
+        self._charges.begin(now, deployment, accepted_ms, seen)
         return self._end(now)
 
     def call(

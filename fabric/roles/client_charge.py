@@ -19,7 +19,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from fabric.messages import Submit
+from fabric.messages import RecordNews, RecordSeen, Submit
 from fabric.roles.client_asks import Answered, Attempt, LeaderAsks
 from fabric.roles.outbox import Outbox
 from fabric.roles.settings import Settings
@@ -27,6 +27,8 @@ from zk import paths
 from zk.tree import Existed, Exists, Outcome, SessionChanged, SessionState
 
 PREFIX = "charge:"
+NEVER = 1 << 63
+"""When it is not known what was submitted, no news can be later."""
 FIRST_LOOK_S = 0.3
 """After a leader took it: most requests are at rest by then, and one look tells so."""
 
@@ -44,6 +46,10 @@ class _Charge:
     reading: str = ""
     taken: bool = False
     look_at: float | None = None
+    seen: RecordSeen | None = None
+    """The record as it was when it was begun, if that is known; told with the first question only."""
+    since: int = 0
+    """Its mzxid then."""
 
 
 class Charges:
@@ -70,19 +76,22 @@ class Charges:
     def __len__(self) -> int:
         return len(self._open)
 
-    def begin(self, now: float, deployment: str, accepted_ms: int) -> None:
+    def begin(self, now: float, deployment: str, accepted_ms: int, seen: RecordSeen | None = None) -> None:
         """Begun again, somebody is told again: the record has changed. Over `max_followed` deployments at once it is
-        left to the sweeping leaders."""
+        left to the sweeping leaders. `seen`: what was written."""
         known = self._open.get(deployment)
         if known is not None:
             known.until = now + self._follow_s
             known.accepted_ms = max(0, accepted_ms)
+            known.seen = seen
+            known.since = max(known.since, seen.mzxid) if seen is not None else NEVER
             if self._connected and not known.ask:
                 self._submit(now, known)
             return
         if len(self._open) >= self._max_followed:
             return
         one = _Charge(deployment, max(0, accepted_ms), now + self._follow_s, self._settings.retry_min_s)
+        one.seen, one.since = seen, seen.mzxid if seen is not None else NEVER
         self._open[deployment] = one
         if self._connected:
             self._submit(now, one)
@@ -96,6 +105,13 @@ class Charges:
                 one.look_at = None
             elif not was:
                 self._look(one)
+
+    def on_news(self, news: RecordNews) -> None:
+        """At rest, as its coordinator says of what it wrote after what was submitted: nothing is left to look at."""
+        one = self._open.get(news.deployment)
+        if one is not None and news.closed and news.seen.mzxid > one.since:
+            self._asks.forget(one.ask)
+            del self._open[news.deployment]
 
     def on_watch(self, path: str) -> None:
         if not path.startswith(paths.OPEN + "/"):
@@ -151,7 +167,8 @@ class Charges:
     def _submit(self, now: float, one: _Charge) -> None:
         def question(attempt: Attempt) -> Submit:
             load = max(0, attempt.leader.leader.load)
-            return Submit(attempt.call, one.deployment, one.accepted_ms, attempt.considered, load)
+            seen, one.seen = one.seen, None
+            return Submit(attempt.call, one.deployment, one.accepted_ms, attempt.considered, load, seen)
 
         def done(at: float, answered: Answered) -> None:
             one.ask = ""

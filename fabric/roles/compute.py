@@ -41,9 +41,10 @@ from fabric.commands import (
     Verifying,
 )
 from fabric.effects import FetchLog, LogFetched
-from fabric.messages import Heartbeat, NodeAnswer
+from fabric.messages import Vitals
 from fabric.ordinals import format_ordinals, parse_ordinals
 from fabric.resources import ZERO
+from fabric.roles.beats import Beats
 from fabric.roles.instances import Instances
 from fabric.roles.ledger import Ledger
 from fabric.roles.outbox import Outbox, earliest
@@ -66,13 +67,15 @@ class Compute:
         settings: Settings,
         rng: random.Random,
         out: Outbox,
+        beats: Beats,
         journal: Mapping[str, bytes],
     ) -> None:
         self._identity = identity
         self._settings = settings
         self._out = out
+        self._beats = beats
         self.ledger = Ledger(identity.total)
-        self.instances = Instances(identity, settings, rng, out, self.ledger, journal)
+        self.instances = Instances(identity, settings, rng, out, self.ledger, beats.answer, journal)
         self.verifier = Verifier(identity, settings, rng, out, self.instances)
         self.touch = Touch(self.instances, out)
         self.cordoned = False
@@ -87,13 +90,20 @@ class Compute:
 
     def command(self, now: float, sender: str, call: str, command: Command) -> None:
         if isinstance(command, ReadLog):
-            self._read_log(sender, call, command)
+            self._read_log(now, sender, call, command)
             return
         try:
             answer = self._obey(now, command)
         except ValueError as error:  # ordinals that make no sense
             answer = Unable(str(error)[:500])
-        self._out.send(sender, NodeAnswer(call, self._identity.node, answer))
+        if isinstance(command, Confirm | Stop) and isinstance(answer, Progress):
+            work = self.instances.works.get(command.deployment)
+            if work is not None:
+                if not answer.refused and self.instances.held.hold(now, work, sender, call):
+                    return
+                if work.unsaved:
+                    self.instances.save(work)
+        self._beats.answer(now, sender, call, answer)
 
     def _obey(self, now: float, command: Command) -> Answer:
         if isinstance(command, AskOffer):
@@ -183,8 +193,7 @@ class Compute:
         if work.entries:
             works[ask.deployment] = work
             self.verifier.schedule(now, ask.deployment)
-            if fresh or moved:
-                self.instances.save(work)
+            work.unsaved = work.unsaved or fresh or moved
             self.instances.begin(now, work)
         work.messages += 1
         return work.progress(tuple(refused))
@@ -198,7 +207,7 @@ class Compute:
         work.epoch, work.step = ask.epoch, ask.step
         marked = self.instances.mark_stopping(work, ordinals)
         if marked:
-            self.instances.save(work)
+            work.unsaved = True
             self.instances.stop(work, marked)
         work.messages += 1
         return work.progress()
@@ -222,18 +231,18 @@ class Compute:
         )
         return Described(tuple(views[: ask.limit]), len(views) > ask.limit, reserved[: ask.limit])
 
-    def _read_log(self, sender: str, call: str, ask: ReadLog) -> None:
+    def _read_log(self, now: float, sender: str, call: str, ask: ReadLog) -> None:
         if len(self._log_reads) >= MAX_LOG_READS:
-            self._out.send(sender, NodeAnswer(call, self._identity.node, Unable("too many logs are being read")))
+            self._beats.answer(now, sender, call, Unable("too many logs are being read"))
             return
         self._log_reads[call] = (sender, call)
         self._out.add(FetchLog(call, ask.instance, ask.max_bytes))
 
-    def on_log(self, event: LogFetched) -> None:
+    def on_log(self, now: float, event: LogFetched) -> None:
         asked = self._log_reads.pop(event.token, None)
         if asked is not None:
             sender, call = asked
-            self._out.send(sender, NodeAnswer(call, self._identity.node, LogText(event.known, event.data)))
+            self._beats.answer(now, sender, call, LogText(event.known, event.data))
 
     # --- status and time -----------------------------------------------------------------------------------------
 
@@ -242,16 +251,15 @@ class Compute:
         """Another one when a heartbeat would say something else."""
         return self.ledger.changes, self.cordoned, self.instances.images
 
-    def heartbeat(self) -> Heartbeat:
-        return Heartbeat(
-            node=self._identity.node,
-            guid=self._identity.guid,
-            free=self.ledger.free,
-            cordoned=self.cordoned,
-            instances=self.instances.count,
-            reserved=self.ledger.reserved_count,
-            images=self.instances.images,
-            free_bytes=0,
+    @property
+    def vitals(self) -> Vitals:
+        return Vitals(
+            self.ledger.free,
+            self.cordoned,
+            self.instances.count,
+            self.ledger.reserved_count,
+            self.instances.images,
+            0,
         )
 
     def tick(self, now: float) -> None:

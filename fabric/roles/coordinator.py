@@ -13,7 +13,7 @@ import random
 from collections.abc import Callable, Collection
 
 from fabric.commands import Progress
-from fabric.messages import Submit
+from fabric.messages import RecordNews, RecordSeen, Submit
 from fabric.records import Share, State
 from fabric.roles import plans
 from fabric.roles.calls import RackCalls
@@ -33,12 +33,14 @@ from zk.tree import Existed, Get, Got, Listed, NoNode, Outcome
 
 
 class Coordinator:
-    """`done(now, deployment)` is called once, at the end: settled, fenced, or not ours."""
+    """`done(now, deployment)` is called once, at the end: settled, fenced, or not ours. `submitter`: who gave it to us,
+    and hears of every write; empty when nobody did."""
 
     def __init__(
         self,
         deployment: str,
         submit: Submit | None,
+        submitter: str,
         identity: Identity,
         settings: Settings,
         session: int,
@@ -53,8 +55,9 @@ class Coordinator:
         self._out = out
         self._finished = done
         self._submit = submit
+        self._submitter = submitter
         self._keeper = RecordKeeper(
-            deployment, identity, session, out, self._claimed, self._changed, self._lost, self._elsewhere
+            deployment, identity, session, out, self._claimed, self._changed, self._lost, self._elsewhere, self._wrote
         )
         self._recorder = Recorder(identity, now, out.wall_ms, submit)
         self._charge = Charge(
@@ -75,7 +78,7 @@ class Coordinator:
     # --- inputs --------------------------------------------------------------------------------------------------
 
     def begin(self, now: float) -> None:
-        self._keeper.claim(now)
+        self._keeper.claim(now, self._submit.seen if self._submit is not None else None)
 
     def on_tree(self, now: float, token: str, outcome: Outcome) -> None:
         if self._ended:
@@ -185,6 +188,10 @@ class Coordinator:
     def _lost(self, now: float, why: str) -> None:
         self._out.note("info", f"{self.deployment}: not coordinated here any more: {why}")
         self._end(now)
+
+    def _wrote(self, seen: RecordSeen, closed: bool) -> None:
+        if self._submitter:
+            self._out.send(self._submitter, RecordNews(self.deployment, seen, closed))
 
     def _elsewhere(self, address: str) -> None:
         """Another coordinates it: if a user has changed it, that one must hear of it."""

@@ -1,8 +1,8 @@
 """Running what was confirmed: image first, then start, restart by policy, stop; and none of it twice.
 
 Steps 7 to 9 on a compute node. An image is wanted once, however many ordinals wait for it: the world says whether the
-cache has it, else a storage leader is found (`finder`) and the fetch goes on with the holders that it chose. Everything
-that an ordinal may do is journaled before the world, or the coordinator, hears of it. What the driver found at start
+cache has it, else a storage leader is found (`finder`) and the fetch goes on with the holders that it chose. What is
+told of an ordinal is in the journal before the coordinator hears of it. What the driver found at start
 (`Adopted`) is compared with the journal: known and running is adopted; known and not running starts again, unless its
 policy says that it is done; running and unknown is an orphan and is stopped.
 """
@@ -10,11 +10,11 @@ policy says that it is done; running and unknown is an orphan and is stopped.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 
-from fabric.commands import FetchNote
+from fabric.commands import FetchNote, Progress
 from fabric.effects import (
     Adopted,
     FetchImage,
@@ -33,6 +33,7 @@ from fabric.effects import (
 )
 from fabric.messages import NodeReport
 from fabric.roles.finder import Found, HolderFinder
+from fabric.roles.held import HeldAnswers
 from fabric.roles.ledger import Ledger
 from fabric.roles.outbox import Outbox, earliest
 from fabric.roles.settings import Identity, Settings
@@ -62,6 +63,7 @@ class Instances:
         rng: random.Random,
         out: Outbox,
         ledger: Ledger,
+        answer: Callable[[float, str, str, Progress], None],
         journal: Mapping[str, bytes],
     ) -> None:
         self._identity = identity
@@ -69,6 +71,7 @@ class Instances:
         self._out = out
         self._ledger = ledger
         self.works: dict[str, Work] = {}
+        self.held = HeldAnswers(settings.answer_linger_s, answer, self.save)
         self.finder = HolderFinder(identity, settings, rng, out, self._found)
         self._images: dict[str, bool] = {}
         """Digest -> ready; a digest is in here from the first want to the release."""
@@ -363,7 +366,7 @@ class Instances:
         del work.entries[entry.ordinal]
         self._ledger.release((work.deployment, entry.ordinal))
         self.save(work)
-        self.flush_one(now, work)
+        self._tell(now, work)
 
     def _orphan(self, instance: str) -> None:
         if instance not in self._orphans:
@@ -390,11 +393,17 @@ class Instances:
         for deployment in sorted(dirty):
             work = self.works.get(deployment)
             if work is not None:
-                if work.unsaved and not work.waiting:
-                    self.save(work)
-                self.flush_one(now, work)
+                self._tell(now, work)
 
-    def flush_one(self, now: float, work: Work) -> None:
+    def _tell(self, now: float, work: Work) -> None:
+        """Whoever has asked and waits for the answer; else the coordinator, in a report."""
+        if self.held.of(work.deployment):
+            if not work.waiting:
+                self.held.tell(now, work.deployment)
+                work.report_to = ""
+            return
+        if work.unsaved:
+            self.save(work)
         if not work.report_to:
             return
         if work.deployment in self.works:
@@ -408,6 +417,7 @@ class Instances:
 
     def tick(self, now: float) -> None:
         self.finder.tick(now)
+        self.held.tick(now)
         if self._retry_at is None or now < self._retry_at:
             return
         self._retry_at = None
@@ -428,6 +438,6 @@ class Instances:
 
     @property
     def next_deadline(self) -> float | None:
-        return earliest(self._retry_at, self.finder.next_deadline)
+        return earliest(self._retry_at, self.held.next_deadline, self.finder.next_deadline)
 
 

@@ -14,37 +14,51 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from fabric.commands import AskOffer, Offer
 from fabric.ordinals import MAX_COUNT
 from fabric.records import Policy
 from fabric.resources import Resources
-from fabric.roles.placement import node_offer, preference
+from fabric.roles.placement import preference, salt_of, tie_of, utilisation
 
 
-def offer_of(ask: AskOffer, free: Resources, total: Resources, registered: int) -> Offer:
-    """What an agent that has this free, and is not cordoned, would answer but for others' reservations."""
+class Known(NamedTuple):
+    """An agent that is not cordoned, as its rack leader knows it. `registered`: see `commands.Offer`."""
+
+    node: str
+    free: Resources
+    total: Resources
+    registered: int
+
+
+def best_of(ask: AskOffer, agents: Iterable[Known]) -> list[tuple[str, Offer]]:
+    """What the `ask.best` that a placement comes to first would answer, but for others' reservations; of those that
+    have room."""
+    salt, need, wanted = salt_of(ask.deployment), ask.resources, min(ask.wanted, MAX_COUNT)
+    ranked = []
+    for agent in agents:
+        count = min(agent.free.holds(need), wanted)
+        if count:
+            busy = utilisation(agent.free, agent.total)
+            order = preference(ask.policy, 0, busy, count, tie_of(salt, agent.node))
+            ranked.append((order, agent.node, count, agent))
+    return [(agent.node, _offer(ask, agent, count)) for _, _, count, agent in heapq.nsmallest(ask.best, ranked)]
+
+
+def _offer(ask: AskOffer, agent: Known, count: int) -> Offer:
     return Offer(
-        count=min(free.holds(ask.resources), ask.wanted, MAX_COUNT),
-        free=free,
-        total=total,
+        count=count,
+        free=agent.free,
+        total=agent.total,
         cordoned=False,
         held=0,
         oldest=0,
-        capacity=min(total.holds(ask.resources), MAX_COUNT),
-        short=free.shortest(ask.resources),
+        capacity=min(agent.total.holds(ask.resources), MAX_COUNT),
+        short=agent.free.shortest(ask.resources),
         holders=(),
-        registered=registered,
+        registered=agent.registered,
     )
-
-
-def best_of(ask: AskOffer, offers: Iterable[tuple[str, Offer]]) -> list[tuple[str, Offer]]:
-    """The `ask.best` that a placement comes to first, of those that have room."""
-
-    def order(one: tuple[str, Offer]) -> tuple[float, ...]:
-        return preference(ask.policy, ask.deployment, node_offer(one[0], "", one[1]))
-
-    return heapq.nsmallest(ask.best, (one for one in offers if one[1].count > 0), key=order)
 
 
 def how_many(policy: Policy, wanted: int, racks: int, later: int) -> int:

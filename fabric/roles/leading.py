@@ -54,12 +54,12 @@ class Leading:
             is_mine=lambda one: _ID.fullmatch(one) is not None and self._is_mine(one),
             leaders=lambda: len(self.directory.leaders),
             free=lambda one: one not in self._charges and len(self._charges) < settings.max_coordinated,
-            take=lambda now, one: self._take(now, one, None),
+            take=lambda now, one: self._take(now, one),
         )
         self._led: dict[str, int] = {}
         """Rack -> its leader's epoch, when that last changed."""
         self._charges: dict[str, Coordinator] = {}
-        self._once_more: dict[str, Submit] = {}
+        self._once_more: dict[str, tuple[str, Submit]] = {}
         """Submitted again while in charge: a change may have come too late for that coordinator, so look once more."""
         self._session = 0
         self._active = False
@@ -117,7 +117,7 @@ class Leading:
     def on_submit(self, now: float, sender: str, submit: Submit) -> None:
         if submit.deployment in self._charges:
             reason = ""
-            self._once_more[submit.deployment] = submit
+            self._once_more[submit.deployment] = (sender, submit)
             self._charges[submit.deployment].look()
         elif not self._active or self._held:
             reason = "this agent does not lead its rack now"
@@ -125,7 +125,7 @@ class Leading:
             reason = f"{len(self._charges)} deployments are in its charge, the most it takes"
         else:
             reason = ""
-            self._take(now, submit.deployment, submit)
+            self._take(now, submit.deployment, sender, submit)
         self._out.send(sender, Submitted(submit.call, not reason, reason))
 
     def on_report(self, now: float, report: NodeReport) -> None:
@@ -164,10 +164,11 @@ class Leading:
             return True
         return False
 
-    def _take(self, now: float, deployment: str, submit: Submit | None) -> None:
+    def _take(self, now: float, deployment: str, submitter: str = "", submit: Submit | None = None) -> None:
         charge = Coordinator(
             deployment,
             submit,
+            submitter,
             self._identity,
             self._settings,
             self._session,
@@ -185,7 +186,7 @@ class Leading:
         self._charges.pop(deployment, None)
         again = self._once_more.pop(deployment, None)
         if again is not None and self._active and not self._held:
-            self._take(now, deployment, again)
+            self._take(now, deployment, *again)
 
     # --- sweep ---------------------------------------------------------------------------------------------------
 
@@ -209,7 +210,7 @@ class Leading:
             if len(self._charges) >= self._settings.max_coordinated:
                 return  # the next sweep finds it again
             self._out.note("info", f"{deployment}: open and without an owner: taking it")
-            self._take(now, deployment, None)
+            self._take(now, deployment)
 
     def _is_mine(self, name: str) -> bool:
         """Rendezvous hashing over the racks that have a leader."""

@@ -47,21 +47,12 @@ class NodeOffer:
 
 def node_offer(node: str, rack: str, offer: Offer, used: int = 0) -> NodeOffer:
     """An agent's message as an input of `place`."""
-    busy = [
-        1.0 - free / total
-        for free, total in (
-            (offer.free.vcpus, offer.total.vcpus),
-            (offer.free.memory_mib, offer.total.memory_mib),
-            (offer.free.disk_mib, offer.total.disk_mib),
-        )
-        if total > 0
-    ]
     return NodeOffer(
         node,
         rack,
         0 if offer.cordoned else offer.count,
         used,
-        max(busy, default=1.0),
+        utilisation(offer.free, offer.total),
         offer.cordoned,
         offer.short,
         offer.capacity,
@@ -70,6 +61,18 @@ def node_offer(node: str, rack: str, offer: Offer, used: int = 0) -> NodeOffer:
         offer.free if offer.registered else ZERO,  # one that is not registered takes nothing
         offer.holders,
     )
+
+
+def utilisation(free: Resources, total: Resources) -> float:
+    """How full a node is, 0 … 1, in the dimension in which it is fullest. (Spelled out: see `Resources`.)"""
+    busy = 0.0 if total.vcpus or total.memory_mib or total.disk_mib else 1.0
+    if total.vcpus:
+        busy = 1.0 - free.vcpus / total.vcpus
+    if total.memory_mib:
+        busy = max(busy, 1.0 - free.memory_mib / total.memory_mib)
+    if total.disk_mib:
+        busy = max(busy, 1.0 - free.disk_mib / total.disk_mib)
+    return busy
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +115,7 @@ def place(wish: Wish, offers: Sequence[NodeOffer]) -> Placement:
     counts: dict[str, int] = defaultdict(int)
     left = wish.count
     if wish.policy == "pack":
-        order = sorted(offers, key=lambda offer: preference("pack", wish.salt, offer))
+        order = sorted(offers, key=lambda offer: _preference("pack", wish.salt, offer))
         for offer in order:
             take = min(left, room[offer.node], racks[offer.rack].room)
             if take > 0:
@@ -129,12 +132,14 @@ def place(wish: Wish, offers: Sequence[NodeOffer]) -> Placement:
     return Placement(given, left)
 
 
-def preference(policy: Policy, salt: str, offer: NodeOffer) -> tuple[float, ...]:
-    """Which node comes first, for a pack everywhere, for a spread in its rack: the one with the least of this."""
-    tie = _hash(salt, offer.node)
-    if policy == "pack":
-        return (-offer.utilisation, offer.count, tie)
-    return (offer.used, offer.utilisation, tie)
+def preference(policy: Policy, used: int, busy: float, count: int, tie: int) -> tuple[float, ...]:
+    """Which node comes first, for a pack everywhere, for a spread in its rack: the one with the least of this. `used`,
+    `busy`, `count`: see `NodeOffer`; `tie`: see `tie_of`."""
+    return (-busy, count, tie) if policy == "pack" else (used, busy, tie)
+
+
+def _preference(policy: Policy, salt: str, offer: NodeOffer) -> tuple[float, ...]:
+    return preference(policy, offer.used, offer.utilisation, offer.count, tie_of(salt_of(salt), offer.node))
 
 
 def _spread(
@@ -142,12 +147,12 @@ def _spread(
 ) -> int:
     for index, offer in enumerate(offers):
         if room[offer.node] > 0:
-            racks[offer.rack].nodes.append((preference("spread", wish.salt, offer), index))
+            racks[offer.rack].nodes.append((_preference("spread", wish.salt, offer), index))
     heap: list[tuple[int, int, str]] = []
     for name, rack in racks.items():
         heapq.heapify(rack.nodes)
         if rack.nodes and rack.room > 0:
-            heap.append((rack.used, _hash(wish.salt, name), name))
+            heap.append((rack.used, tie_of(salt_of(wish.salt), name), name))
     heapq.heapify(heap)
     left = wish.count
     while left and heap:
@@ -218,5 +223,11 @@ def _racks(wish: Wish, offers: Sequence[NodeOffer]) -> dict[str, _Rack]:
     return racks
 
 
-def _hash(salt: str, name: str) -> int:
-    return zlib.crc32(name.encode(), zlib.crc32(salt.encode()))
+def salt_of(text: str) -> int:
+    """For `tie_of`."""
+    return zlib.crc32(text.encode())
+
+
+def tie_of(salt: int, name: str) -> int:
+    """Who comes first of those that are as good as each other: for each deployment somebody else."""
+    return zlib.crc32(name.encode(), salt)

@@ -1,12 +1,13 @@
 """The rack leader's own work: knowing the rack's agents, and speaking to all of them at once (step 5).
 
 Theory of operation. The leader, and only it, watches its rack's member list; it reads each new member and says hello
-(`LeaderHello`), so that agents know whom to send heartbeats without watching anything. A heartbeat brings free capacity
-and says "I am alive". An agent that has been silent for `silent_after_s` is not waited for: it is still told what
-everyone is told (it may come back), but an answer does not wait for it. A `RackCall` becomes one `NodeCall` an agent,
-in parallel, and one `RackAnswer` when all are in or its wait is over. A repeat of a call that is still open is answered
-when the first is. A question for offers that wants the best alone is answered for the agents (`known`), but for those
-that have not said yet what they have.
+(`LeaderHello`), so that agents know whom to send heartbeats without watching anything. Heartbeats, and answers, bring
+free capacity and say "I am alive". An agent is *silent* when its connection broke, when it left a call without an
+answer, or when it was not heard of for `silent_after_s`; until it is heard of again. It is not waited for: it is still
+told what everyone is told (it may come back), but an answer does not wait for it. A `RackCall` becomes one `NodeCall`
+an agent, in parallel, and one `RackAnswer` when all are in or its wait is over. A repeat of a call that is still open
+is answered when the first is. A question for offers that wants the best alone is answered for the agents (`known`), but
+for those that have not said yet what they have.
 
 Losing leadership drops all of it: open calls get no answer from here, and their callers find the next leader.
 """
@@ -16,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from fabric.commands import Answer, AskOffer, Command, Offer, Reserve, Reserved
+from fabric.commands import Answer, AskOffer, Command, Reserve, Reserved
 from fabric.messages import (
     Heartbeat,
     LeaderHello,
@@ -28,11 +29,12 @@ from fabric.messages import (
     RackCall,
     RackStatus,
     RackStatusCall,
+    Vitals,
 )
 from fabric.ordinals import parse_ordinals
 from fabric.records import BadRecord, Member, decode
 from fabric.resources import ZERO, Resources
-from fabric.roles.known import best_of, offer_of
+from fabric.roles.known import Known, best_of
 from fabric.roles.outbox import Outbox, earliest
 from fabric.roles.settings import Identity, Settings
 from zk import paths
@@ -48,13 +50,14 @@ class _Seen:
     member: Member
     since: float
     heard: float | None = None
-    beat: Heartbeat | None = None
+    vitals: Vitals | None = None
+    mute: bool = False
+    """Its connection broke, or it left a call without an answer, since it was heard."""
     hello_at: float = 0.0
     registered: int = 0
     """The zxid of its registration."""
     free: Resources = ZERO
-    """By the last heartbeat, or the answer to a reservation since; less what it was asked to reserve and has not
-    answered."""
+    """As it said last; less what it was asked to reserve and has not answered."""
 
 
 @dataclass(slots=True)
@@ -77,6 +80,7 @@ class RackLeader:
         self._identity = identity
         self._settings = settings
         self._out = out
+        self._call_prefix = f"{identity.guid[:8]}-n-"
         self._list_path = paths.rack_members(identity.layer, identity.rack)
         self._members: dict[str, _Seen] = {}
         self._listed: set[str] | None = None
@@ -95,6 +99,8 @@ class RackLeader:
         """Told of a member that is gone from the list."""
         self.on_appeared: Callable[[str], None] = lambda node: None
         """Told of a member whose record was read."""
+        self.on_vitals: Callable[[float, str, Vitals], None] = lambda now, node, vitals: None
+        """Told of what a member says of itself."""
 
     def is_member(self, node: str) -> bool:
         """On ZooKeeper's list of this rack, as far as this leader knows."""
@@ -219,12 +225,34 @@ class RackLeader:
         if seen is None or seen.member.guid != beat.guid:
             self._read(beat.node)
             return
+        self._hear(now, seen, beat.vitals)
+
+    def _hear(self, now: float, seen: _Seen, vitals: Vitals | None) -> None:
         seen.heard = now
-        seen.beat = beat
-        seen.free = beat.free
+        seen.mute = False
+        if vitals is not None:
+            seen.vitals = vitals
+            seen.free = vitals.free
+            self.on_vitals(now, seen.member.node, vitals)
+
+    def on_lost(self, now: float, endpoint: str) -> None:
+        """The connection to this endpoint broke. A greeting makes a new one, if somebody is there."""
+        if self._epoch is None:
+            return
+        for node, seen in self._members.items():
+            if seen.member.address.rpartition("/")[0] == endpoint:
+                seen.mute = True
+                self._hello(now, seen)
+                for key, entry in list(self._open.items()):
+                    if node in entry.waiting:  # what it answers now has no way back here
+                        entry.waiting.discard(node)
+                        entry.late.add(node)
+                        if not entry.waiting:
+                            self._answer(key)
 
     def _silent(self, now: float, seen: _Seen) -> bool:
-        return now - (seen.heard if seen.heard is not None else seen.since) > self._settings.silent_after_s
+        heard = seen.heard if seen.heard is not None else seen.since
+        return seen.mute or now - heard > self._settings.silent_after_s
 
     # --- calls ---------------------------------------------------------------------------------------------------
 
@@ -257,7 +285,7 @@ class RackLeader:
         absent = tuple(sorted(set(commands) - self._listed))
         late |= set(commands) - set(present) - set(absent)  # there, but its record can't be read
         self._serial += 1
-        node_call = f"{self._identity.guid[:8]}-n-{self._serial}"
+        node_call = f"{self._call_prefix}{self._serial}"
         entry = _Open(call, caller, now + call.wait_ms / 1000, set(present) - late, late, absent)
         self._open[key] = entry
         self._by_call[node_call] = key
@@ -273,15 +301,15 @@ class RackLeader:
     def _answer_for(self, entry: _Open, present: Mapping[str, _Seen], ask: AskOffer) -> None:
         """Those that have told what they have need not be asked; nor those that are silent."""
         entry.late.clear()
-        offers: list[tuple[str, Offer]] = []
-        for node in sorted(entry.waiting):
+        known: list[Known] = []
+        for node in tuple(entry.waiting):
             seen = present[node]
-            if seen.beat is None:
+            if seen.vitals is None:
                 continue
             entry.waiting.discard(node)
-            if not seen.beat.cordoned:
-                offers.append((node, offer_of(ask, seen.free, seen.member.total, seen.registered)))
-        entry.results.update(best_of(ask, offers))
+            if not seen.vitals.cordoned:
+                known.append(Known(node, seen.free, seen.member.total, seen.registered))
+        entry.results.update(best_of(ask, known))
 
     def _ask(self, entry: _Open, node: str, command: Command) -> None:
         entry.sent += 1
@@ -291,6 +319,9 @@ class RackLeader:
         self._out.send(self._members[node].member.address, NodeCall(entry.call.call, command))
 
     def on_answer(self, now: float, answer: NodeAnswer) -> None:
+        seen = self._members.get(answer.node)
+        if seen is not None and answer.call.startswith(self._call_prefix):  # also when it comes too late for its call
+            self._hear(now, seen, answer.vitals)
         key = self._by_call.get(answer.call)
         if key is None:
             return
@@ -300,16 +331,17 @@ class RackLeader:
         entry.waiting.discard(answer.node)
         entry.late.discard(answer.node)
         entry.results[answer.node] = answer.answer
-        seen = self._members.get(answer.node)
-        if seen is not None and isinstance(answer.answer, Reserved):
-            refused = not answer.answer.granted and answer.answer.free == ZERO  # to this one; perhaps not to others
-            seen.free = seen.beat.free if refused and seen.beat else answer.answer.free
+        if seen is not None and isinstance(answer.answer, Reserved) and seen.vitals is not None:
+            seen.free = seen.vitals.free  # nothing is under way any more
         if not entry.waiting:
             self._answer(key)
 
     def _answer(self, key: tuple[str, str]) -> None:
         entry = self._open.pop(key)
         self._by_call.pop(entry.call.call, None)
+        for node in entry.waiting:
+            if node in self._members:
+                self._members[node].mute = True
         self._out.send(
             entry.caller,
             RackAnswer(
@@ -335,7 +367,7 @@ class RackLeader:
         )
 
     def _status(self, now: float, seen: _Seen) -> NodeStatus:
-        member, beat = seen.member, seen.beat
+        member, vitals = seen.member, seen.vitals
         return NodeStatus(
             node=member.node,
             rack=member.rack,
@@ -343,17 +375,17 @@ class RackLeader:
             address=member.address,
             data_endpoint=member.data_endpoint,
             total=member.total,
-            free=beat.free if beat else member.total,
-            cordoned=beat.cordoned if beat else False,
-            instances=beat.instances if beat else 0,
-            reserved=beat.reserved if beat else 0,
+            free=vitals.free if vitals else member.total,
+            cordoned=vitals.cordoned if vitals else False,
+            instances=vitals.instances if vitals else 0,
+            reserved=vitals.reserved if vitals else 0,
             heard_ms=int((now - seen.heard) * 1000) if seen.heard is not None else -1,
             silent=self._silent(now, seen),
             driver=member.driver,
             host=member.host,
             pid=member.pid,
-            images=beat.images if beat else 0,
-            free_bytes=beat.free_bytes if beat else 0,
+            images=vitals.images if vitals else 0,
+            free_bytes=vitals.free_bytes if vitals else 0,
             managent=member.managent,
         )
 

@@ -19,6 +19,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from fabric.messages import RecordSeen
 from fabric.records import BadRecord, Deployment, Owner, State, decode, encode
 from fabric.roles.outbox import Outbox
 from fabric.roles.settings import Identity
@@ -45,6 +46,7 @@ from zk.tree import (
     Refused,
     SessionExpired,
     Set,
+    Stat,
     TreeError,
     Written,
 )
@@ -57,8 +59,8 @@ _Then = Callable[[float, Outcome], None]
 
 class RecordKeeper:
     """`claimed(now)`, `changed(now)` (a user changed the record; `record` is the new one), `lost(now, why)` (ours no
-    more, or never was) and `elsewhere(address)` (another's claim was found) are called as it happens; `write` and
-    `close` call what they were given when it is done."""
+    more, or never was) and `elsewhere(address)` (another's claim was found) are called as it happens, `wrote(seen,
+    closed)` after each write that was answered; `write` and `close` call what they were given when it is done."""
 
     def __init__(
         self,
@@ -70,6 +72,7 @@ class RecordKeeper:
         changed: Callable[[float], None],
         lost: Callable[[float, str], None],
         elsewhere: Callable[[str], None],
+        wrote: Callable[[RecordSeen, bool], None],
     ) -> None:
         self.deployment = deployment
         self.epoch = 0
@@ -84,6 +87,7 @@ class RecordKeeper:
         self._changed = changed
         self._lost = lost
         self._elsewhere = elsewhere
+        self._wrote = wrote
         self._record: Deployment | None = None
         self._version = -1
         self._path = paths.deployment(deployment)
@@ -119,8 +123,13 @@ class RecordKeeper:
 
     # --- claim ---------------------------------------------------------------------------------------------------
 
-    def claim(self, now: float) -> None:
-        self._ask(Get(self._path), self._read_to_claim)
+    def claim(self, now: float, seen: RecordSeen | None = None) -> None:
+        """`seen`: the record as somebody wrote it. If it has changed since, the claim fails, and it is read."""
+        if seen is None:
+            self._ask(Get(self._path), self._read_to_claim)
+        else:
+            stat = Stat(seen.czxid, seen.mzxid, seen.version, 0, 0, seen.ctime_ms, seen.mtime_ms)
+            self._read_to_claim(now, Got(seen.data, stat))
 
     def _read_to_claim(self, now: float, outcome: Outcome, sure: bool = False) -> None:
         if isinstance(outcome, NoNode) and not sure:
@@ -170,6 +179,7 @@ class RecordKeeper:
             assert isinstance(written, Written)
             self.epoch, self._version = written.stat.mzxid, written.stat.version
             self._tries = 0
+            self._wrote(_seen(encode(self.record), written.stat), False)
             self._claimed(now)
         elif isinstance(outcome, MultiFailed) and isinstance(outcome.cause, NodeExists):
             self._ask(Exists(self._owner), self._whose)
@@ -215,10 +225,11 @@ class RecordKeeper:
         def done(at: float, outcome: Outcome) -> None:
             cause = outcome.cause if isinstance(outcome, MultiFailed) else outcome
             if isinstance(outcome, Written | Done):
-                stat = outcome if isinstance(outcome, Written) else outcome.results[0]
-                assert isinstance(stat, Written)
-                self._version, self._record = stat.stat.version, record
+                written = outcome if isinstance(outcome, Written) else outcome.results[0]
+                assert isinstance(written, Written)
+                self._version, self._record = written.stat.version, record
                 self._tries = 0
+                self._wrote(_seen(encode(record), written.stat), isinstance(op, Multi))
                 then(at)
             elif isinstance(op, Multi) and isinstance(outcome, MultiFailed) and _dispensable(op, outcome):
                 # no trace znode, no marker, or something strange below the marker: closing does not depend on them
@@ -342,6 +353,10 @@ class RecordKeeper:
             self.abandon(now, str(outcome) if isinstance(outcome, TreeError) else "too many tries")
         else:
             self._again = (now + RETRY_S, again)
+
+
+def _seen(data: bytes, stat: Stat) -> RecordSeen:
+    return RecordSeen(data, stat.version, stat.czxid, stat.mzxid, stat.ctime_ms, stat.mtime_ms)
 
 
 def _dispensable(op: Multi, failed: MultiFailed) -> bool:

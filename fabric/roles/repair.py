@@ -38,7 +38,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from fabric.commands import MAX_LISTED, ListHeld
-from fabric.messages import Heartbeat, HoldersChanged
+from fabric.messages import HoldersChanged, Vitals
 from fabric.roles.calls import Gathered, RackCalls
 from fabric.roles.copies import Copies
 from fabric.roles.leaders import LeaderDirectory, looks_after
@@ -175,11 +175,11 @@ class Repair:
         self._members = members
         self._images = {node: images for node, images in self._images.items() if node in members}
 
-    def on_heartbeat(self, now: float, beat: Heartbeat) -> None:
-        before = self._images.get(beat.node, 0)
-        if self._active and self._members is not None and beat.node in self._members:
-            self._images[beat.node] = beat.images
-            if beat.images < before:
+    def on_vitals(self, now: float, node: str, vitals: Vitals) -> None:
+        before = self._images.get(node, 0)
+        if self._active and self._members is not None and node in self._members:
+            self._images[node] = vitals.images
+            if vitals.images < before:
                 self._news(now)
 
     def on_leaders(self, now: float) -> None:

@@ -14,10 +14,11 @@ class Settings:
     # membership
     session_timeout_s: float = 10.0
     """An agent that ZooKeeper has not heard of for this long is gone; candidates take over from dead leaders then."""
-    heartbeat_interval_s: float = 1.0
-    """Agent to rack leader, with free capacity."""
-    silent_after_s: float = 3.5
-    """A rack leader does not wait for an agent that it has not heard of for so long."""
+    heartbeat_interval_s: float = 10.0
+    """Agent to rack leader, when there are no news: these are told at once."""
+    silent_after_s: float = 25.0
+    """A rack leader does not wait for an agent that it has not heard of for so long; nor for one whose connection
+    broke, or that left a question without an answer, until it is heard of again."""
     home_wait_s: float = 20.0
     """Before it registers, an agent waits so long for what must not run there any more to be gone."""
     sweep_interval_s: float = 5.0
@@ -41,6 +42,8 @@ class Settings:
     """For a rack's offers (step 5); who has not answered then is left out."""
     command_wait_s: float = 2.0
     """For a rack's answers to reserve, confirm, cancel, stop."""
+    answer_linger_s: float = 0.25
+    """An agent's answer to confirm, or to stop, waits so long for the instances to run, or to be gone."""
     hop_margin_s: float = 0.3
     """A rack leader stops waiting this much before the one who waits for it does."""
     reservation_ttl_s: float = 20.0

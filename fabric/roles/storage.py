@@ -41,8 +41,9 @@ from fabric.effects import (
     MoreHolders,
     StoreChanged,
 )
-from fabric.messages import FindHolders, Heartbeat, HolderRef, Holders, NodeAnswer, PickStores
+from fabric.messages import FindHolders, HolderRef, Holders, PickStores, Vitals
 from fabric.resources import ZERO
+from fabric.roles.beats import Beats
 from fabric.roles.calls import Gathered, RackCalls
 from fabric.roles.leaders import LeaderDirectory
 from fabric.roles.leftovers import Leftovers
@@ -60,9 +61,10 @@ MAX_ASKERS = 10_000
 class Storage:
     """A storage agent's answers to commands."""
 
-    def __init__(self, identity: Identity, settings: Settings, out: Outbox) -> None:
+    def __init__(self, identity: Identity, settings: Settings, out: Outbox, beats: Beats) -> None:
         self._identity = identity
         self._out = out
+        self._beats = beats
         self.leftovers = Leftovers(settings, out, identity.guid)
         self._held: frozenset[str] = frozenset()
         self._damaged: frozenset[str] = frozenset()
@@ -89,7 +91,7 @@ class Storage:
         self._free_bytes = event.free_bytes
         self._busy = event.busy
 
-    def command(self, sender: str, call: str, command: Command) -> None:
+    def command(self, now: float, sender: str, call: str, command: Command) -> None:
         answer: Answer
         if isinstance(command, HasImage):
             held = command.digest in self._held
@@ -106,7 +108,7 @@ class Storage:
             answer = self._replicate(command)
         else:
             answer = Unable(f"{type(command).__name__}: expected a command for a storage agent")
-        self._out.send(sender, NodeAnswer(call, self._identity.node, answer))
+        self._beats.answer(now, sender, call, answer)
 
     def _list(self, digests: tuple[str, ...]) -> HeldList:
         under_way = {digest for digest, reason in self._copies.items() if not reason} - self._held
@@ -154,28 +156,20 @@ class Storage:
         """A copy has no source left. Who ordered it knows better ones: it ends here, and the order is repeated."""
         self._out.add(MoreHolders(event.digest, ()))
 
-    def on_dropped(self, event: ContentDropped) -> None:
+    def on_dropped(self, now: float, event: ContentDropped) -> None:
         asked = self._drops.pop(event.token, None)
         if asked is not None:
             sender, call = asked
-            self._out.send(sender, NodeAnswer(call, self._identity.node, Dropped(event.freed_bytes)))
+            self._beats.answer(now, sender, call, Dropped(event.freed_bytes))
 
     @property
     def mark(self) -> tuple[int, int]:
         """Another one when a heartbeat would say something else."""
         return len(self._held), self._free_bytes
 
-    def heartbeat(self) -> Heartbeat:
-        return Heartbeat(
-            node=self._identity.node,
-            guid=self._identity.guid,
-            free=ZERO,
-            cordoned=False,
-            instances=0,
-            reserved=0,
-            images=len(self._held),
-            free_bytes=self._free_bytes,
-        )
+    @property
+    def vitals(self) -> Vitals:
+        return Vitals(ZERO, False, 0, 0, len(self._held), self._free_bytes)
 
 
 @dataclass(frozen=True, slots=True)

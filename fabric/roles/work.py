@@ -9,8 +9,9 @@ States of an ordinal here:
         recovering: the agent has just started: what its driver did not find starts again once the agent has registered
         parked: stopped for want of touch with ZooKeeper (`stop_after_s`); starts again once the agent has registered
 
-The journal has one record a deployment (`w/<deployment>`), written when ordinals come, are told to stop, go, or end for
-good. Attempts are remembered by the driver, so a restart of an instance costs no write.
+The journal has one record a deployment (`w/<deployment>`), written before anybody is told that ordinals have come, run,
+or stop, and when they go or end for good. Attempts are remembered by the driver, so a restart of an instance costs no
+write.
 """
 
 from __future__ import annotations
@@ -94,7 +95,9 @@ class Work:
     messages: int = 0
     reads: int = 0
     unsaved: bool = False
-    """Ordinals have run for the first time since the journal was written."""
+    """The journal lacks something: ordinals that came, that have run for the first time, or that are told to stop.
+    Nobody may be told of it before. If the agent dies now, nobody was: what it has started is an orphan, what it has
+    stopped starts again, and whoever ordered it orders it again."""
 
     def new_run(self) -> None:
         """Another claim: what is told of image, starts and costs from here on is of its run."""

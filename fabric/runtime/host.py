@@ -3,7 +3,8 @@
 Theory of operation. Bus, tree, journal, driver, store and cache bring inputs; the role turns each into effects; the
 gate performs these in order, none before what stands before it in the journal is on the disk. That is all: the host
 decides nothing. Inputs come on the loop, one at a time, and no effect brings one while it is being performed. One timer
-stands at (or before) the role's next deadline.
+stands at (or before) the role's next deadline, which is asked for once after a burst of inputs: a leader's is a minimum
+over all that it has under way.
 
 Life. Open what is on the disk, journal first; write this start's guid into the journal, so that the next start knows
 whose member znode it may take over; listen; start the role and tell it what was found (instances adopted, images held);
@@ -31,7 +32,7 @@ from typing import Any
 import msgspec
 
 from fabric.drivers.base import DriverError
-from fabric.effects import CallTree, Effect, Input, Leave, Note, Quit, Received, Send, TreeDone
+from fabric.effects import CallTree, Effect, Input, Leave, Note, PeerLost, Quit, Received, Send, TreeDone
 from fabric.gate import Gate
 from fabric.images.errors import ImageError
 from fabric.messages import AnyMessage
@@ -102,6 +103,8 @@ class AgentHost:
         self._asked = 0  # tree operations without an answer
         self._lost = 0  # sessions
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = False
+        """`_set_timer` is on the loop."""
         self._bus: Bus[AnyMessage] | None = None
         self._tree: KazooTree | None = None
         self._journal: Journal | None = None
@@ -177,6 +180,7 @@ class AgentHost:
             guid,
             f"tcp://{config.listen}",
             on_message=self._on_message,
+            on_lost=self._on_lost,
             advertise_host=config.advertise,
         )
         stack.callback(bus.close)
@@ -268,7 +272,9 @@ class AgentHost:
             if self._stepping is not None:
                 self._stepping.before(news)
             self._gate.put(self._stamped(self.agent.handle(self._loop.time(), self._wall_ms(), news)))
-            self._set_timer()
+            if not self._timer_due:
+                self._timer_due = True
+                self._loop.call_soon(self._set_timer)
             if self._stepping is not None:
                 self._stepping.after(news)
         except Exception as error:
@@ -283,15 +289,21 @@ class AgentHost:
             deadline = self.agent.next_deadline()
             if deadline is not None and deadline <= now:
                 self._gate.put(self._stamped(self.agent.tick(now, self._wall_ms())))
-            self._set_timer()
         except Exception as error:
             self._crash(error)
+        self._set_timer()
 
     def _set_timer(self) -> None:
         """At the deadline, or where the timer stands, if that is sooner: looking in vain is cheaper than moving it."""
-        assert self.agent is not None
-        deadline = self.agent.next_deadline()
-        if deadline is None or self._ended.done():
+        self._timer_due = False
+        if self._ended.done() or self.agent is None:
+            return
+        try:
+            deadline = self.agent.next_deadline()
+        except Exception as error:
+            self._crash(error)
+            return
+        if deadline is None:
             return
         if self._timer is not None:
             if self._timer.when() <= deadline:
@@ -301,6 +313,9 @@ class AgentHost:
 
     def _on_message(self, sender: str, message: AnyMessage) -> None:
         self._take(Received(sender, message))
+
+    def _on_lost(self, endpoint: str) -> None:
+        self._take(PeerLost(endpoint))
 
     def _on_tree_event(self, event: TreeEvent) -> None:
         self._lost += isinstance(event, SessionChanged) and event.state is SessionState.LOST

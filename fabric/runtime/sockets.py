@@ -29,8 +29,9 @@ class BusLimits:
     """From a bus to itself, as hundreds of initiators may live in one boot stub; what does not fit is dropped."""
     drain_messages: int = 64
     """Received in a row before the loop gets its turn."""
-    heartbeat_ms: int = 10_000
-    """A connection that carries nothing for so long is probed, and closed when the probe is not answered in as long."""
+    probe_s: int = 10
+    """A connection that carries nothing for so long is probed (by the kernel, which wakes no process for it), and is
+    closed when that is not answered."""
     unheard_ms: int = 3_000
     """A connection whose other end does not acknowledge what was sent for so long is closed: behind a cut TCP tries
     again ever less often, so that an old connection would be silent for long after it has healed."""
@@ -56,9 +57,10 @@ def router(context: SocketContext, limits: BusLimits, ipv6: bool) -> zmq.Socket[
         (zmq.MAXMSGSIZE, MAX_FRAME_BYTES),
         (zmq.SNDHWM, limits.queue_messages),
         (zmq.RCVHWM, limits.queue_messages),
-        (zmq.HEARTBEAT_IVL, limits.heartbeat_ms),
-        (zmq.HEARTBEAT_TIMEOUT, limits.heartbeat_ms),
-        (zmq.HEARTBEAT_TTL, 2 * limits.heartbeat_ms),
+        (zmq.TCP_KEEPALIVE, 1),
+        (zmq.TCP_KEEPALIVE_IDLE, limits.probe_s),
+        (zmq.TCP_KEEPALIVE_INTVL, max(1, limits.probe_s // 3)),
+        (zmq.TCP_KEEPALIVE_CNT, 3),
         (zmq.TCP_MAXRT, limits.unheard_ms),
         (zmq.RECONNECT_IVL, limits.reconnect_min_ms),
         (zmq.RECONNECT_IVL_MAX, limits.reconnect_max_ms),

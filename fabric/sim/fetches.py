@@ -19,7 +19,7 @@ from typing import Protocol
 
 from fabric.effects import FetchProgress, HoldersWanted, ImageFailed, ImageReady, Input
 from fabric.images.manifest import Manifest, chunk_hash
-from fabric.images.mates import bits
+from fabric.images.mates import MateTable, bits
 from fabric.images.protocol import Holder
 from fabric.images.transfer import Transfer
 from fabric.messages import HolderRef
@@ -58,7 +58,9 @@ class Wire(company.Wire, Protocol):
 
 
 class Target(Protocol):
-    """Where an image goes."""
+    """Where an image goes. `shares`: it is a node's, which has mates."""
+
+    shares: bool
 
     def ready(self, digest: str) -> int | None:
         """Bytes, if it is there already."""
@@ -76,6 +78,7 @@ class Target(Protocol):
 @dataclass(slots=True)
 class IntoCache:
     cache: Cache
+    shares: bool = True
 
     def ready(self, digest: str) -> int | None:
         data = self.cache.get(digest)
@@ -99,6 +102,7 @@ class IntoCache:
 @dataclass(slots=True)
 class IntoStore:
     store: Store
+    shares: bool = False
     fetched: dict[bytes, bytes] = field(default_factory=dict)
 
     def ready(self, digest: str) -> int | None:
@@ -144,7 +148,7 @@ class Fetches:
     def __init__(
         self,
         machine: str,
-        here: Holder | None,
+        rack: str,
         clock: Clock,
         rng: random.Random,
         wire: Wire,
@@ -152,9 +156,10 @@ class Fetches:
         emit: Callable[[Input], None],
         done: Callable[[str], None],
     ) -> None:
-        """`here`: where mates find this process; None: it has none."""
         self._machine = machine
-        self._here = here
+        self._here = Holder(machine, rack, f"tcp://{machine}:7001")
+        self.mates = MateTable()
+        """Of the chunk server, when it is a holder's."""
         self._manifests: dict[str, Manifest] = {}
         self._clock = clock
         self._rng = rng
@@ -325,7 +330,7 @@ class Fetches:
             fetch.transfer.already(manifest.chunks.index(chunk))
         for node in fetch.live:
             fetch.transfer.add(self._clock.now, node)
-        if self._here is not None:
+        if self._target.shares:
             self._manifests[fetch.digest] = manifest
             fetch.company = Company(
                 self._clock, self._wire, fetch.digest, self._here, fetch.transfer, lambda: self._go_on(fetch)

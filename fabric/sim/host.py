@@ -34,6 +34,7 @@ from fabric.effects import (
     LogFetched,
     MoreHolders,
     Note,
+    PeerLost,
     Quit,
     Received,
     ReleaseImage,
@@ -44,8 +45,6 @@ from fabric.effects import (
     TreeDone,
 )
 from fabric.gate import Gate
-from fabric.images.mates import MateTable
-from fabric.images.protocol import Holder
 from fabric.messages import AnyMessage
 from fabric.resources import Resources
 from fabric.roles.agent import Agent
@@ -105,8 +104,6 @@ class Process:
         self.gate: Gate[Effect] | None = None
         self.runner: Runner | None = None
         self.fetches: Fetches | None = None
-        self.mates = MateTable()
-        """Of its chunk server, when it is a storage agent's."""
         self.prepared: set[str] = set()
         self._rng = random.Random(f"{world.seed}/agent/{machine.name}/{serial}")
         self._offset_s = round(self._rng.uniform(1, 100_000), 3)
@@ -135,7 +132,7 @@ class Process:
             self.end(str(error))
             return
         machine, world = self.machine, self.world
-        self.bus = world.new_bus(machine.name, self.guid, self._on_message)
+        self.bus = world.new_bus(machine.name, self.guid, self._on_message, self._on_lost)
         identity = Identity(
             node=machine.name,
             rack=machine.rack,
@@ -157,9 +154,8 @@ class Process:
             target: IntoCache | IntoStore = IntoCache(machine.cache)
         else:
             target = IntoStore(machine.store)
-        here = Holder(machine.name, machine.rack, self.bus.address) if machine.layer == "compute" else None
         self.fetches = Fetches(
-            machine.name, here, world.clock, world.rng_data, world, target, self._take_later, self._fetched
+            machine.name, machine.rack, world.clock, world.rng_data, world, target, self._take_later, self._fetched
         )
         self.agent = Agent(identity, world.settings, self._rng, self._known)
         self.ledger = self.agent._compute.ledger if self.agent._compute is not None else None
@@ -301,6 +297,9 @@ class Process:
 
     def _on_message(self, sender: str, message: AnyMessage) -> None:
         self.take(Received(sender, message))
+
+    def _on_lost(self, endpoint: str) -> None:
+        self.take(PeerLost(endpoint))
 
     def _on_tree_event(self, event: TreeEvent) -> None:
         if isinstance(event, SessionChanged):

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
@@ -34,6 +34,8 @@ from fabric.wire import MAX_FRAME_BYTES, BadFrame, Codec
 QUEUE_MESSAGES = 1_000
 """On one link in one direction, as fabric.runtime.sockets has it."""
 RECENT_FRAMES = 256
+LOST_S = 0.001
+"""From the end of a connection to when its other end knows."""
 
 Frame = bytes | tuple[bytes, ...]
 """A tuple: a stranger's message in several parts."""
@@ -229,6 +231,7 @@ class SimBus:
         bind: str,
         *,
         on_message: OnMessage,
+        on_lost: Callable[[str], None] = lambda endpoint: None,
         queue_messages: int = QUEUE_MESSAGES,
     ) -> None:
         self.address = f"{bind}/{guid}"
@@ -240,6 +243,7 @@ class SimBus:
         self._guid = guid
         self._endpoint = bind
         self._on_message = on_message
+        self._on_lost = on_lost
         self._bound = queue_messages
         self._links: dict[str, Link] = {}  # its own, by endpoint
         self._routes: dict[str, Link] = {}  # all, by name
@@ -316,6 +320,11 @@ class SimBus:
             if not self._closed:
                 self.counters.lost += 1
                 self.counters.peers = len(self._links)
+                self._network.clock.after(LOST_S, partial(self._tell_lost, link.endpoint))
+
+    def _tell_lost(self, endpoint: str) -> None:
+        if not self._closed:
+            self._on_lost(endpoint)
 
     def hear(self, sender: str, frame: Frame) -> None:
         if self._closed:

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from fabric.effects import CallTree, Effect, Input, Note, Received, Send, TreeDone
-from fabric.messages import AnyMessage
+from fabric.messages import AnyMessage, RecordSeen
 from fabric.records import Deployment, Image, Key, decode, encode
 from fabric.roles.client import Client
 from zk import paths
@@ -118,7 +118,7 @@ class Submitter:
                 )
             )
             if isinstance(made, Done):
-                self.submit(record.id)
+                self.submit(record.id, RecordSeen(encode(record), 0, made.zxid, made.zxid))
                 return ""
             yield 0.05 + 0.1 * self.rng.random()
         return UNANSWERED
@@ -145,7 +145,9 @@ class Submitter:
             opening = Check(marker, -1) if marked else Create(marker)
             done = yield Multi((Set(path, encode(after), found.stat.version), opening))
             if isinstance(done, Done):
-                self.submit(deployment)
+                stat = found.stat
+                seen = RecordSeen(encode(after), stat.version + 1, stat.czxid, done.zxid)
+                self.submit(deployment, seen)
                 return ""
             cause = done.cause if isinstance(done, MultiFailed) else done
             if isinstance(cause, NodeExists):
@@ -169,8 +171,8 @@ class Submitter:
             yield 0.1
         return UNANSWERED
 
-    def submit(self, deployment: str) -> None:
-        self._perform(self.client.submit(self.now, deployment, self.world.wall_ms()))
+    def submit(self, deployment: str, seen: RecordSeen | None = None) -> None:
+        self._perform(self.client.submit(self.now, deployment, self.world.wall_ms(), seen))
 
     def _step(self, steps: Steps, done: Callable[[str], None], outcome: Outcome | None) -> None:
         if not self.alive:

@@ -220,8 +220,11 @@ class World:
             session_timeout_s=self.settings.session_timeout_s,
         )
 
-    def new_bus(self, name: str, guid: str, on_message: OnMessage) -> SimBus:
-        return SimBus(self.network, self.codec, guid, f"tcp://{name}:7000", on_message=on_message)
+    def new_bus(
+        self, name: str, guid: str, on_message: OnMessage, on_lost: Callable[[str], None] = lambda endpoint: None
+    ) -> SimBus:
+        endpoint = f"tcp://{name}:7000"
+        return SimBus(self.network, self.codec, guid, endpoint, on_message=on_message, on_lost=on_lost)
 
     # --- the way to stores (fetches.Wire) ----------------------------------------------------------------------------
 
@@ -230,8 +233,8 @@ class World:
         return holder.store if holder is not None and holder.process is not None else None
 
     def mates_at(self, machine: str, endpoint: str) -> MateTable | None:
-        holder = self._holder(endpoint)
-        return holder.process.mates if holder is not None and holder.process is not None else None
+        holder = self.pieces_at(machine, endpoint)
+        return holder.mates if holder is not None else None
 
     def pieces_at(self, machine: str, endpoint: str) -> Fetches | None:
         mate = self._holder(endpoint)

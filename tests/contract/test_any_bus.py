@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 
-from fabric.messages import Heartbeat, LeaderHello
+from fabric.messages import Heartbeat, LeaderHello, Vitals
 from fabric.resources import Resources
 from fabric.traffic import PortInUse
 from fabric.wire import MAX_FRAME_BYTES, Codec
@@ -125,7 +125,7 @@ def test_a_port_in_use_is_a_clear_error(meet: Meet) -> None:
 def test_a_message_for_another_incarnation_is_stale(meet: Meet) -> None:
     async def body(p: Parties) -> None:
         one, two = p.make(ONE), p.make(TWO)
-        one.bus.send(f"{two.endpoint}/{THREE}", Heartbeat("n1", ONE, Resources(1, 1, 1), False, 0, 0, 0, 0))
+        one.bus.send(f"{two.endpoint}/{THREE}", Heartbeat("n1", ONE, Vitals(Resources(1, 1, 1), False, 0, 0, 0, 0)))
         one.bus.send(two.address, LeaderHello("r1", "compute", 1, one.address, 1000))
         await p.until(lambda: two.inbox)
         assert two.bus.counters.stale == 1
@@ -296,7 +296,7 @@ def test_a_closed_bus_neither_sends_nor_hears(meet: Meet) -> None:
         ([Codec().encode(call("q"), TWO)[:-1]], "msgpack"),
         ([Codec().encode(call("q"), TWO) + b"x"], "msgpack"),
         ([b"\x94\x09\x00\xa0\x80"], "version"),
-        ([b"\x94\x01\x00\xa0\x80"], "type"),
+        ([b"\x94\x02\x00\xa0\x80"], "type"),
     ],
 )
 def test_frames_that_are_no_messages_are_counted_and_change_nothing(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from fabric.commands import Answer, Command, Reserve, Reserved
+from fabric.commands import Answer, Command, Progress, Reserve, Reserved
 from fabric.messages import AnyMessage, NodeAnswer, NodeCall, NodeReport
 from fabric.records import Member, decode
 from fabric.resources import Resources
@@ -179,10 +179,11 @@ def registered(hosts: str, *nodes: str, layer: str = "compute", timeout_s: float
 
 
 class Talker:
-    """A peer of the agents, in the test's own process: asks, and hears reports."""
+    """A peer of the agents, in the test's own process: asks, and hears how it goes."""
 
     def __init__(self, key: bytes | None = None) -> None:
-        self.reports: list[NodeReport] = []
+        self.told: list[Progress] = []
+        """How it goes, by answers and by reports."""
         self._answers: dict[str, asyncio.Future[NodeAnswer]] = {}
         self._context = new_context()
         self.bus = Bus(self._context, Codec(key), "feedfeed", on_message=self._take)
@@ -190,9 +191,11 @@ class Talker:
 
     def _take(self, sender: str, message: AnyMessage) -> None:
         if isinstance(message, NodeAnswer):
+            if isinstance(message.answer, Progress):
+                self.told.append(message.answer)
             self._answers.pop(message.call).set_result(message)
         elif isinstance(message, NodeReport):
-            self.reports.append(message)
+            self.told.append(message.progress)
 
     async def ask(self, address: str, command: Command, timeout_s: float = 10) -> Answer:
         self._serial += 1

@@ -181,8 +181,8 @@ def test_an_image_is_found_fetched_from_two_holders_and_run_and_stopped(tmp_path
                 environment = environment_of(view.pid)
                 assert f"FABRIC_INSTANCE={WEB}.{view.ordinal}".encode() in environment
                 assert b"COLOUR=blue" in environment
-            await until(lambda: talker.reports[-1].progress.running == "0-3", what="the report of all four")
-            fetch = talker.reports[-1].progress.fetch
+            await until(lambda: talker.told[-1].running == "0-3", what="the report of all four")
+            fetch = talker.told[-1].fetch
             assert fetch is not None
             assert sorted(fetch.chosen) == ["s1", "s2"]
             assert sum(fetch.bytes_by_holder.values()) == len(image)
@@ -210,7 +210,7 @@ def test_an_image_is_found_fetched_from_two_holders_and_run_and_stopped(tmp_path
 
             stopping = await talker.ask(node.address, Stop(WEB, CLAIM, 2, "", everything=True))
             assert isinstance(stopping, Progress)
-            assert stopping.stopping == "0-3"
+            assert not stopping.running
             await eventually(
                 lambda: talker.ask(node.address, Describe("", 100)),
                 lambda answer: answer == Described((), False),
@@ -281,10 +281,8 @@ def test_an_image_that_nobody_holds_fails_with_the_reason(tmp_path: Path, chroot
         async def body(talker: Talker) -> None:
             await reserve(talker, node.address, Reserve(WEB, CLAIM, 1, 1, SMALL, "0", 10_000))
             await talker.ask(node.address, Confirm(WEB, CLAIM, 1, spec(digest), "0", talker.bus.address))
-            await until(
-                lambda: talker.reports and talker.reports[-1].progress.failed, timeout_s=40, what="the failure"
-            )
-            failure = talker.reports[-1].progress.failed[0]
+            await until(lambda: talker.told[-1].failed, timeout_s=40, what="the failure")
+            failure = talker.told[-1].failed[0]
             assert failure.blame == "image", "no other node would find one"
             assert "no storage agent has a whole copy" in failure.reason
 
@@ -299,10 +297,8 @@ def test_an_image_without_an_entry_point_is_the_images_fault(tmp_path: Path, chr
         async def body(talker: Talker) -> None:
             await reserve(talker, node.address, Reserve(WEB, CLAIM, 1, 1, SMALL, "0", 10_000))
             await talker.ask(node.address, Confirm(WEB, CLAIM, 1, spec(digest), "0", talker.bus.address))
-            await until(
-                lambda: talker.reports and talker.reports[-1].progress.failed, timeout_s=20, what="the failure"
-            )
-            assert talker.reports[-1].progress.failed[0].blame == "image"
+            await until(lambda: talker.told[-1].failed, timeout_s=20, what="the failure")
+            assert talker.told[-1].failed[0].blame == "image"
 
         talk(body)
 
@@ -315,10 +311,8 @@ def test_an_image_larger_than_the_cache_fails_with_the_reason_and_leaves_nothing
         async def body(talker: Talker) -> None:
             await reserve(talker, node.address, Reserve(WEB, CLAIM, 1, 1, SMALL, "0", 10_000))
             await talker.ask(node.address, Confirm(WEB, CLAIM, 1, spec(digest), "0", talker.bus.address))
-            await until(
-                lambda: talker.reports and talker.reports[-1].progress.failed, timeout_s=20, what="the failure"
-            )
-            failure = talker.reports[-1].progress.failed[0]
+            await until(lambda: talker.told[-1].failed, timeout_s=20, what="the failure")
+            failure = talker.told[-1].failed[0]
             assert failure.blame == "node"
             assert "does not fit" in failure.reason
 

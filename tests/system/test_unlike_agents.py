@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 import httpx
 import pytest
 
-from fabric.chaos import eye, image, judge
-from fabric.chaos.history import Asked, Clock, History, requests
+from fabric.chaos import eye, judge
 from fabric.chaos.load import Generator
 from fabric.chaos.scan import Processes
 from fabric.chaos.script import Load
@@ -19,6 +18,8 @@ from fabric.chaos.watch import Watcher
 from fabric.chaos.watching import Watching
 from fabric.chaos.world import Rules
 from fabric.flavors import load_flavors
+from fabric.load import image
+from fabric.load.history import Asked, Clock, History, requests
 from fabric.local.harness import LocalFabric
 from fabric.messages import PROTOCOL
 from fabric.records import Member, decode

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from fastapi import APIRouter, Header, Path, Query
@@ -112,14 +112,18 @@ async def show(
         str, Query(max_length=16, description="How long to wait for a change, such as 30s, 500ms, 2m.")
     ] = "",
     index: Annotated[int | None, Query(ge=0, description="The X-Index that was seen last.")] = None,
+    until: Annotated[
+        Literal["change", "rest"], Query(description="rest: changes on the way there are not waited for.")
+    ] = "change",
 ) -> Response:
-    """With `index`, the answer comes when the record's index is another than that, or when the wait is over."""
+    """With `index`, the answer comes when the record's index is another than that, and, with `until=rest`, the
+    deployment is at rest; or when the wait is over."""
     limits = services.control.limits
     wait_s = _seconds(wait, limits.wait_most_s) if wait else limits.wait_default_s
     if index is None:
         found = await services.control.store.deployment(_checked(id))
     else:
-        found = await events.next_change(services.control, _checked(id), index, wait_s)
+        found = await events.next_change(services.control, _checked(id), index, wait_s, until == "rest")
     return _answer(found, 200)
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from fabric.chaos.history import Asked, Attempt, End, Kind
 from fabric.chaos.world import Rules, Running, Sample, World
+from fabric.load.history import Asked, Attempt, End, Kind
 from fabric.records import Deployment, Image, Share, Spec
 from fabric.resources import Resources
 

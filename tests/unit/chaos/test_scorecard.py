@@ -8,12 +8,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from fabric.chaos.figures import Figures, figures, quantile
-from fabric.chaos.history import Attempt, Clock, End, History, requests
+from fabric.chaos.figures import Figures, figures
 from fabric.chaos.scorecard import Scorecard, expected, show, told, unknown_figures
 from fabric.chaos.script import Expect
 from fabric.chaos.stage import Deed
 from fabric.chaos.verdict import MAX_SHOWN, Finding, verdict
+from fabric.load.history import Attempt, Clock, End, History, requests
 from tests.unit.chaos.planted import D1, asked, attempt
 
 
@@ -45,12 +45,6 @@ def test_figures_are_counted_from_the_history() -> None:
     assert (found.requests, found.accepted, found.refused, found.lost, found.failed) == (5, 3, 1, 1, 1)
     assert (found.tried_again, found.orphans, found.faults, found.not_done) == (2, 1, 1, 1)
     assert (found.wait_max_s, found.rest_max_s, found.settle_s) == (3.0, 2.0, 4.0)
-
-
-def test_quantiles() -> None:
-    assert quantile([], 0.5) == 0.0
-    assert quantile([3.0, 1.0, 2.0], 0.5) == 2.0
-    assert quantile([float(n) for n in range(100)], 0.95) == 95.0
 
 
 def test_expectations_are_compared() -> None:

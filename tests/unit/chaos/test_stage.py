@@ -11,7 +11,6 @@ import pytest
 
 from fabric.chaos import eye
 from fabric.chaos.faults import disks
-from fabric.chaos.history import Clock
 from fabric.chaos.reading import parse
 from fabric.chaos.schedule import Schedule
 from fabric.chaos.script import Act
@@ -19,6 +18,7 @@ from fabric.chaos.stage import FOREVER_S, Skipped, Stage, quorum
 from fabric.chaos.watch import Watcher
 from fabric.chaos.watching import Watching
 from fabric.chaos.world import Running
+from fabric.load.history import Clock
 from fabric.local.control import ControlClient, ControlError
 from fabric.local.folder import Folder
 from fabric.local.spec import make_spec

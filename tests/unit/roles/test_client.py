@@ -17,6 +17,8 @@ from fabric.messages import (
     RackCall,
     RackStatus,
     RackStatusCall,
+    RecordNews,
+    RecordSeen,
     Submit,
     Submitted,
 )
@@ -165,6 +167,36 @@ def test_a_deployment_goes_to_the_less_loaded_of_two_leaders() -> None:
     send = bench.submit()
     assert send.to == address("r2")
     assert send.message == Submit(send.message.call, ID, 123, considered=2, load=1)  # type: ignore[union-attr]
+
+
+def test_news_that_it_is_at_rest_end_its_following_and_older_news_do_not() -> None:
+    bench = Bench()
+    bench.connect()
+    written = RecordSeen(b"{}", 3, 10, 20)
+    bench.client.submit(bench.now, ID, 123, written)
+    assert bench.client.followed == 1
+    for news in (
+        RecordNews(ID, RecordSeen(b"{}", 2, 10, 19), True),
+        RecordNews(ID, RecordSeen(b"{}", 4, 10, 21), False),
+        RecordNews("d-another1", RecordSeen(b"{}", 4, 10, 21), True),
+    ):
+        bench.take(Received("route:1", news))
+        assert bench.client.followed == 1
+    bench.take(Received("route:1", RecordNews(ID, RecordSeen(b"{}", 5, 10, 22), True)))
+    assert bench.client.followed == 0
+
+
+def test_what_was_written_is_told_with_the_first_question_only() -> None:
+    bench = Bench()
+    bench.connect()
+    written = RecordSeen(b"{}", 3, 10, 20)
+    [first] = [one for one in bench.client.submit(bench.now, ID, 123, written) if isinstance(one, Send)]
+    assert isinstance(first.message, Submit)
+    assert first.message.seen == written
+    bench.wait(1.1 * SETTINGS.submit_wait_s)
+    [second] = bench.new_sends()
+    assert isinstance(second.message, Submit)
+    assert second.message.seen is None
 
 
 def test_submits_are_spread_over_leaders_of_equal_load() -> None:

@@ -29,6 +29,7 @@ from fabric.commands import (
 from fabric.messages import NodeAnswer
 from fabric.records import Deployment, Share, Spec, encode
 from fabric.resources import Resources
+from fabric.roles.beats import Beats
 from fabric.roles.compute import Compute
 from fabric.roles.outbox import Outbox
 from fabric.roles.settings import Identity, Settings
@@ -47,14 +48,19 @@ class Bench:
 
     def __init__(self, journal: dict[str, bytes] | None = None, registered: int | None = 1) -> None:
         self.out = Outbox()
-        self.role = Compute(IDENTITY, Settings(), random.Random(1), self.out, journal or {})
+        beats = Beats(IDENTITY, random.Random(1), self.out)
+        self.role = beats.worker = Compute(IDENTITY, Settings(), random.Random(1), self.out, beats, journal or {})
         self.role.registered = registered
         self.journal = dict(journal or {})
         self.effects: list[fx.Effect] = []
 
     def ask(self, command, now: float = 1.0):
+        """The answer, if need be as it is when nothing has happened for so long as it waits."""
         self.role.command(now, "route:1", "call", command)
         self.effects = self.out.take()
+        if not any(isinstance(effect, fx.Send) for effect in self.effects):
+            self.role.tick(now + Settings().answer_linger_s)
+            self.effects += self.out.take()
         for effect in self.effects:
             if isinstance(effect, fx.Persist):
                 self.journal.update(dict(effect.puts))
@@ -230,7 +236,7 @@ def test_log_reads_are_answered_when_the_world_answers():
     bench = Bench()
     bench.role.command(1.0, "route:1", "call-9", ReadLog(f"{DEPLOYMENT}.0", 100))
     assert bench.out.take() == [fx.FetchLog("call-9", f"{DEPLOYMENT}.0", 100)]
-    bench.role.on_log(fx.LogFetched("call-9", True, b"hello"))
+    bench.role.on_log(1.0, fx.LogFetched("call-9", True, b"hello"))
     (sent,) = bench.out.take()
     assert sent.message.answer.data == b"hello"
 

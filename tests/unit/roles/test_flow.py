@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from fabric import effects as fx
+from fabric.messages import AnyMessage, RecordNews, RecordSeen, Submit
 from fabric.records import Image, encode
 from fabric.resources import Resources
 from fabric.roles.agent import Agent
@@ -52,6 +53,64 @@ def test_fifty_instances_are_spread_over_racks_and_nodes():
         assert node.fetch is not None
         assert len(node.fetch.chosen) == 2
         assert len({name[:2] for name in node.fetch.chosen}) == 2  # in different racks
+
+
+def seen(world: World, deployment: str) -> RecordSeen:
+    node = world.tree.nodes[paths.deployment(deployment)]
+    stat = node.stat()
+    return RecordSeen(node.data, stat.version, stat.czxid, stat.mzxid)
+
+
+class Watched(World):
+    """What the coordinators tell the API, and what they read of records."""
+
+    def __init__(self, **shape: int) -> None:
+        super().__init__(**shape)
+        self.news: list[RecordNews] = []
+        self.reads: list[str] = []
+
+    def _send(self, sender: str, to: str, message: AnyMessage) -> None:
+        if isinstance(message, RecordNews):
+            self.news.append(message)
+        else:
+            super()._send(sender, to, message)
+
+    def _perform(self, host: Host, effect: fx.Effect) -> None:
+        if isinstance(effect, fx.CallTree) and isinstance(effect.op, zt.Get):
+            self.reads.append(effect.op.path)
+        super()._perform(host, effect)
+
+    def submit_seen(self, deployment: str, what: RecordSeen) -> None:
+        message = Submit("s", deployment, 0, 3, 0, what)
+        self._send("tcp://api/0", self.leader().identity.address, message)
+
+
+def test_a_coordinator_reads_no_record_that_it_was_given_and_tells_what_it_writes():
+    world = Watched()
+    world.settle()
+    deployment = world.create(6, submit=False)
+    world.reads.clear()
+    world.submit_seen(deployment, seen(world, deployment))
+    world.until_final(deployment)
+    exactly(world, deployment, 6)
+    assert paths.deployment(deployment) not in world.reads
+    world.run(lambda: world.news[-1].closed, 1.0, "the last news")
+    assert [news.closed for news in world.news] == [False, False, True], "claim, plan, end"
+    assert world.news[-1].seen.data == seen(world, deployment).data
+    assert world.news[-1].seen.mzxid == seen(world, deployment).mzxid
+    assert world.news[-1].seen.version == seen(world, deployment).version
+
+
+def test_a_coordinator_that_was_given_an_old_record_goes_by_the_new_one():
+    world = Watched()
+    world.settle()
+    deployment = world.create(6, submit=False)
+    old = seen(world, deployment)
+    record = msgspec.structs.replace(world.record(deployment), count=9, min_count=9, generation=2)
+    world.tree.apply(0, zt.Set(paths.deployment(deployment), encode(record)))
+    world.submit_seen(deployment, old)
+    world.until_final(deployment)
+    exactly(world, deployment, 9)
 
 
 def test_pack_fills_a_node_before_the_next():

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from fabric.commands import AskOffer, Offer, Reserved
 from fabric.messages import AnyMessage, Heartbeat, NodeAnswer, NodeCall, RackCall
 from fabric.records import Policy
 from fabric.resources import Resources
-from fabric.roles.known import best_of, how_many, offer_of
+from fabric.roles.known import Known, best_of, how_many
 from fabric.roles.placement import Wish, node_offer, place
 from tests.unit.roles.world import LARGE, NODE, World
 
@@ -120,7 +121,7 @@ def test_an_agent_that_has_said_nothing_yet_is_asked() -> None:
     world = Heard(racks=2, compute=3)
     mute = next(host for host in world.hosts.values() if not host.agent.leads and host.identity.layer == "compute")
     leader = world.leader(mute.identity.rack)
-    leader.agent._rack._members[mute.identity.node].beat = None
+    leader.agent._rack._members[mute.identity.node].vitals = None
     world.until_final(world.create(2))
     assert world.asked() == [mute.identity.node]
 
@@ -141,11 +142,11 @@ def test_two_that_ask_one_after_the_other_are_not_offered_the_same() -> None:
 
 def test_cordoned_and_full_agents_are_not_named() -> None:
     ask = AskOffer("d-abcdef01", LARGE, 50, 1, best=3)
-    offers = [(f"n{number}", offer_of(ask, LARGE.times(number), NODE, 7)) for number in range(6)]
-    named = best_of(ask, offers)
+    agents = [Known(f"n{number}", LARGE.times(number), NODE, 7) for number in range(6)]
+    named = best_of(ask, agents)
     assert [node for node, _ in named] == ["n5", "n4", "n3"]
     assert named[0][1] == Offer(5, LARGE.times(5), NODE, False, 0, 0, 16, "vcpus", (), 7)
-    packed = best_of(AskOffer("d-abcdef01", LARGE, 50, 1, best=2, policy="pack"), offers)
+    packed = best_of(AskOffer("d-abcdef01", LARGE, 50, 1, best=2, policy="pack"), agents)
     assert [node for node, _ in packed] == ["n1", "n2"]
 
 
@@ -158,11 +159,12 @@ def test_the_best_of_each_rack_are_enough_for_the_same_placement(policy: Policy)
         }
         ask = AskOffer("d-abcdef01", LARGE, wanted, 1, how_many(policy, wanted, len(racks), 0), policy)
         told = {
-            rack: [(node, offer_of(ask, LARGE.times(room), LARGE.times(16), 1)) for node, room in nodes]
+            rack: [Known(node, LARGE.times(room), LARGE.times(16), 1) for node, room in nodes]
             for rack, nodes in racks.items()
         }
+        everybody = msgspec.structs.replace(ask, best=100)
         wish = Wish(wanted, policy, salt="d-abcdef01")
-        all_offers = [node_offer(node, rack, offer) for rack, nodes in told.items() for node, offer in nodes]
+        all_offers = [node_offer(n, rack, one) for rack, nodes in told.items() for n, one in best_of(everybody, nodes)]
         named = [node_offer(node, rack, one) for rack, nodes in told.items() for node, one in best_of(ask, nodes)]
         assert place(wish, named) == place(wish, all_offers)
         assert len(named) <= len(all_offers)

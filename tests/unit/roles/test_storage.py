@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from fabric import effects as fx
 from fabric.commands import Answer, Command, HeldList, ListHeld, Replicate, Replicating, Unable
 from fabric.messages import NodeAnswer
 from fabric.resources import ZERO
+from fabric.roles.beats import Beats
 from fabric.roles.outbox import Outbox
 from fabric.roles.settings import Identity, Settings
 from fabric.roles.storage import MAX_WAITING, Storage
@@ -22,12 +25,13 @@ class Bench:
             "s1", "r1", "storage", "0a" * 4, "tcp://s1/0a0a0a0a", ZERO, "none", "localhost", 1, "tcp://s1-data"
         )
         self.out = Outbox()
-        self.role = Storage(identity, Settings(), self.out)
+        beats = Beats(identity, random.Random(1), self.out)
+        self.role = beats.worker = Storage(identity, Settings(), self.out, beats)
         self.role.on_store(fx.StoreChanged((HELD,), 500, 3, (DAMAGED,)))
 
     def ask(self, command: Command) -> tuple[Answer, list[fx.Effect]]:
         """The answer, and what else is to be done."""
-        self.role.command("tcp://leader/1", "c1", command)
+        self.role.command(0.0, "tcp://leader/1", "c1", command)
         *others, send = self.out.take()
         assert isinstance(send, fx.Send)
         assert isinstance(send.message, NodeAnswer)

@@ -25,6 +25,13 @@ class Fake:
     keys: dict[str, str] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
+    def forget(self) -> None:
+        """As it was before the first request."""
+        self.asked.clear()
+        self.made.clear()
+        self.keys.clear()
+        self.refuse = lambda method, path, n: None
+
     def answer(self, method: str, path: str, key: str, body: dict[str, Any]) -> Answer:
         with self.lock:
             self.asked.append((method, path, key, body))

@@ -5,6 +5,9 @@ request that was refused with 503, or lost its answer, is tried again with the s
 became of it: the deployment is at rest, or was not by the time that the follower gave up.
 
 Times are seconds since the run began (`Clock`), of the one process that makes all requests: they are comparable.
+
+A request that is sent late, because its sender was busy or too many were open, was *due* before: for its user it lasts
+from then on. Times that are measured from the sending leave out just those that waited (coordinated omission).
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ MAX_ENTRIES = 2_000_000
 class Attempt(msgspec.Struct, frozen=True, tag="attempt"):
     """`request`: its number. `deployment`: "" while unknown. `count`: what was asked for, 0 of a delete.
     `status`: the HTTP status, NO_ANSWER when none came. `retry_after`: the answer said when to come back.
-    `generation`: of the deployment that was answered with."""
+    `generation`: of the deployment that was answered with. `due_s`: when the request was due, if that is known."""
 
     request: int
     kind: Kind
@@ -38,6 +41,7 @@ class Attempt(msgspec.Struct, frozen=True, tag="attempt"):
     retry_after: bool = False
     generation: int = 0
     detail: str = ""
+    due_s: float | None = None
 
     @property
     def accepted(self) -> bool:
@@ -126,6 +130,12 @@ class Asked(msgspec.Struct, frozen=True):
     @property
     def sent_s(self) -> float:
         return self.attempts[0].sent_s
+
+    @property
+    def due_s(self) -> float:
+        """When it should have been sent; what its user waits for is counted from here."""
+        due_s = self.attempts[0].due_s
+        return self.sent_s if due_s is None else due_s
 
     @property
     def last(self) -> Attempt:
