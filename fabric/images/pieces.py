@@ -30,7 +30,7 @@ from fabric.images.manifest import Buffer, Manifest, chunk_hash
 from fabric.images.mates import bits
 
 KEEP_S = 75.0
-HOT_CHUNKS = 4
+HOT_CHUNKS = 8
 MAX_IMAGES = 32
 """In all; of those that are whole, the one that was asked for least lately goes."""
 
