@@ -42,6 +42,7 @@ PROGRAMS = (
     Program("throughput", ("bench.speed", "--part", "throughput"), 100),
     Program("starting", ("bench.speed", "--part", "starting"), 80),
     Program("growth", ("bench.speed", "--part", "growth"), 330),
+    Program("images", ("bench.images",), 60),
     Program("flow", ("bench.flow", "--repeat", "3"), 90),
     Program("scale", ("bench.scale", "--part", "growth", "exponents"), 200),
     Program("deploy", ("bench.deploy", "--part", "growth", "failure"), 80),

@@ -141,7 +141,7 @@ AGENT_KEYS: tuple[Key, ...] = (
     Key("layer", Choice(("compute", "storage")), None, "Whether it runs instances or keeps images.", example="compute"),
     *_COMMON,
     Key("listen", HostPort(), "0.0.0.0:8421", "Where peers connect. Port 0 takes any that is free."),
-    Key("data_listen", HostPort(), "0.0.0.0:8422", "Where a storage agent serves images."),
+    Key("data_listen", HostPort(), "0.0.0.0:8422", "Where an agent serves chunks of images."),
     Key(
         "advertise",
         Text("a host name or address", r"[A-Za-z0-9.:\[\]%_-]+", 255),

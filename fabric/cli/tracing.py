@@ -184,7 +184,7 @@ def _fetches(run: Run) -> Iterator[FetchNote]:
 
 
 def _holders(run: Run) -> None:
-    """Each holder: how many nodes found, chose and lost it, and the bytes that came from it."""
+    """Each holder: how many nodes found, chose and lost it, and the bytes that came from it; and those from mates."""
     found: Counter[str] = Counter()
     chosen: Counter[str] = Counter()
     dropped: Counter[str] = Counter()
@@ -201,7 +201,8 @@ def _holders(run: Run) -> None:
     output.line("\nimage holders (steps 7 to 9)", "bold")
     if cached:
         output.line(f"{cached} of {len(fetches)} nodes had the image already")
-    holders = sorted({*found, *chosen, *dropped, *sent})
+    mates = set(sent) - {*found, *chosen} if found or chosen else set()
+    holders = sorted({*found, *chosen, *dropped, *sent} - mates)
     if holders:
         output.table(
             ("HOLDER", ">FOUND BY", ">CHOSEN BY", ">DROPPED BY", ">BYTES"),
@@ -212,6 +213,9 @@ def _holders(run: Run) -> None:
         )
         leaders = sorted({fetch.storage_leader for fetch in fetches if fetch.storage_leader})
         output.line(f"storage leaders asked: {_names(leaders)}")
+    if mates:
+        passed_on = output.size(sum(sent[mate] for mate in mates))
+        output.line(f"passed on within racks: {passed_on}, by {len(mates)} of the nodes")
 
 
 def _nodes(run: Run) -> None:

@@ -1,11 +1,14 @@
-"""Content-addressed images: held whole by storage agents, fetched by compute agents from several of them at once.
+"""Content-addressed images: held whole by storage agents, fetched by compute agents from several of them at once,
+and passed on within a rack.
 
     manifest    an image is the list of the hashes of its chunks; its digest is the hash of that list
     protocol    how chunks and manifests travel, on an endpoint of their own
     store       a holder's chunks and manifests on disk (ledger: what refers to what; shelf: the files)
-    server      a thread that serves a store (credit: who may be sent the next chunk)
-    transfer    which chunk to ask of which holder next, without sockets or a clock
-    fetch       an image into a file, from several holders (links: the connections); replicate: into a store
+    server      a thread that serves chunks (credit: who may be sent the next one; intake: what only a store is asked)
+    transfer    which chunk to ask of whom next, without sockets or a clock
+    mates       nodes of a rack that fetch the same: whom to ask within the rack (pieces: what a node gives to them)
+    fetch       an image into a file, from several holders (links: the connections; company: its mates; heap: memory
+                for what is on its way); replicate: into a store
     push        an upload to holders in different racks
     archive     what an image may be, and unpacking it (tarwalk, tarstream, inflate, hollow)
     cache       a compute node's bounded set of unpacked images

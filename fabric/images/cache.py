@@ -17,6 +17,9 @@ only after its blob has been hashed and unpacked anew, when it is first asked fo
 What is used least recently goes first when there is no room; what is pinned (an instance runs from it) stays. Both
 the blob and what is unpacked count; a single executable is one file under two names and counts once.
 
+An image that is here is looked at on the disk (is it still there? noted as used) at most every `LOOK_EVERY_S`: between
+these, `ready` is a matter of this module's tables, since what evicts an image goes through them.
+
 Threads: every method may be called from any thread. Images are unpacked and removed outside of the lock, each once;
 only `get` and `admit` take long, and wait for another thread that makes the same image. The others may be called from
 a loop.
@@ -40,11 +43,12 @@ import msgspec
 
 from fabric.images.archive import ENTRYPOINT, Prepared, remove_tree, unpack
 from fabric.images.errors import CacheFull, EmptyImage, NotCached, UnpacksTooLarge
-from fabric.images.hollow import Moved, read_blob
+from fabric.images.hollow import Moved, Parts
 from fabric.images.manifest import Chunker, digest_hex
 from fabric.images.shelf import lock_directory
 from fabric.images.tarwalk import Limits
 
+LOOK_EVERY_S = 30.0
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -72,6 +76,8 @@ class _Entry:
     bytes: int
     boot: str
     pins: set[str] = field(default_factory=set)
+    looked_at: float = -LOOK_EVERY_S
+    """When it was last seen on the disk, and noted there as used."""
 
 
 class ImageCache:
@@ -111,6 +117,32 @@ class ImageCache:
         finally:
             self._empty_trash()
 
+    def ready(self, digest: str, pin: str) -> CachedImage | None:
+        """The image, pinned by `pin`, if it is here and nothing is to be done for it but what a loop may do. None: it
+        is not here, or `get` has to look."""
+        with self._changed:
+            entry = self._entries.get(digest)
+            if entry is None or entry.boot != self._boot or digest in self._busy:
+                return None
+            if time.monotonic() - entry.looked_at >= LOOK_EVERY_S:
+                return None
+            entry.pins.add(pin)
+            self._entries.move_to_end(digest)
+            return CachedImage(digest, entry.bytes, len(entry.pins))
+
+    def where(self, digest: str) -> Prepared:
+        """Where an image is unpacked that is here, and pinned by who asks. Raises `NotCached`."""
+        with self._changed:
+            if digest not in self._entries:
+                raise NotCached(f"image {digest} is not in the cache")
+            return self._prepared(digest)
+
+    def bytes_of(self, digest: str) -> int:
+        """What an image takes; 0 if it is not here."""
+        with self._changed:
+            entry = self._entries.get(digest)
+            return entry.bytes if entry is not None else 0
+
     def incoming(self, digest: str, size: int) -> Path:
         """Where to fetch an image of `size` bytes to, to be admitted from there. Makes room for it, or raises
         `CacheFull`.
@@ -144,16 +176,22 @@ class ImageCache:
             self._free(digest)
 
     def read(self, digest: str) -> Iterator[bytes]:
-        """The image as it was fetched, in pieces, for another node. Not checked: who reads it has the manifest.
+        """The image as it was fetched, in pieces. Not checked: who reads it has the manifest.
 
         Raises `NotCached`, at once or when the image is evicted meanwhile.
         """
+        try:
+            yield from self.parts(digest).pieces(0)
+        except (OSError, EOFError) as error:
+            raise NotCached(f"image {digest} is not in the cache any more ({error})") from None
+
+    def parts(self, digest: str) -> Parts:
+        """Where the bytes of the image as it was fetched are. Raises `NotCached`."""
         folder = self._path(digest)
         try:
-            marker = _read_marker(folder)
-            yield from read_blob(folder / "blob", folder / "root", marker.moved)
-        except (OSError, EOFError, msgspec.MsgspecError) as error:
-            raise NotCached(f"image {digest} is not in the cache, or not any more ({error})") from None
+            return Parts(folder / "blob", folder / "root", _read_marker(folder).moved)
+        except (OSError, msgspec.MsgspecError) as error:
+            raise NotCached(f"image {digest} is not in the cache ({error})") from None
 
     def pin(self, digest: str, key: str) -> None:
         """Keeps an image from being evicted until each key that pinned it has unpinned it. Raises `NotCached`.
@@ -232,7 +270,7 @@ class ImageCache:
             _stamp(folder)
             with self._changed:
                 os.rename(folder, self._path(digest))
-                self._entries[digest] = _Entry(taken, self._boot, pins)
+                self._entries[digest] = _Entry(taken, self._boot, pins, time.monotonic())
                 kept = True
             return self._prepared(digest)
         except UnpacksTooLarge as error:
@@ -313,6 +351,7 @@ class ImageCache:
 
     def _touch(self, digest: str) -> None:
         self._entries.move_to_end(digest)
+        self._entries[digest].looked_at = time.monotonic()
         _stamp(self._path(digest))
 
     def _wait_for(self, digest: str) -> None:

@@ -64,6 +64,10 @@ class NotHeld(ImageError):
     """A digest or chunk that is not here."""
 
 
+class NotYet(ImageError):
+    """A chunk of an image that is being fetched here, and has not come yet."""
+
+
 class PushIncomplete(ImageError):
     """A commit of a manifest that names chunks the push did not bring."""
 

@@ -6,9 +6,13 @@ that has the digest is taken; then `fabric.images.transfer` says which chunk to 
 it is written, so the file never has a byte that fails its hash. The file is written beside its final name and renamed
 at the end; a failure leaves nothing.
 
-Memory: `WINDOW` chunks a holder are asked for and not yet here, and not more than that can arrive: 2 holders, 4
-chunks of 1 MiB each. A holder that dies, stalls or lies is dropped and the others go on. When none is left, `more` is
-asked for other holders; a node that lied, or was dropped twice, isn't taken again.
+Nodes of a rack that fetch the same image pass chunks on to each other, if they are given `Neighbours`: who has which is
+the affair of `fabric.images.company`, and what a mate sends is trusted no more than what a holder sends.
+
+Memory: `WINDOW` chunks a holder, and `MATES_WINDOW` of all mates, are asked for and not yet here, and not more than
+that can arrive: 2 holders, 4 chunks of 1 MiB each, and 8 chunks of mates. A holder that dies, stalls or lies is dropped
+and the others go on. When none is left, `more` is asked for other holders; a node that lied, or was dropped twice,
+isn't taken again.
 
 `Fetching` is the same with another place to write to: `fabric.images.replicate` writes into a chunk store.
 """
@@ -16,6 +20,7 @@ asked for other holders; a node that lied, or was dropped twice, isn't taken aga
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import threading
 import time
@@ -29,11 +34,26 @@ from uuid import uuid4
 
 import zmq
 
-from fabric.images.errors import FetchCancelled, FetchFailed, ManifestError, StoreFull
+from fabric.images.company import HAVE_ID, MATES_ID, Company
+from fabric.images.errors import EndpointError, FetchCancelled, FetchFailed, ManifestError, StoreFull
+from fabric.images.heap import roomy
 from fabric.images.links import Arrived, Links, Lost
 from fabric.images.manifest import MAX_CHUNKS, Manifest, chunk_hash, digest_hex, digest_of
-from fabric.images.protocol import Data, GetChunk, GetManifest, Holder, Refused
-from fabric.images.transfer import STALL_S, WINDOW, Dropped, Transfer
+from fabric.images.mates import MIN_SHARED_BYTES
+from fabric.images.pieces import Pieces
+from fabric.images.protocol import (
+    Data,
+    GetChunk,
+    GetManifest,
+    Have,
+    Holder,
+    Mates,
+    ProtocolError,
+    Refused,
+    Underway,
+    decode_mates,
+)
+from fabric.images.transfer import MATE_STALL_S, STALL_S, WINDOW, Dropped, Transfer
 
 DEADLINE_S = 600.0
 MAX_STRIKES = 2
@@ -47,6 +67,8 @@ _MANIFEST_ID = MAX_CHUNKS
 _LOOK_S = 0.1
 """How often `cancelled` is looked at while nothing arrives."""
 
+log = logging.getLogger(__name__)
+
 More = Callable[[frozenset[str]], list[Holder]]
 Progress = Callable[[int, int], None]
 
@@ -57,8 +79,18 @@ def no_more(excluded: frozenset[str]) -> list[Holder]:
 
 
 @dataclass(frozen=True, slots=True)
+class Neighbours:
+    """What a fetch needs to share with its rack. `here`: this node and its own chunk server, which serves `pieces`;
+    asked for when there is something to share. Raises `EndpointError`: then there is no sharing."""
+
+    here: Callable[[], Holder]
+    pieces: Pieces
+
+
+@dataclass(frozen=True, slots=True)
 class FetchReport:
-    """`bytes_by_holder`: node -> bytes taken from it; `chunks`: distinct chunks fetched; `wasted_bytes`: came twice."""
+    """`bytes_by_holder`: node (also a mate) -> bytes taken from it; `chunks`: distinct chunks fetched; `wasted_bytes`:
+    came twice."""
 
     manifest: Manifest
     bytes_by_holder: dict[str, int]
@@ -90,19 +122,23 @@ def fetch(
     stall_s: float = STALL_S,
     window: int = WINDOW,
     progress: Progress | None = None,
+    neighbours: Neighbours | None = None,
 ) -> FetchReport:
     """Writes the image `digest` to the file `into`, which appears whole or not at all.
 
     `more(excluded)` is asked for other holders when none is left; `progress(done, total)` is told bytes, from this
-    thread. Raises `FetchFailed` with a reason for each holder, `FetchCancelled`, `StoreFull` if the disk is full,
-    `BadDigest`.
+    thread. With `neighbours`, who takes the file from here says so to `neighbours.pieces`. Raises `FetchFailed` with a
+    reason for each holder, `FetchCancelled`, `StoreFull` if the disk is full, `BadDigest`.
     """
     partial = into.with_name(f".{into.name}.{uuid4().hex}.partial")
     fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    whole = False
     try:
-        fetching = Fetching(digest, _FileSink(fd), context, more, window, stall_s, progress)
+        sink = _FileSink(fd, digest, neighbours.pieces if neighbours is not None else None)
+        fetching = Fetching(digest, sink, context, more, window, stall_s, progress, neighbours)
         report = fetching.run(holders, cancelled or threading.Event(), deadline_s)
         os.rename(partial, into)
+        whole = True
         return report
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -110,6 +146,8 @@ def fetch(
         raise
     finally:
         os.close(fd)
+        if neighbours is not None and not whole:
+            neighbours.pieces.end(digest)
         with suppress(FileNotFoundError):
             partial.unlink()
 
@@ -117,8 +155,12 @@ def fetch(
 @dataclass(frozen=True, slots=True)
 class _FileSink:
     fd: int
+    digest: str
+    pieces: Pieces | None
 
     def start(self, manifest: Manifest) -> set[int]:
+        if self.pieces is not None:
+            self.pieces.begin(self.digest, manifest, self.fd)
         return set()
 
     def write(self, manifest: Manifest, places: list[int], data: memoryview) -> None:
@@ -127,6 +169,8 @@ class _FileSink:
             while left:
                 written = os.pwrite(self.fd, left, at)
                 at, left = at + written, left[written:]
+        if self.pieces is not None:
+            self.pieces.arrived(self.digest, places[0], data)
 
 
 class Fetching:
@@ -141,12 +185,15 @@ class Fetching:
         window: int,
         stall_s: float,
         progress: Progress | None,
+        neighbours: Neighbours | None = None,
     ) -> None:
         digest_hex(digest)
         self._digest, self._sink, self._more = digest, sink, more
         self._window, self._stall_s, self._progress = window, stall_s, progress
+        self._neighbours = neighbours
         self._links = Links(context)
         self._transfer: Transfer | None = None
+        self._company: Company | None = None
         self._live: dict[str, float] = {}  # node -> since when it is asked
         self._spare: deque[Holder] = deque()
         self._dropped: list[Dropped] = []
@@ -155,7 +202,7 @@ class Fetching:
     def run(self, holders: Sequence[Holder], cancelled: threading.Event, deadline_s: float) -> FetchReport:
         begun = time.monotonic()
         deadline = begun + deadline_s
-        with self._links:
+        with roomy(), self._links:
             self._add(holders)
             while self._transfer is None or self._transfer.state != "complete":
                 now = time.monotonic()
@@ -164,13 +211,13 @@ class Fetching:
                 if now >= deadline:
                     raise self._failed(f"was not here after {deadline_s:g} s")
                 self._add(())
-                if not self._live:
+                if not self._live and (self._transfer is None or self._transfer.state == "starved"):
                     self._starved(cancelled, deadline - now)
                 self._turn(min(deadline, now + _LOOK_S))
         transfer = self._transfer
         return FetchReport(
             transfer.manifest,
-            {node: taken for node, taken in transfer.bytes_by_holder.items() if taken},
+            {node: taken for node, taken in transfer.bytes_by_source.items() if taken},
             time.monotonic() - begun,
             self._dropped,
             transfer.fetched_chunks,
@@ -185,12 +232,16 @@ class Fetching:
             holder = self._spare.popleft()
             if holder.node in self._live or self._strikes[holder.node] >= MAX_STRIKES:
                 continue
+            if self._company is not None and holder.node in self._company:
+                self._drop(holder.node, "has the name of a holder")
             self._links.open(holder)
             self._live[holder.node] = now
             if self._transfer is None:
                 self._links.send(holder.node, GetManifest(id=_MANIFEST_ID, digest=self._digest))
             else:
                 self._transfer.add(now, holder.node)
+            if self._company is not None:
+                self._company.introduce(holder.node)
 
     def _starved(self, cancelled: threading.Event, left_s: float) -> None:
         if self._dropped:
@@ -205,24 +256,59 @@ class Fetching:
         """Sends what is due, waits for answers at most until `until`, and takes them."""
         now = time.monotonic()
         if self._transfer is not None:
-            for ask in self._transfer.asks(now):
-                request = GetChunk(id=ask.chunk, hash=self._transfer.manifest.chunks[ask.chunk])
-                self._links.send(ask.holder, request)
-            until = min(until, self._transfer.wake_at(now))
+            until = min(until, self._ask(now, self._transfer))
         for event in self._links.poll(until - now):
-            if event.node not in self._live:
+            if event.node not in self._live and (self._company is None or event.node not in self._company):
                 continue  # dropped by an earlier event
             if isinstance(event, Lost):
                 self._drop(event.node, event.reason)
-            elif isinstance(event.answer, Refused):
-                self._drop(event.node, f"refused ({event.answer.code}): {event.answer.reason}")
-            elif not isinstance(event.answer, Data):
-                self._drop(event.node, f"broke the protocol: answered {type(event.answer).__name__}")
-            elif self._transfer is not None and event.answer.id != _MANIFEST_ID:
-                self._take_chunk(self._transfer, event)
-            elif self._transfer is None:
-                self._take_manifest(event)
+            else:
+                self._take(event)
         self._drop_stalled(time.monotonic())
+
+    def _ask(self, now: float, transfer: Transfer) -> float:
+        """Sends what is due. Answers with when to look again."""
+        company = self._company
+        if company is not None:
+            for silent in company.turn(now, self._live):
+                self._drop(silent, f"did not say what it has for {MATE_STALL_S:g} s")
+            if not company.settled(now):
+                return company.wake_at(now)
+        of_holders = False
+        for ask in transfer.asks(now):
+            self._links.send(ask.source, GetChunk(id=ask.chunk, hash=transfer.manifest.chunks[ask.chunk]))
+            of_holders = of_holders or ask.source in self._live
+        if company is None or self._neighbours is None:
+            return transfer.wake_at(now)
+        if of_holders:
+            self._neighbours.pieces.coming(self._digest, transfer.coming())
+        return min(transfer.wake_at(now), company.wake_at(now))
+
+    def _take(self, event: Arrived) -> None:
+        answer, transfer, company = event.answer, self._transfer, self._company
+        if isinstance(answer, Refused):
+            self._drop(event.node, f"refused ({answer.code}): {answer.reason}")
+        elif isinstance(answer, Data):
+            if transfer is None:
+                self._take_manifest(event)
+            elif answer.id != _MANIFEST_ID:
+                self._take_chunk(transfer, event)
+                if company is not None and event.node in self._live:
+                    company.served(event.node, answer.mates)
+        elif isinstance(answer, Underway) and transfer is not None and company is not None and event.node in company:
+            transfer.waits(time.monotonic(), event.node)
+        elif isinstance(answer, Have) and answer.id == HAVE_ID and company is not None and event.node in company:
+            company.has(time.monotonic(), event.node, bytes(event.data))
+        elif isinstance(answer, Mates) and answer.id == MATES_ID and company is not None and event.node in self._live:
+            try:
+                mates = decode_mates(event.data)
+            except ProtocolError as error:
+                self._drop(event.node, f"broke the protocol: {error}")
+                return
+            holders = {*self._live, *(one.node for one in self._spare)}
+            company.told(time.monotonic(), event.node, answer.version, mates, holders)
+        else:
+            self._drop(event.node, f"broke the protocol: answered {type(answer).__name__}")
 
     def _take_manifest(self, event: Arrived) -> None:
         try:
@@ -239,6 +325,15 @@ class Fetching:
         for node in self._live:
             self._transfer.add(now, node)
         self._tell(self._transfer)
+        if self._neighbours is not None and manifest.size >= MIN_SHARED_BYTES:
+            try:
+                here = self._neighbours.here()
+            except EndpointError as error:
+                log.warning("chunks of %s are not shared with this rack: %s", self._digest, error)
+                return
+            self._company = Company(now, self._digest, here, self._links, self._transfer)
+            for node in self._live:
+                self._company.introduce(node)
 
     def _take_chunk(self, transfer: Transfer, event: Arrived) -> None:
         now, chunk = time.monotonic(), event.answer.id
@@ -265,11 +360,14 @@ class Fetching:
             self._drop(drop.node, drop.reason)
 
     def _drop(self, node: str, reason: str, *, lied: bool = False) -> None:
-        del self._live[node]
+        mate = self._live.pop(node, None) is None
         self._links.drop(node)
         if self._transfer is not None:
             self._transfer.dropped(time.monotonic(), node, reason, lied=lied)
-        self._strikes[node] += MAX_STRIKES if lied else 1
+        if mate and self._company is not None:
+            self._company.lost(time.monotonic(), node)
+        else:
+            self._strikes[node] += MAX_STRIKES if lied else 1
         self._dropped.append(Dropped(node, reason, lied))
 
     def _tell(self, transfer: Transfer) -> None:

@@ -2,7 +2,7 @@
 
 A plain tar archive and the folder unpacked from it have the same file bodies. So when a cache unpacks one, it moves
 the large bodies: a piece is copied to the file, then cut out of the blob (a hole punched: the blocks are free, the
-offsets stay), and so on. What the blob lacks is noted as `Moved`, and `read_blob` puts it together again from both.
+offsets stay), and so on. What the blob lacks is noted as `Moved`, and `Parts` puts it together again from both.
 That halves what a cached image takes on the disk, and, because the pages of a piece that was cut out are used again
 for the next piece, also the memory that unpacking takes from the page cache (bench/RESULTS.md).
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,20 +53,40 @@ def _fallocate(fd: int, at: int, size: int) -> bool:
     return bool(_libc.fallocate64(fd, _KEEP_SIZE_AND_PUNCH_HOLE, ctypes.c_int64(at), ctypes.c_int64(size)) == 0)
 
 
-def read_blob(blob: Path, root: Path, moved: Sequence[Moved]) -> Iterator[bytes]:
-    """The bytes of a blob in order, in pieces, with what was moved read from `root`. Raises `OSError`, `EOFError`."""
-    with open(blob, "rb", buffering=0) as hollow:
-        size = os.fstat(hollow.fileno()).st_size
-        at = 0
-        for part in sorted(moved, key=lambda each: each.at):
-            yield from _read(hollow.fileno(), at, part.at)
-            fd = os.open(root / part.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                yield from _read(fd, 0, part.size)
-            finally:
-                os.close(fd)
-            at = part.at + part.size
-        yield from _read(hollow.fileno(), at, size)
+class Parts:
+    """A blob and what was moved out of it, as one run of bytes."""
+
+    def __init__(self, blob: Path, root: Path, moved: Sequence[Moved]) -> None:
+        self._blob = blob
+        self._root = root
+        self._moved = sorted(moved, key=lambda each: each.at)
+        self._starts = [part.at for part in self._moved]
+
+    def read(self, at: int, size: int) -> bytes:
+        """The bytes from `at` on. Raises `OSError`, `EOFError`."""
+        return b"".join(self.pieces(at, at + size))
+
+    def pieces(self, start: int, end: int | None = None) -> Iterator[bytes]:
+        """The bytes between two offsets, in order; to the end of the blob by default. Raises `OSError`, `EOFError`."""
+        with open(self._blob, "rb", buffering=0) as hollow:
+            fd = hollow.fileno()
+            at, end = start, os.fstat(fd).st_size if end is None else end
+            for part in self._moved[max(0, bisect_right(self._starts, start) - 1) :]:
+                if part.at >= end:
+                    break
+                if part.at + part.size <= at:
+                    continue
+                if at < part.at:
+                    yield from _read(fd, at, part.at)
+                    at = part.at
+                body = os.open(self._root / part.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                try:
+                    stop = min(end, part.at + part.size)
+                    yield from _read(body, at - part.at, stop - part.at)
+                finally:
+                    os.close(body)
+                at = stop
+            yield from _read(fd, at, end)
 
 
 def _read(fd: int, start: int, end: int) -> Iterator[bytes]:

@@ -11,12 +11,18 @@ without harm: reading changes nothing, and `Begin`, `Put`, `Commit`, `Abort` and
 image they mean.
 
     GetManifest(digest)          -> Data + manifest        | Refused
-    GetChunk(hash)               -> Data + chunk           | Refused
+    GetChunk(hash)               -> Data + chunk           | Refused      a mate may say Underway before: it waits, too
+    GetMates(digest, mate)       -> Mates + those of the asker's rack that fetch the same, or did lately
+    GetHave(digest)              -> Have + one bit a chunk | Refused
     Begin(push)                  -> Done                   | Refused
     Put(push, hash) + chunk      -> Done                   | Refused
     Commit(push) + manifest      -> Done (held, durably)   | Refused
     Abort(push)                  -> Done
     Replicate(digest, sources)   -> Done (held) | Underway | Refused    asked again until it is one of the others
+
+Mates are nodes of one rack that fetch the same image at the same time, and pass chunks on to each other
+(`fabric.images.mates`). A holder tells an asker of its mates; `Data.mates` is a number that changes when there are
+others, so that whoever is being served knows when to ask again.
 
 Decoding is strict: a version, kind, field or type that isn't in this file, or a frame over its size, is a
 `ProtocolError`. The receiver counts it and does nothing else. Bytes are never trusted for what a header says of them:
@@ -25,6 +31,7 @@ chunks are hashed, manifests are compared with their digest.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, TypeVar
 
@@ -32,7 +39,7 @@ import msgspec
 from msgspec import Meta
 
 from fabric.images.errors import ImageError
-from fabric.images.manifest import DIGEST_PATTERN, MAX_MANIFEST_BYTES
+from fabric.images.manifest import DIGEST_PATTERN, MAX_MANIFEST_BYTES, Buffer
 
 T = TypeVar("T")
 
@@ -41,6 +48,8 @@ MAX_HEADER_BYTES = 8192
 MAX_DATA_BYTES = MAX_MANIFEST_BYTES
 """A chunk is smaller: one frame limit serves both."""
 MAX_SOURCES = 8
+MAX_MATES = 128
+"""Told to one asker; a rack with more at the same image has those that came first."""
 MAX_REASON_CHARS = 300
 
 Code = Literal["not_found", "corrupt", "full", "busy", "unknown_push", "refused", "failed"]
@@ -61,7 +70,7 @@ class ProtocolError(ImageError):
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A storage node and the endpoint of its chunk server, such as `tcp://192.0.2.7:7401`."""
+    """A node that has (a part of) an image, and the endpoint of its chunk server, such as `tcp://192.0.2.7:7401`."""
 
     node: _Name
     rack: _Name
@@ -79,6 +88,17 @@ class GetManifest(_Header, frozen=True, tag="manifest", kw_only=True):
 
 class GetChunk(_Header, frozen=True, tag="chunk", kw_only=True):
     hash: _Hash
+
+
+class GetMates(_Header, frozen=True, tag="mates?", kw_only=True):
+    """`mate`: the asker, who serves what it has of the image from now on."""
+
+    digest: _Digest
+    mate: Holder
+
+
+class GetHave(_Header, frozen=True, tag="have?", kw_only=True):
+    digest: _Digest
 
 
 class Begin(_Header, frozen=True, tag="begin", kw_only=True):
@@ -104,7 +124,19 @@ class Replicate(_Header, frozen=True, tag="replicate", kw_only=True):
 
 
 class Data(_Header, frozen=True, tag="data", kw_only=True):
-    pass
+    """`mates`: another number when the asker has other mates than when it asked for them; 0: it never did."""
+
+    mates: Annotated[int, Meta(ge=0)] = 0
+
+
+class Mates(_Header, frozen=True, tag="mates", kw_only=True):
+    """With a list of `Holder`s (`decode_mates`). `version`: see `Data.mates`."""
+
+    version: Annotated[int, Meta(ge=0)]
+
+
+class Have(_Header, frozen=True, tag="have", kw_only=True):
+    """With one bit a chunk, the lowest bit of the first byte for the first one: it is here, or a holder was asked."""
 
 
 class Done(_Header, frozen=True, tag="done", kw_only=True):
@@ -123,14 +155,19 @@ class Refused(_Header, frozen=True, tag="refused", kw_only=True):
     reason: Annotated[str, Meta(max_length=MAX_REASON_CHARS)]
 
 
-Request = GetManifest | GetChunk | Begin | Put | Commit | Abort | Replicate
-Answer = Data | Done | Underway | Refused
+Intake = Begin | Put | Commit | Abort | Replicate
+"""What a storage agent alone is asked."""
+Request = GetManifest | GetChunk | GetMates | GetHave | Intake
+Answer = Data | Mates | Have | Done | Underway | Refused
 
-WITH_DATA = (Put, Commit, Data)
+WITH_DATA = (Put, Commit, Data, Mates, Have)
 """The kinds that have a second frame; no other may have one."""
 
 _REQUESTS: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
 _ANSWERS: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)
+_MATES: msgspec.msgpack.Decoder[tuple[Holder, ...]] = msgspec.msgpack.Decoder(
+    Annotated[tuple[Holder, ...], Meta(max_length=MAX_MATES)]
+)
 _ENCODER = msgspec.msgpack.Encoder()
 
 
@@ -155,6 +192,18 @@ def decode_answer(header: memoryview | bytes, data_bytes: int | None) -> Answer:
     answer = _decode(_ANSWERS, header)
     _check_data(answer, data_bytes)
     return answer
+
+
+def encode_mates(mates: Sequence[Holder]) -> bytes:
+    return _ENCODER.encode(mates[:MAX_MATES])
+
+
+def decode_mates(data: Buffer) -> tuple[Holder, ...]:
+    """Raises `ProtocolError`."""
+    try:
+        return _MATES.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ProtocolError(f"expected a list of mates, found: {error}") from None
 
 
 def _decode(decoder: msgspec.msgpack.Decoder[T], header: memoryview | bytes) -> T:

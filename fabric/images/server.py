@@ -1,4 +1,5 @@
-"""The chunk server of a storage agent: a thread with a ROUTER socket over a chunk store.
+"""The chunk server: a thread with a ROUTER socket over whatever has chunks (`Source`): the store of a storage agent, or
+the pieces of a node that fetches.
 
     every turn:  take what came (at most `_TAKE_AT_ONCE`), answer what is quick, send chunks as far as credit goes
 
@@ -7,15 +8,15 @@ Reading is paid by credit: a chunk that was handed to ZeroMQ counts until it was
 and a peer that reads slowly waits for itself alone. Peers are served in turn, a chunk each. What a peer asks beyond
 `PEER_REQUESTS` waiting requests is rejected.
 
-What takes long runs in a few worker threads: `Commit` waits for the disk, `Replicate` fetches from another holder.
-While one runs, a repeat of it is answered with `Underway`, so the asker can tell slow from dead.
+A chunk that is not here yet, but will be (`NotYet`), is waited for: the request is parked, `MAX_PARKED` at most, and
+tried again when the source says that something has changed. Meanwhile the asker is told `Underway` every `SWEEP_S`, so
+that it can tell waiting from dead.
+
+Who asks for mates is put in touch with the others of its rack (`fabric.images.mates`). What only a storage agent is
+asked (pushes, copies) is the affair of `fabric.images.intake`, if there is one.
 
 Frames that are not of the protocol are counted and change nothing. A peer that doesn't answer ZeroMQ's heartbeats is
 forgotten with all that was queued for it.
-
-A push comes over one connection, from its `Begin` to its end. So when there is nobody any more to be told what became
-of a chunk, the push is aborted; one whose sender vanished while it owed nothing is, when it has been idle for the
-store's `push_idle_s`.
 """
 
 from __future__ import annotations
@@ -25,58 +26,43 @@ import socket as sockets
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from queue import Empty, SimpleQueue
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import zmq
 
+from fabric.images import heap
 from fabric.images.credit import ChunkQueue
-from fabric.images.errors import (
-    BadChunk,
-    ChunkCorrupt,
-    EndpointError,
-    FetchCancelled,
-    FetchFailed,
-    ImageError,
-    ManifestError,
-    NotHeld,
-    PushIncomplete,
-    StoreBusy,
-    StoreFull,
-    UnknownPush,
-)
+from fabric.images.errors import EndpointError, ImageError, NotYet, StoreBusy
 from fabric.images.manifest import Buffer
+from fabric.images.mates import MateTable
 from fabric.images.protocol import (
     MAX_DATA_BYTES,
-    Abort,
     Answer,
-    Begin,
-    Code,
-    Commit,
     Data,
-    Done,
     GetChunk,
+    GetHave,
     GetManifest,
+    GetMates,
+    Have,
+    Intake,
+    Mates,
     ProtocolError,
-    Put,
     Refused,
-    Replicate,
     Request,
     Underway,
     decode_request,
     encode,
+    encode_mates,
     refused,
 )
-from fabric.images.replicate import replicate
-from fabric.images.store import ChunkStore
+from fabric.images.refusals import refusal
 
-MAX_JOBS = 32
-"""Commits and replications running or waiting for a worker."""
-WORKERS = 2
+MAX_PARKED = 512
+"""Requests that may wait for a chunk to come here."""
 SWEEP_S = 1.0
-"""How often idle pushes are looked for."""
+"""How often idle pushes are looked for, and those who wait are told that they are not forgotten."""
 HEARTBEAT_MS = 3_000
 HEARTBEAT_TIMEOUT_MS = 15_000
 _RECEIVED_MESSAGES = 8
@@ -86,19 +72,6 @@ _TAKE_AT_ONCE = 32
 _SEND_AT_ONCE = 8
 _CREDIT_POLL_S = 0.002
 _STOP_WAIT_S = 30.0
-
-_CODES: dict[type[ImageError], Code] = {
-    NotHeld: "not_found",
-    ChunkCorrupt: "corrupt",
-    StoreFull: "full",
-    StoreBusy: "busy",
-    UnknownPush: "unknown_push",
-    BadChunk: "refused",
-    ManifestError: "refused",
-    PushIncomplete: "refused",
-    FetchFailed: "failed",
-    FetchCancelled: "failed",
-}
 
 log = logging.getLogger(__name__)
 
@@ -117,16 +90,45 @@ class Counters:
     pushes: int = 0
 
 
-@dataclass(slots=True)
-class _Job:
-    peer: bytes
-    request: Commit | Replicate
-    done: int = 0
-    total: int = 0
-    cancelled: threading.Event = field(default_factory=threading.Event)
+class Source(Protocol):
+    """What has chunks. Methods raise `ImageError`s; called on the server's thread."""
 
-    def progress(self, done: int, total: int) -> None:
-        self.done, self.total = done, total
+    def manifest_bytes(self, digest: str) -> bytes: ...
+
+    def have(self, digest: str) -> bytes:
+        """One bit a chunk."""
+
+    def read_chunk(self, chunk: bytes) -> Buffer:
+        """Its bytes, which have this hash. `NotYet` is only for a source that calls `ChunkServer.changed`."""
+
+
+class TakesIn(Protocol):
+    """Who does what is asked of storage agents alone (`fabric.images.intake`); called on the server's thread."""
+
+    def open(self, desk: Desk) -> None: ...
+
+    def handle(self, peer: bytes, request: Intake, data: memoryview) -> None: ...
+
+    def look(self) -> None:
+        """Somebody has called `Desk.wake`."""
+
+    def sweep(self) -> None: ...
+
+    def count(self) -> tuple[int, int]:
+        """Jobs and pushes."""
+
+    def close(self) -> None:
+        """Once the server's thread has ended."""
+
+
+class Desk(Protocol):
+    """What the server does for who takes in."""
+
+    def answer(self, peer: bytes, answer: Answer) -> bool:
+        """False: the peer is gone."""
+
+    def wake(self) -> None:
+        """From any thread: call `look` soon."""
 
 
 class Watcher(Protocol):
@@ -142,9 +144,10 @@ class Watcher(Protocol):
 class ChunkServer:
     def __init__(
         self,
-        store: ChunkStore,
+        source: Source,
         bind: str = "tcp://127.0.0.1:*",
         *,
+        intake: TakesIn | None = None,
         context: zmq.Context[zmq.Socket[bytes]] | None = None,
         advertise: str | None = None,
         watcher: Watcher | None = None,
@@ -153,20 +156,21 @@ class ChunkServer:
         one.
         """
         self._watcher = watcher
-        self._store = store
+        self._source = source
+        self._intake = intake
         self._bind = bind
         self._advertise = advertise
         self._context = context or zmq.Context.instance()
         self._counters = Counters()
         self._chunks = ChunkQueue()
-        self._jobs: dict[str, _Job] = {}
-        self._finished: SimpleQueue[tuple[str, Answer]] = SimpleQueue()
+        self._mates = MateTable()
+        self._parked: list[tuple[bytes, GetChunk]] = []
+        self._roomy = False
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._router: zmq.Socket[bytes]
         self._wake_out: sockets.socket
         self._wake_in: sockets.socket
-        self._workers: ThreadPoolExecutor
 
     # -- for other threads ---------------------------------------------------------------------------------------------
 
@@ -191,38 +195,37 @@ class ChunkServer:
         self._wake_out, self._wake_in = sockets.socketpair()
         self._wake_out.setblocking(False)
         self._wake_in.setblocking(False)
-        self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="images-job")
+        if self._intake is not None:
+            self._intake.open(self)
         self._thread = threading.Thread(target=self._run, name="images-server", daemon=True)
         self._thread.start()
         return bound if self._advertise is None else f"tcp://{self._advertise}:{bound.rpartition(':')[2]}"
 
     def stop(self) -> None:
-        """Stops serving; what is under way is cut off. A repeat does nothing. The store stays open."""
+        """Stops serving; what is under way is cut off. A repeat does nothing. The source stays open."""
         if self._thread is None:
             return
         self._stopping.set()
-        self._wake()
+        self.wake()
         self._thread.join(_STOP_WAIT_S)
         self._thread = None
-        self._workers.shutdown(wait=True, cancel_futures=True)
+        if self._intake is not None:
+            self._intake.close()
         self._wake_out.close()
         self._wake_in.close()
 
     def counters(self) -> Counters:
         """A copy of the figures as they are now."""
-        c = self._counters
-        return Counters(
-            c.chunks_out,
-            c.bytes_out,
-            c.bytes_in,
-            c.rejected,
-            c.refused,
-            len(self._chunks),
-            len(self._jobs),
-            self._store.pushes(),
-        )
+        jobs, pushes = self._intake.count() if self._intake is not None else (0, 0)
+        return replace(self._counters, peers=len(self._chunks), jobs=jobs, pushes=pushes)
 
-    def _wake(self) -> None:
+    def changed(self) -> None:
+        """Of the source: what was not there yet may be."""
+        if self._parked:
+            self.wake()
+
+    def wake(self) -> None:
+        """Something has happened: look at it soon."""
         try:
             self._wake_out.send(b"w")
         except OSError:
@@ -242,18 +245,44 @@ class ChunkServer:
             ready = {who for who, _ in poller.poll(round(timeout_s * 1000 + 0.5))}
             try:
                 if self._wake_in.fileno() in ready:
-                    self._finish_jobs()
+                    self._look()
                 self._take()
                 sendable = self._send_chunks()
                 if time.monotonic() >= sweep_at:
                     sweep_at = time.monotonic() + SWEEP_S
-                    self._store.abort_idle()
-                    self._chunks.tidy()
+                    self._sweep()
             except Exception:
                 log.exception("the chunk server goes on after an error of its own")
-        for job in list(self._jobs.values()):
-            job.cancelled.set()
         self._router.close(linger=0)
+        if self._roomy:
+            heap.leave()
+
+    def _keep_room(self) -> None:
+        """Memory for chunks stays as long as there are peers."""
+        if self._roomy != bool(len(self._chunks)):
+            self._roomy = not self._roomy
+            if self._roomy:
+                heap.enter()
+            else:
+                heap.leave()
+
+    def _look(self) -> None:
+        with suppress(BlockingIOError):
+            self._wake_in.recv(4096)
+        if self._intake is not None:
+            self._intake.look()
+        parked, self._parked = self._parked, []
+        for peer, request in parked:
+            self._queue(peer, request)
+
+    def _sweep(self) -> None:
+        if self._intake is not None:
+            self._intake.sweep()
+        self._chunks.tidy()
+        self._keep_room()
+        for peer, request in dict(self._parked).items():  # one word to each
+            if not self.answer(peer, Underway(id=request.id, done=0, total=0)):
+                self._parked = [one for one in self._parked if one[0] != peer]
 
     def _take(self) -> None:
         for _ in range(_TAKE_AT_ONCE):
@@ -275,41 +304,46 @@ class ChunkServer:
         self._counters.bytes_in += len(data)
         if self._watcher is not None and isinstance(request, GetManifest | GetChunk):
             self._watcher.before(request)
-        if isinstance(request, GetChunk):
-            self._counters.rejected += not self._chunks.add(peer, request)
-        elif isinstance(request, Commit):
-            manifest = bytes(data)
-            self._start_job(f"commit {request.push}", _Job(peer, request), lambda job: self._commit(job, manifest))
-        elif isinstance(request, Replicate):
-            self._start_job(f"replicate {request.digest}", _Job(peer, request), self._replicate)
-        elif isinstance(request, GetManifest):
-            try:
-                self._answer(peer, Data(id=request.id), self._store.manifest_bytes(request.digest))
+        match request:
+            case GetChunk():
+                self._queue(peer, request)
+            case GetManifest():
+                self._tell(peer, request, lambda: self._source.manifest_bytes(request.digest))
                 if self._watcher is not None:
                     self._watcher.after(request)
-            except NotHeld as error:
-                self._answer(peer, _refusal(request.id, error))
-        else:
-            answer = _outcome(request.id, lambda: self._change(request, data))
-            try:
-                self._send(peer, answer)
-            except zmq.ZMQError as error:
-                if error.errno == zmq.EHOSTUNREACH:
-                    self._store.abort(request.push)
+            case GetHave():
+                self._tell(peer, request, lambda: self._source.have(request.digest))
+            case GetMates():
+                version, mates = self._mates.introduce(time.monotonic(), peer, request.digest, request.mate)
+                self._send_if_there(peer, Mates(id=request.id, version=version), encode_mates(mates))
+            case _:
+                if self._intake is not None:
+                    self._intake.handle(peer, request, data)
+                else:
+                    self.answer(peer, refused(request.id, "refused", "this node holds no images for others"))
 
-    def _change(self, request: Begin | Put | Abort, data: memoryview) -> None:
-        if isinstance(request, Begin):
-            self._store.begin(request.push)
-        elif isinstance(request, Put):
-            self._store.put(request.push, request.hash, data)
-        else:
-            self._store.abort(request.push)
+    def _tell(self, peer: bytes, request: GetManifest | GetHave, read: Callable[[], bytes]) -> None:
+        try:
+            data = read()
+        except ImageError as error:
+            self.answer(peer, refusal(request.id, error))
+            return
+        answer = Data(id=request.id) if isinstance(request, GetManifest) else Have(id=request.id)
+        self._send_if_there(peer, answer, data)
 
-    def _answer(self, peer: bytes, answer: Answer, data: Buffer | None = None) -> zmq.MessageTracker | None:
-        """Sends an answer if the peer is still there and takes it; with data, the tracker of when it was sent."""
+    def answer(self, peer: bytes, answer: Answer) -> bool:
+        """Sends an answer without data. False if the peer is gone; one that doesn't read will ask again, or not."""
+        try:
+            self._send(peer, answer)
+        except zmq.ZMQError as error:
+            return error.errno != zmq.EHOSTUNREACH
+        return True
+
+    def _send_if_there(self, peer: bytes, answer: Answer, data: Buffer) -> zmq.MessageTracker | None:
+        """Sends an answer if the peer is there and takes it; then, the tracker of when it was sent."""
         try:
             return self._send(peer, answer, data)
-        except zmq.ZMQError:  # gone, or it doesn't read: it will ask again, or not
+        except zmq.ZMQError:
             return None
 
     def _send(self, peer: bytes, answer: Answer, data: Buffer | None = None) -> zmq.MessageTracker | None:
@@ -322,6 +356,9 @@ class ChunkServer:
 
     # -- chunks --------------------------------------------------------------------------------------------------------
 
+    def _queue(self, peer: bytes, request: GetChunk) -> None:
+        self._counters.rejected += not self._chunks.add(peer, request)
+
     def _send_chunks(self) -> bool:
         """Sends some of the chunks that are waited for; True if more could be sent at once."""
         for _ in range(_SEND_AT_ONCE):
@@ -330,73 +367,38 @@ class ChunkServer:
                 return False
             peer, request = turn
             try:
-                data = self._store.read_chunk(request.hash)
+                data = self._read(turn)
             except Exception as error:
-                self._answer(peer, _refusal(request.id, error))
+                self.answer(peer, refusal(request.id, error))
                 continue
-            flight = self._answer(peer, Data(id=request.id), data)
+            if data is None:
+                continue
+            flight = self._send_if_there(peer, Data(id=request.id, mates=self._mates.version(peer)), data)
             if flight is None:
                 self._chunks.gone(peer)  # what else it asked for has no reader
                 continue
             self._counters.chunks_out += 1
+            self._keep_room()
             self._chunks.sent(peer, flight)
             if self._watcher is not None:
                 self._watcher.after(request)
         return True
 
-    # -- jobs ----------------------------------------------------------------------------------------------------------
-
-    def _start_job(self, key: str, job: _Job, work: Callable[[_Job], None]) -> None:
-        running = self._jobs.get(key)
-        if running is not None:
-            self._answer(job.peer, Underway(id=job.request.id, done=running.done, total=running.total))
-        elif len(self._jobs) >= MAX_JOBS:
-            self._answer(job.peer, refused(job.request.id, "busy", f"{MAX_JOBS} jobs are under way: try again later"))
-        else:
-            self._jobs[key] = job
-            self._workers.submit(self._work, key, job, work)
-
-    def _work(self, key: str, job: _Job, work: Callable[[_Job], None]) -> None:
-        self._finished.put((key, _outcome(job.request.id, lambda: work(job))))
-        self._wake()
-
-    def _finish_jobs(self) -> None:
-        self._wake_in.recv(4096)
-        while True:
-            try:
-                key, answer = self._finished.get_nowait()
-            except Empty:
-                return
-            self._answer(self._jobs.pop(key).peer, answer)
-
-    def _commit(self, job: _Job, manifest: bytes) -> None:
-        assert isinstance(job.request, Commit)
-        self._store.commit(job.request.push, manifest)
-
-    def _replicate(self, job: _Job) -> None:
-        assert isinstance(job.request, Replicate)
-        if not self._store.has(job.request.digest):
-            replicate(
-                self._store,
-                job.request.digest,
-                job.request.sources,
-                context=self._context,
-                cancelled=job.cancelled,
-                progress=job.progress,
-            )
-
-
-def _outcome(request_id: int, work: Callable[[], None]) -> Answer:
-    try:
-        work()
-    except Exception as error:
-        return _refusal(request_id, error)
-    return Done(id=request_id)
-
-
-def _refusal(request_id: int, error: Exception) -> Answer:
-    code = _CODES.get(type(error)) if isinstance(error, ImageError) else None
-    if code is None:
-        log.error("a request failed for a reason of our own", exc_info=error)
-        code = "failed"
-    return refused(request_id, code, str(error))
+    def _read(self, turn: tuple[bytes, GetChunk]) -> Buffer | None:
+        """The chunk that is asked for; None: it has not come yet, and the request is parked."""
+        chunk = turn[1].hash
+        try:
+            return self._source.read_chunk(chunk)
+        except NotYet:
+            if len(self._parked) >= MAX_PARKED:
+                raise StoreBusy(f"{MAX_PARKED} others wait for chunks already: try again later") from None
+        self._parked.append(turn)
+        try:
+            data = self._source.read_chunk(chunk)  # once more: what came just before it was parked has woken nobody
+        except NotYet:
+            return None
+        except Exception:
+            self._parked.remove(turn)
+            raise
+        self._parked.remove(turn)
+        return data

@@ -41,6 +41,7 @@ from fabric.images.errors import (
 )
 from fabric.images.ledger import Ledger
 from fabric.images.manifest import CHUNK_BYTES, HASH_BYTES, Buffer, Manifest, chunk_hash, digest_hex, digest_of
+from fabric.images.mates import bits
 from fabric.images.shelf import Shelf, sync
 
 MAX_PUSHES = 64
@@ -122,6 +123,14 @@ class ChunkStore:
             if image is None:
                 raise NotHeld(f"image {digest} is not held here")
             return image.manifest.encode()
+
+    def have(self, digest: str) -> bytes:
+        """One bit for each chunk of an image: it is here, as far as is known. Raises `NotHeld`."""
+        with self._lock:
+            image = self._ledger.images.get(digest)
+            if image is None:
+                raise NotHeld(f"image {digest} is not held here")
+            return bits(chunk not in image.missing for chunk in image.manifest.chunks)
 
     def used_bytes(self) -> int:
         """Bytes of all chunks and manifests, those of open pushes included."""

@@ -32,6 +32,9 @@ def show(outcome: Outcome, as_json: bool) -> None:
     console.print(f"\n[bold]image {image.name}[/], {image.size / 2**20:.1f} MiB, {image.digest[:19]}…")
     for holder in image.holders:
         console.print(f"  holder {holder}: {fetched[holder] / 2**20:.0f} MiB fetched from it")
+    passed_on = fetched.total() - sum(fetched[holder] for holder in image.holders)
+    if passed_on:
+        console.print(f"  {passed_on / 2**20:.0f} MiB passed on by nodes to others of their racks")
     for title, asked in (("the request, step by step", first), ("the same again, the image on the nodes", second)):
         console.print(f"\n[bold]{title}[/] ({asked.deployment}, coordinated by {asked.run.coordinator})")
         console.print(_steps(asked.run))

@@ -2,9 +2,15 @@
 
 One question an image at a time. Those who want the same image ask the same few leaders (`MEETING_LEADERS`), who can
 then look once for many of them (`storage`): were any leader as good as another, each of 500 nodes with a share would
-make another one ask all storage agents. A storage leader that does not answer in `command_wait_s`, or leads no more, is
-passed over for another. After `find_wait_s`, and TRIES at least (an outage of ZooKeeper is no answer), the end is that
-nobody was found, with the reason; and whether all who could know said so (`nobody`).
+make another one ask all storage agents. For the same reason the nodes of a rack ask in the name of the rack: they are
+told of the same holders, so they can pass chunks on to each other (`fabric.images.mates`). A storage leader that does
+not answer in `command_wait_s`, or leads no more, is passed over for another. After `find_wait_s`, and TRIES at least
+(an outage of ZooKeeper is no answer), the end is that nobody was found, with the reason; and whether all who could know
+said so (`nobody`).
+
+Who leads is read from ZooKeeper once, and remembered for as long as it turns out true: a leader that answers is asked
+again without a reading, for at most `storage_leaders_fresh_s`; one that does not answer, or leads no more, is
+forgotten, and so is the list of racks.
 """
 
 from __future__ import annotations
@@ -53,6 +59,7 @@ class _Search:
     call: str = ""
     rack: str = ""
     leader: str = ""
+    address: str = ""
     deadline: float | None = None
     reads: int = 0
     messages: int = 0
@@ -79,12 +86,17 @@ class HolderFinder:
         self._found = found
         self._searches: dict[str, _Search] = {}
         self._serial = 0
+        self._racks: tuple[str, ...] = ()
+        """Those with a storage leader, as listed last; empty: to be listed."""
+        self._leaders: dict[str, Leader] = {}
+        """Those of them that were read, by rack."""
+        self._fresh_until = 0.0
 
     def search(self, now: float, digest: str, exclude: tuple[str, ...]) -> None:
         search = self._searches.get(digest)
         if search is None:
             self._searches[digest] = search = _Search(digest, exclude, now)
-            self._list(search, now)
+            self._begin(search, now)
 
     def on_tree(self, now: float, token: str, outcome: Outcome) -> bool:
         if not token.startswith(PREFIX):
@@ -94,27 +106,23 @@ class HolderFinder:
         if search is None:
             return True
         if isinstance(outcome, Listed):
-            names = [name for name in outcome.names if name not in search.failed] or list(outcome.names)
-            if not names:
+            self._racks, self._leaders = tuple(outcome.names), {}
+            self._fresh_until = now + self._settings.storage_leaders_fresh_s
+            if not self._racks:
                 self._again(search, now, "no storage rack has a leader")
             else:
-                search.rack = self._rng.choice(nearest(search.digest, names, MEETING_LEADERS))
-                search.reads += 1
-                self._out.tree(f"{PREFIX}get:{call}", Get(paths.leader("storage", search.rack)))
+                self._choose(search, now)
         elif isinstance(outcome, Got):
             try:
                 leader = decode(outcome.data, Leader, paths.leader("storage", search.rack))
             except BadRecord as error:
                 self._again(search, now, str(error))
                 return True
-            search.messages += 1
-            search.leader = leader.node
-            search.deadline = now + self._settings.command_wait_s
-            self._out.send(
-                leader.address,
-                FindHolders(call, search.digest, self._settings.redundancy, search.exclude, self._identity.node, False),
-            )
+            if search.rack in self._racks:
+                self._leaders[search.rack] = leader
+            self._ask(search, now, leader)
         else:
+            self._racks, self._leaders = (), {}
             self._again(search, now, f"ZooKeeper: {outcome}" if kind != "get" else "the storage leader is gone")
         return True
 
@@ -124,6 +132,7 @@ class HolderFinder:
             return False
         search.messages += answer.messages
         if not answer.leads:
+            self._doubt(search)
             self._again(search, now, f"{search.leader} leads the storage agents of rack {search.rack} no more")
         elif not answer.chosen:
             silent = f"; silent: {', '.join(answer.silent)}" if answer.silent else ""
@@ -139,9 +148,10 @@ class HolderFinder:
             if search.deadline is not None and now >= search.deadline:
                 if search.leader:
                     search.failed = (*search.failed, search.rack)[-16:]
+                    self._doubt(search)
                     self._again(search, now, f"{search.leader}, storage leader of rack {search.rack}, did not answer")
                 else:
-                    self._list(search, now)
+                    self._begin(search, now)
 
     @property
     def next_deadline(self) -> float | None:
@@ -149,13 +159,42 @@ class HolderFinder:
             return None
         return min((one.deadline for one in self._searches.values() if one.deadline is not None), default=None)
 
-    def _list(self, search: _Search, now: float) -> None:
+    def _begin(self, search: _Search, now: float) -> None:
+        """One try: list the racks, choose one, read who leads it, ask; from as far on as is known already."""
         self._serial += 1
         search.call = f"{self._identity.guid[:8]}-f-{self._serial}"
         search.rack = search.leader = ""
         search.deadline = None  # the outcome comes, however long ZooKeeper is away
-        search.reads += 1
-        self._out.tree(f"{PREFIX}list:{search.call}", Children(paths.leaders("storage")))
+        if self._racks and now < self._fresh_until:
+            self._choose(search, now)
+        else:
+            search.reads += 1
+            self._out.tree(f"{PREFIX}list:{search.call}", Children(paths.leaders("storage")))
+
+    def _choose(self, search: _Search, now: float) -> None:
+        names = [name for name in self._racks if name not in search.failed] or list(self._racks)
+        search.rack = self._rng.choice(nearest(search.digest, names, MEETING_LEADERS))
+        leader = self._leaders.get(search.rack)
+        if leader is not None:
+            self._ask(search, now, leader)
+        else:
+            search.reads += 1
+            self._out.tree(f"{PREFIX}get:{search.call}", Get(paths.leader("storage", search.rack)))
+
+    def _ask(self, search: _Search, now: float, leader: Leader) -> None:
+        search.messages += 1
+        search.leader, search.address = leader.node, leader.address
+        search.deadline = now + self._settings.command_wait_s
+        want, exclude = self._settings.redundancy, search.exclude
+        self._out.send(
+            leader.address, FindHolders(search.call, search.digest, want, exclude, self._identity.rack, False)
+        )
+
+    def _doubt(self, search: _Search) -> None:
+        """Who was asked does not answer, or leads no more: who leads is read anew, unless it has been meanwhile."""
+        known = self._leaders.get(search.rack)
+        if known is not None and known.address == search.address:
+            self._racks, self._leaders = (), {}
 
     def _again(self, search: _Search, now: float, reason: str, nobody: bool = False) -> None:
         search.reason, search.nobody = reason, nobody

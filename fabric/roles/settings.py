@@ -56,6 +56,9 @@ class Settings:
     """How often the coordinator asks nodes that have not reported."""
     find_wait_s: float = 30.0
     """For somebody to hold an image (step 8): more than a holder, or a storage leader, takes to restart."""
+    storage_leaders_fresh_s: float = 60.0
+    """An agent that was told by ZooKeeper who leads storage racks asks it again after this long, or when one of them
+    turns out to lead no more."""
     start_stall_s: float = 60.0
     """Without any progress for this long, a node's ordinals are placed elsewhere."""
     start_deadline_s: float = 900.0

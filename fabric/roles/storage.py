@@ -2,8 +2,9 @@
 
 `Storage` is the agent's own part: it answers `HasImage` and `ListHeld` from what its store told last, drops what nobody
 refers to, and replicates when told. `StorageLeading` is what an elected storage leader does beside its rack: it asks
-all storage leaders (each asks its agents) and picks `want` holders, in different racks where it can, spread over askers
-by a hash of image and asker, so that fifty nodes that want one image do not all lean on the same two of five holders.
+all storage leaders (each asks its agents) and picks `want` holders, in different racks where it can, spread over the
+racks of askers by a hash of image and rack, so that ten racks that want one image do not all lean on the same two of
+five holders, and the nodes of one rack do.
 Who asks for an image that is being asked about waits for the same answers, and what was found is told again for
 `holders_fresh_s`: many want an image at the same moment, and each question goes to every storage agent there is. Who
 says that holders failed (`exclude`) is not told what was found before; nor is who wants all to be asked `anew`, as the

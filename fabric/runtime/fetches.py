@@ -85,6 +85,9 @@ class Fetches:
     def under_way(self) -> int:
         return len(self._wanted)
 
+    def is_under_way(self, digest: str) -> bool:
+        return digest in self._wanted
+
     def want(self, digest: str, holders: Sequence[HolderRef]) -> None:
         known = self._wanted.get(digest)
         if known is not None:

@@ -22,14 +22,14 @@ EXIT_BUG = 70
 @dataclass(frozen=True, slots=True)
 class AgentConfig:
     """`total`: what the node offers to instances. `listen`, `data_listen`: "host:port", port 0 for any free one; the
-    second serves image chunks (storage layer only). `advertise`: the host that others connect to, when it is not that
-    of `listen`; best an address, as libzmq looks names up on the thread that carries all messages. `state_dir`: of
-    this agent alone; journal, instances, cache or store are in it. `cache_bytes`: images on a compute node;
-    `store_bytes`: on a storage node (None: what the disk has); all of them are read again at `scrub_mib_s`, from the
-    beginning at most every `scrub_every_s`. `lifeline_fd`: the reading end of a pipe; when its last writing end is
-    closed, the process ends at once. `zookeeper_wait_s`: for ZooKeeper to answer at a node's first start. `managent`:
-    its path, when it was deployed as one. `faults`: where it looks for faults that somebody wants it to have
-    (fabric.runtime.stepping); None: nowhere."""
+    second serves image chunks (of a compute agent: while it fetches, to its rack). `advertise`: the host that others
+    connect to, when it is not that of `listen`; best an address, as libzmq looks names up on the thread that carries
+    all messages. `state_dir`: of this agent alone; journal, instances, cache or store are in it. `cache_bytes`: images
+    on a compute node; `store_bytes`: on a storage node (None: what the disk has); all of them are read again at
+    `scrub_mib_s`, from the beginning at most every `scrub_every_s`. `lifeline_fd`: the reading end of a pipe; when its
+    last writing end is closed, the process ends at once. `zookeeper_wait_s`: for ZooKeeper to answer at a node's first
+    start. `managent`: its path, when it was deployed as one. `faults`: where it looks for faults that somebody wants it
+    to have (fabric.runtime.stepping); None: nowhere."""
 
     node: str
     rack: str

@@ -23,6 +23,7 @@ from fabric.effects import (
     MoreHolders,
     StoreChanged,
 )
+from fabric.images.intake import Intake
 from fabric.images.manifest import Buffer
 from fabric.images.protocol import Holder
 from fabric.images.replicate import replicate
@@ -90,6 +91,7 @@ class StorageWorld:
         self._server = ChunkServer(
             self._store,
             f"tcp://{config.data_listen}",
+            intake=Intake(self._store, self._context),
             context=self._context,
             advertise=config.advertise,
             watcher=self._stepping,

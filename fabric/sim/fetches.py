@@ -4,6 +4,9 @@ Theory of operation. Which chunk is asked of whom is decided by the real `fabric
 hashed when it arrives, before it is written, as in `Fetching._take_chunk`; it may have been spoilt on the way
 (`Wire.spoilt_on_the_way`), or its holder may be gone, cut off, or found that the chunk is rotten. When no holder is
 left the role is asked for others; a holder that lied, or was dropped twice, isn't taken again.
+
+Nodes that fetch into a cache share with their rack (`company`). A mate that has not got a chunk yet is asked again a
+moment later, which stands for its waiting.
 """
 
 from __future__ import annotations
@@ -16,9 +19,13 @@ from typing import Protocol
 
 from fabric.effects import FetchProgress, HoldersWanted, ImageFailed, ImageReady, Input
 from fabric.images.manifest import Manifest, chunk_hash
+from fabric.images.mates import MateTable, bits
+from fabric.images.protocol import Holder
 from fabric.images.transfer import Transfer
 from fabric.messages import HolderRef
+from fabric.sim import company
 from fabric.sim.clock import Clock
+from fabric.sim.company import Company
 from fabric.sim.images import Cache, Full, Store
 
 STALL_S = 1.5
@@ -26,12 +33,16 @@ DEADLINE_S = 30.0
 MAX_STRIKES = 2
 MAX_AT_ONCE = 4
 MORE_PAUSE_S = 0.2
+WAITS_S = 0.05
+"""Between two looks of a mate at whether it has got a chunk."""
 GONE_S = 0.05
 """Until a link to a process that is not there is seen to be lost."""
 
 
-class Wire(Protocol):
-    """The way from one machine to the store of another."""
+class Wire(company.Wire, Protocol):
+    """The way from one machine to the store, or the cache, of another."""
+
+    def pieces_at(self, machine: str, endpoint: str) -> Fetches | None: ...
 
     def store_at(self, machine: str, endpoint: str) -> Store | None:
         """The store that answers there now. None: the link is lost, or nobody answers."""
@@ -47,7 +58,9 @@ class Wire(Protocol):
 
 
 class Target(Protocol):
-    """Where an image goes."""
+    """Where an image goes. `shares`: it is a node's, which has mates."""
+
+    shares: bool
 
     def ready(self, digest: str) -> int | None:
         """Bytes, if it is there already."""
@@ -58,10 +71,14 @@ class Target(Protocol):
     def end(self, digest: str, manifest: Manifest, chunks: dict[bytes, bytes]) -> None:
         """All chunks are there. Raises Full."""
 
+    def whole(self, digest: str) -> bytes | None:
+        """An image that is here, to be given to mates; None: it isn't, or is not for mates."""
+
 
 @dataclass(slots=True)
 class IntoCache:
     cache: Cache
+    shares: bool = True
 
     def ready(self, digest: str) -> int | None:
         data = self.cache.get(digest)
@@ -77,10 +94,15 @@ class IntoCache:
     def end(self, digest: str, manifest: Manifest, chunks: dict[bytes, bytes]) -> None:
         self.cache.admit(digest, b"".join(chunks[one] for one in manifest.chunks))
 
+    def whole(self, digest: str) -> bytes | None:
+        entry = self.cache.entries.get(digest)
+        return entry.data if entry is not None else None
+
 
 @dataclass(slots=True)
 class IntoStore:
     store: Store
+    shares: bool = False
     fetched: dict[bytes, bytes] = field(default_factory=dict)
 
     def ready(self, digest: str) -> int | None:
@@ -96,6 +118,9 @@ class IntoStore:
     def end(self, digest: str, manifest: Manifest, chunks: dict[bytes, bytes]) -> None:
         self.store.put(digest, manifest, chunks)
 
+    def whole(self, digest: str) -> bytes | None:
+        return None
+
 
 @dataclass(slots=True, eq=False)
 class _Fetch:
@@ -108,6 +133,7 @@ class _Fetch:
     dropped: list[str] = field(default_factory=list)
     manifest: Manifest | None = None
     transfer: Transfer | None = None
+    company: Company | None = None
     chunks: dict[bytes, bytes] = field(default_factory=dict)
     asking: bool = False
     ended: bool = False
@@ -122,6 +148,7 @@ class Fetches:
     def __init__(
         self,
         machine: str,
+        rack: str,
         clock: Clock,
         rng: random.Random,
         wire: Wire,
@@ -130,6 +157,10 @@ class Fetches:
         done: Callable[[str], None],
     ) -> None:
         self._machine = machine
+        self._here = Holder(machine, rack, f"tcp://{machine}:7001")
+        self.mates = MateTable()
+        """Of the chunk server, when it is a holder's."""
+        self._manifests: dict[str, Manifest] = {}
         self._clock = clock
         self._rng = rng
         self._wire = wire
@@ -156,7 +187,29 @@ class Fetches:
     def close(self) -> None:
         self._closed = True
         for fetch in self._wanted.values():
-            fetch.ended = True
+            self._over(fetch)
+
+    # --- for mates ---------------------------------------------------------------------------------------------------
+
+    def have(self, digest: str) -> bytes | None:
+        manifest = self._manifests.get(digest)
+        fetch = self._wanted.get(digest)
+        if manifest is None or (fetch is None and self._target.whole(digest) is None):
+            return None
+        coming = fetch.transfer.coming() if fetch is not None and fetch.transfer is not None else frozenset()
+        here = fetch.chunks if fetch is not None else set(manifest.chunks)
+        return bits(index in coming or chunk in here for index, chunk in enumerate(manifest.chunks))
+
+    def give(self, digest: str, index: int) -> tuple[bool, bytes | None]:
+        """(whether it is here or comes, the bytes that are here)."""
+        manifest, fetch = self._manifests.get(digest), self._wanted.get(digest)
+        if manifest is None:
+            return False, None
+        if fetch is not None:
+            return True, fetch.chunks.get(manifest.chunks[index])
+        whole = self._target.whole(digest)
+        at = index * manifest.chunk_bytes
+        return whole is not None, whole[at : at + manifest.size_of(index)] if whole is not None else None
 
     # --- one fetch ---------------------------------------------------------------------------------------------------
 
@@ -194,16 +247,22 @@ class Fetches:
                 self._ask(fetch, holder, None)
             else:
                 fetch.transfer.add(self._clock.now, holder.node)
-        if not fetch.live:
+            if fetch.company is not None:
+                fetch.company.introduce(holder)
+        if not fetch.live and (fetch.transfer is None or fetch.transfer.state == "starved"):
             pause_s = MORE_PAUSE_S if fetch.dropped else 0.0
             fetch.asking = True
             fetch.asked_at = self._clock.now
             excluded = tuple(sorted(node for node, count in fetch.strikes.items() if count >= MAX_STRIKES))
             self._clock.after(pause_s, lambda: self._news(fetch, HoldersWanted(fetch.digest, excluded)))
-        elif fetch.transfer is not None:
+        elif fetch.transfer is not None and (fetch.company is None or fetch.company.settled):
+            mates = fetch.company.linked if fetch.company is not None else {}
             for ask in fetch.transfer.asks(self._clock.now):
-                if ask.holder in fetch.live:
-                    self._ask(fetch, fetch.live[ask.holder], ask.chunk)
+                source = fetch.live.get(ask.source) or mates.get(ask.source)
+                if source is not None:
+                    self._ask(fetch, source, ask.chunk)
+            if fetch.company is not None:
+                fetch.company.ask_news()
 
     def _ask(self, fetch: _Fetch, holder: HolderRef, chunk: int | None) -> None:
         """Of its manifest, or of one chunk."""
@@ -212,9 +271,12 @@ class Fetches:
 
     def _served(self, fetch: _Fetch, holder: HolderRef, chunk: int | None) -> None:
         """The holder answers, if it is there; the answer arrives in the same moment."""
-        if fetch.ended or fetch.live.get(holder.node) is not holder:
+        if fetch.ended or not self._is_asked(fetch, holder):
             return
         if self._wire.is_cut(fetch.machine, holder.endpoint):
+            return
+        if chunk is not None and holder.node not in fetch.live:
+            self._mate_served(fetch, holder, chunk)
             return
         store = self._wire.store_at(fetch.machine, holder.endpoint)
         if store is None:
@@ -230,7 +292,28 @@ class Fetches:
             if data is None:
                 self._drop(fetch, holder, f"refused (corrupt): chunk {chunk}")
             else:
+                if fetch.company is not None:
+                    fetch.company.served(holder)
                 self._take_chunk(fetch, holder, chunk, self._wire.spoilt_on_the_way(data))
+
+    def _is_asked(self, fetch: _Fetch, source: HolderRef) -> bool:
+        mates = fetch.company.linked if fetch.company is not None else {}
+        return fetch.live.get(source.node) is source or mates.get(source.node) is source
+
+    def _mate_served(self, fetch: _Fetch, mate: HolderRef, chunk: int) -> None:
+        assert fetch.transfer is not None
+        pieces = self._wire.pieces_at(fetch.machine, mate.endpoint)
+        if pieces is None:
+            self._clock.after(GONE_S, lambda: self._drop(fetch, mate, "the connection is lost"))
+            return
+        comes, data = pieces.give(fetch.digest, chunk)
+        if data is not None:
+            self._take_chunk(fetch, mate, chunk, self._wire.spoilt_on_the_way(data))
+        elif comes:
+            fetch.transfer.waits(self._clock.now, mate.node)
+            self._clock.after(WAITS_S, lambda: self._served(fetch, mate, chunk))
+        else:
+            self._drop(fetch, mate, f"refused (not_found): chunk {chunk}")
 
     def _take_manifest(self, fetch: _Fetch, holder: HolderRef, manifest: Manifest) -> None:
         if fetch.transfer is not None:
@@ -247,6 +330,13 @@ class Fetches:
             fetch.transfer.already(manifest.chunks.index(chunk))
         for node in fetch.live:
             fetch.transfer.add(self._clock.now, node)
+        if self._target.shares:
+            self._manifests[fetch.digest] = manifest
+            fetch.company = Company(
+                self._clock, self._wire, fetch.digest, self._here, fetch.transfer, lambda: self._go_on(fetch)
+            )
+            for one in fetch.live.values():
+                fetch.company.introduce(one)
         self._news(fetch, FetchProgress(fetch.digest, fetch.transfer.done_bytes, manifest.size))
         self._finish_or_go_on(fetch)
 
@@ -256,7 +346,7 @@ class Fetches:
         assert transfer is not None
         if transfer.arrived(self._clock.now, holder.node, chunk, self.is_sound(manifest, chunk, data)):
             fetch.chunks[manifest.chunks[chunk]] = data
-        elif holder.node not in transfer.holders:
+        elif holder.node not in transfer.sources:
             self._drop(fetch, holder, f"chunk {chunk} failed its hash", lied=True)
             return
         self._finish_or_go_on(fetch)
@@ -276,13 +366,13 @@ class Fetches:
             self._fail(fetch, "does not fit: the disk is full")
             return
         self._done(fetch.digest)
-        by = tuple(sorted((node, size) for node, size in transfer.bytes_by_holder.items() if size))
+        by = tuple(sorted((node, size) for node, size in transfer.bytes_by_source.items() if size))
         took_ms = max(0, int((self._clock.now - fetch.began - fetch.searched_s) * 1000))
         ready = ImageReady(fetch.digest, by, tuple(fetch.dropped), manifest.size, took_ms, 1, cached=False)
         self._end(fetch, ready)
 
     def _stalled(self, fetch: _Fetch, holder: HolderRef, chunk: int | None) -> None:
-        if fetch.ended or fetch.live.get(holder.node) is not holder:
+        if fetch.ended or not self._is_asked(fetch, holder):
             return
         if chunk is None:
             if fetch.transfer is None:
@@ -290,16 +380,22 @@ class Fetches:
             return
         assert fetch.transfer is not None
         fetch.transfer.tick(self._clock.now)
-        if holder.node not in fetch.transfer.holders:
+        if holder.node not in fetch.transfer.sources:
             self._drop(fetch, holder, f"sent no chunk for {STALL_S:g} s")
+        elif holder.node not in fetch.live:  # a mate that waits is heard of; for how long, `tick` says
+            self._clock.after(STALL_S, lambda: self._stalled(fetch, holder, chunk))
+            self._go_on(fetch)
 
     def _drop(self, fetch: _Fetch, holder: HolderRef, reason: str, lied: bool = False) -> None:
-        if fetch.ended or fetch.live.get(holder.node) is not holder:
+        if fetch.ended or not self._is_asked(fetch, holder):
             return
-        del fetch.live[holder.node]
+        mate = fetch.live.pop(holder.node, None) is None
         if fetch.transfer is not None:
             fetch.transfer.dropped(self._clock.now, holder.node, reason, lied=lied)
-        fetch.strikes[holder.node] += MAX_STRIKES if lied else 1
+        if mate and fetch.company is not None:
+            fetch.company.lost(holder.node)
+        else:
+            fetch.strikes[holder.node] += MAX_STRIKES if lied else 1
         fetch.dropped.append(f"{holder.node}: {reason}")
         self._go_on(fetch)
 
@@ -312,9 +408,15 @@ class Fetches:
     def _end(self, fetch: _Fetch, end: Input) -> None:
         if fetch.ended:
             return
-        fetch.ended = True
+        self._over(fetch)
         del self._wanted[fetch.digest]
         self._emit(end)
+
+    @staticmethod
+    def _over(fetch: _Fetch) -> None:
+        fetch.ended = True
+        if fetch.company is not None:
+            fetch.company.over = True
 
     def _news(self, fetch: _Fetch, news: Input) -> None:
         if not fetch.ended:

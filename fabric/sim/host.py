@@ -155,7 +155,7 @@ class Process:
         else:
             target = IntoStore(machine.store)
         self.fetches = Fetches(
-            machine.name, world.clock, world.rng_data, world, target, self._take_later, self._fetched
+            machine.name, machine.rack, world.clock, world.rng_data, world, target, self._take_later, self._fetched
         )
         self.agent = Agent(identity, world.settings, self._rng, self._known)
         self.ledger = self.agent._compute.ledger if self.agent._compute is not None else None

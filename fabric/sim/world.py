@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from fabric.effects import Effect, Input, Note
+from fabric.images.mates import MateTable
 from fabric.records import Image, LayerName, encode
 from fabric.resources import Resources
 from fabric.roles.settings import Settings
@@ -32,6 +33,7 @@ from fabric.sim.clock import Clock
 from fabric.sim.conditions import Conditions, Storm
 from fabric.sim.driver import Instance
 from fabric.sim.faults import Faults
+from fabric.sim.fetches import Fetches
 from fabric.sim.host import Process
 from fabric.sim.images import Content, Store, make_content
 from fabric.sim.machine import Machine
@@ -229,6 +231,14 @@ class World:
     def store_at(self, machine: str, endpoint: str) -> Store | None:
         holder = self._holder(endpoint)
         return holder.store if holder is not None and holder.process is not None else None
+
+    def mates_at(self, machine: str, endpoint: str) -> MateTable | None:
+        holder = self.pieces_at(machine, endpoint)
+        return holder.mates if holder is not None else None
+
+    def pieces_at(self, machine: str, endpoint: str) -> Fetches | None:
+        mate = self._holder(endpoint)
+        return mate.process.fetches if mate is not None and mate.process is not None else None
 
     def is_cut(self, machine: str, endpoint: str) -> bool:
         holder = self._holder(endpoint)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import zmq
 
+from fabric.images.intake import Intake
 from fabric.images.protocol import (
     Answer,
     Data,
@@ -47,7 +48,7 @@ class Served:
 
     def __init__(self, node: str, rack: str, store: ChunkStore, context: Context) -> None:
         self.store = store
-        self.server = ChunkServer(store, context=context)
+        self.server = ChunkServer(store, intake=Intake(store, context), context=context)
         self.holder = Holder(node, rack, self.server.start())
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fabric.images.archive import remove_tree, unpack
-from fabric.images.hollow import MIN_MOVED_BYTES, Moved, can_punch, read_blob
+from fabric.images.hollow import MIN_MOVED_BYTES, Moved, Parts, can_punch
 from tests.unit.images.test_archive import START, member, tar_of
 
 LARGE = os.urandom(3_333_333)
@@ -37,12 +37,14 @@ def test_large_bodies_move_and_the_blob_reads_as_before(tmp_path: Path) -> None:
     assert (root / "a/large").read_bytes() == LARGE
     assert blob.stat().st_size == len(DATA)
     assert blocks(blob) < MIN_MOVED_BYTES + 10 * 4096
-    assert b"".join(read_blob(blob, root, moved)) == DATA
-    assert b"".join(read_blob(blob, root, [])) != DATA
+    assert b"".join(Parts(blob, root, moved).pieces(0)) == DATA
+    assert b"".join(Parts(blob, root, []).pieces(0)) != DATA
+    for at, size in ((0, 9), (500, 100_000), (len(LARGE) - 5, 3_000), (len(DATA) - 7, 7), (0, len(DATA))):
+        assert Parts(blob, root, moved).read(at, size) == DATA[at : at + size]
     (root / "a/large").chmod(0o600)
     os.truncate(root / "a/large", len(LARGE) - 1)
     with pytest.raises(EOFError):
-        list(read_blob(blob, root, moved))
+        list(Parts(blob, root, moved).pieces(0))
     remove_tree(root)
 
 
@@ -77,5 +79,5 @@ def test_bounds_of_a_hole_are_whole_blocks(tmp_path: Path) -> None:
     blob.write_bytes(headers)
     moved: list[Moved] = []
     root = unpack(blob, tmp_path / "root", moved=moved).root
-    assert b"".join(read_blob(blob, root, moved)) == headers
+    assert b"".join(Parts(blob, root, moved).pieces(0)) == headers
     remove_tree(root)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from fabric.images.protocol import (
     MAX_DATA_BYTES,
     MAX_HEADER_BYTES,
+    MAX_MATES,
     MAX_REASON_CHARS,
     MAX_SOURCES,
     WITH_DATA,
@@ -22,8 +23,12 @@ from fabric.images.protocol import (
     Data,
     Done,
     GetChunk,
+    GetHave,
     GetManifest,
+    GetMates,
+    Have,
     Holder,
+    Mates,
     ProtocolError,
     Put,
     Refused,
@@ -31,8 +36,10 @@ from fabric.images.protocol import (
     Request,
     Underway,
     decode_answer,
+    decode_mates,
     decode_request,
     encode,
+    encode_mates,
     refused,
 )
 
@@ -47,9 +54,14 @@ REQUESTS: list[Request] = [
     Commit(id=5, push="p"),
     Abort(id=6, push="p"),
     Replicate(id=7, digest=DIGEST, sources=(SOURCE,) * MAX_SOURCES),
+    GetMates(id=8, digest=DIGEST, mate=SOURCE),
+    GetHave(id=9, digest=DIGEST),
 ]
 ANSWERS: list[Answer] = [
     Data(id=1),
+    Data(id=1, mates=7),
+    Mates(id=5, version=7),
+    Have(id=6),
     Done(id=2),
     Underway(id=3, done=1, total=2),
     Refused(id=4, code="full", reason="x"),
@@ -66,7 +78,7 @@ def test_requests_come_back_as_they_were(request_: Request) -> None:
 
 @pytest.mark.parametrize("answer", ANSWERS, ids=lambda a: type(a).__name__)
 def test_answers_come_back_as_they_were(answer: Answer) -> None:
-    assert decode_answer(encode(answer), 5 if isinstance(answer, Data) else None) == answer
+    assert decode_answer(encode(answer), 5 if isinstance(answer, WITH_DATA) else None) == answer
 
 
 @pytest.mark.parametrize(
@@ -83,6 +95,8 @@ def test_answers_come_back_as_they_were(answer: Answer) -> None:
         {"k": "manifest", "v": 1, "id": 1, "digest": DIGEST + "\n"},
         {"k": "begin", "v": 1, "id": 1, "push": "p" * 65},
         {"k": "replicate", "v": 1, "id": 1, "digest": DIGEST, "sources": []},
+        {"k": "mates?", "v": 1, "id": 1, "digest": DIGEST, "mate": {"node": "", "rack": "r", "endpoint": "e"}},
+        {"k": "mates?", "v": 1, "id": 1, "digest": DIGEST},
         {"k": "data", "v": 1, "id": 1},
         [1, 2, 3],
         None,
@@ -91,6 +105,16 @@ def test_answers_come_back_as_they_were(answer: Answer) -> None:
 def test_what_is_not_in_the_protocol_is_refused(header: object) -> None:
     with pytest.raises(ProtocolError):
         decode_request(msgspec.msgpack.encode(header), None)
+
+
+def test_mates_come_back_as_they_were_and_are_bounded() -> None:
+    assert decode_mates(encode_mates([SOURCE, SOURCE])) == (SOURCE, SOURCE)
+    assert len(decode_mates(encode_mates([SOURCE] * (MAX_MATES + 5)))) == MAX_MATES
+    for wrong in ([[1]], {"a": 1}, [{"node": "n", "rack": "r"}], [{"node": "n", "rack": "r", "endpoint": ""}], None):
+        with pytest.raises(ProtocolError, match="list of mates"):
+            decode_mates(msgspec.msgpack.encode(wrong))
+    with pytest.raises(ProtocolError):
+        decode_mates(msgspec.msgpack.encode([msgspec.to_builtins(SOURCE)] * (MAX_MATES + 1)))
 
 
 def test_sizes_are_bounded() -> None:

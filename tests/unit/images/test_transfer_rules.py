@@ -22,7 +22,7 @@ def test_two_holders_share_the_work_within_their_windows() -> None:
     transfer = transfer_of(20, "a", "b")
     asks = transfer.asks(0.0)
     assert sorted(ask.chunk for ask in asks) == list(range(8))
-    assert [sum(ask.holder == name for ask in asks) for name in "ab"] == [4, 4]
+    assert [sum(ask.source == name for ask in asks) for name in "ab"] == [4, 4]
     assert transfer.asks(0.0) == []
     assert transfer.arrived(0.1, "a", asks[0].chunk, sound=True)
     assert transfer.asks(0.1) == [Ask("a", 8)]
@@ -37,7 +37,7 @@ def test_a_chunk_is_taken_once() -> None:
     assert transfer.arrived(0.2, "b", 0, sound=True)
     assert not transfer.arrived(0.3, "a", 0, sound=True)
     assert transfer.state == "complete"
-    assert transfer.bytes_by_holder == {"a": 0, "b": MIN_CHUNK_BYTES}
+    assert transfer.bytes_by_source == {"a": 0, "b": MIN_CHUNK_BYTES}
     assert transfer.wasted_bytes == MIN_CHUNK_BYTES
 
 
@@ -64,7 +64,7 @@ def test_who_owes_and_sends_nothing_is_dropped() -> None:
     assert transfer.wake_at(0.0) == pytest.approx(0.1)
     for now, chunk in ((2.0, 1), (4.0, 3), (6.0, 5)):
         transfer.tick(now)
-        assert transfer.arrived(now, "b", chunk, sound=True) == (now < 6 or "a" not in transfer.holders)
+        assert transfer.arrived(now, "b", chunk, sound=True) == (now < 6 or "a" not in transfer.sources)
     assert transfer.drops == [Dropped("a", "sent no chunk for 5 s while it owed 3")]
     assert sorted(ask.chunk for ask in transfer.asks(6.0)) == [0, 2, 4]
 
@@ -74,10 +74,10 @@ def test_an_idle_holder_is_not_dropped() -> None:
     transfer.asks(0.0)
     transfer.tick(4.9)
     transfer.tick(5.0)
-    assert transfer.holders == ("b",)
+    assert transfer.sources == ("b",)
     assert transfer.asks(100.0) == [Ask("b", 0)]
     transfer.tick(104.0)
-    assert transfer.holders == ("b",)
+    assert transfer.sources == ("b",)
 
 
 def test_without_holders_it_starves_until_one_is_added() -> None:
@@ -134,33 +134,33 @@ def test_any_mix_of_failures_with_an_honest_holder_takes_each_chunk_once(
         asks = transfer.asks(now)
         inbox += asks
         for chunk in range(chunks):
-            assert sum(ask.chunk == chunk and ask.holder in transfer.holders for ask in inbox) <= MAX_OWING
+            assert sum(ask.chunk == chunk and ask.source in transfer.sources for ask in inbox) <= MAX_OWING
         for name in names:
-            assert sum(ask.holder == name for ask in inbox) <= window or name not in transfer.holders
+            assert sum(ask.source == name for ask in inbox) <= window or name not in transfer.sources
         answers = data.draw(st.booleans())
         if inbox and answers:
             ask = inbox[data.draw(st.integers(0, len(inbox) - 1))]
-            index, kind = ask.holder.split("-")
+            index, kind = ask.source.split("-")
             if kind == "slow" and data.draw(st.integers(0, 9)):
                 kind = "mute"
             if kind != "mute":
                 inbox.remove(ask)
                 sent[int(index)] += 1
             if kind in ("dies", "refuses") and sent[int(index)] > 2:
-                transfer.dropped(now, ask.holder, kind)
+                transfer.dropped(now, ask.source, kind)
             elif kind == "liar" and sent[int(index)] > 1:
-                assert not transfer.arrived(now, ask.holder, ask.chunk, sound=False)
+                assert not transfer.arrived(now, ask.source, ask.chunk, sound=False)
             elif kind != "mute":
-                taken[ask.chunk] += transfer.arrived(now, ask.holder, ask.chunk, sound=True)
+                taken[ask.chunk] += transfer.arrived(now, ask.source, ask.chunk, sound=True)
         else:  # nothing more comes for now: the honest answer before they stall, the others may not
-            for ask in [ask for ask in inbox if ask.holder.endswith("honest")]:
+            for ask in [ask for ask in inbox if ask.source.endswith("honest")]:
                 inbox.remove(ask)
-                taken[ask.chunk] += transfer.arrived(now, ask.holder, ask.chunk, sound=True)
-            assert transfer.wake_at(now) > now or not transfer.holders
+                taken[ask.chunk] += transfer.arrived(now, ask.source, ask.chunk, sound=True)
+            assert transfer.wake_at(now) > now or not transfer.sources
             now = max(now, transfer.wake_at(now))
         transfer.tick(now)
     assert transfer.state == "complete"
     assert taken == [1] * chunks
-    assert sum(transfer.bytes_by_holder.values()) == transfer.done_bytes == transfer.manifest.size
+    assert sum(transfer.bytes_by_source.values()) == transfer.done_bytes == transfer.manifest.size
     assert not [drop for drop in transfer.drops if drop.node.endswith("honest")]
     assert all(drop.lied == drop.node.endswith("liar") for drop in transfer.drops if "failed" in drop.reason)
