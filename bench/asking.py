@@ -64,7 +64,8 @@ def until_rest(api: Api, one: views.Deployment) -> views.Deployment:
     while not one.final:
         if time.monotonic() > deadline:
             raise Unwell(f"expected {one.id} at rest after {REQUEST_WAIT_S} s, found it {one.state}")
-        one = api.get(f"/v1/deployments/{one.id}", {"wait": "10s", "index": one.index, "until": "rest"}).read(views.Deployment)
+        query: dict[str, str | int] = {"wait": "10s", "index": one.index, "until": "rest"}
+        one = api.get(f"/v1/deployments/{one.id}", query).read(views.Deployment)
     return one
 
 

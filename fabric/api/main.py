@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import uvicorn
+import uvloop
 
 from fabric.api.app import create_app
 from fabric.api.control import ControlPlane
@@ -131,7 +132,7 @@ def run_api(config: ApiConfig) -> int:
     set_up_log(config.log_level)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)  # the rest we say ourselves
     try:
-        return asyncio.run(_run(config))
+        return uvloop.run(_run(config))
     except CannotStart as error:
         print(f"fabric api: {error}", file=sys.stderr)
         return EXIT_FAILED

@@ -22,6 +22,8 @@ import signal
 import threading
 from collections.abc import Sequence
 
+import uvloop
+
 from fabric.logs import set_up_log
 from fabric.runtime.bus import SocketContext, new_context
 from fabric.runtime.host import AgentHost
@@ -55,7 +57,7 @@ def run_agents(configs: Sequence[AgentConfig]) -> int:
     if problem:
         log.error("%s", problem)
         return EXIT_FAILED
-    return asyncio.run(serve(configs))
+    return uvloop.run(serve(configs))
 
 
 async def serve(configs: Sequence[AgentConfig]) -> int:
