@@ -19,10 +19,10 @@ from typing import Any, Protocol, TypeVar
 
 from zk.client import TreeClient
 from zk.connect import parse
-from zk.kazoo_tree import KazooTree
 from zk.memory import Ensemble
 from zk.memory_session import MemoryTree
 from zk.server import Installation, find_zookeeper
+from zk.session_tree import SessionTree
 from zk.tree import Delete, SessionChanged, SessionState, Tree, TreeEvent, WatchFired
 
 T = TypeVar("T")
@@ -92,17 +92,16 @@ class _Heard:
 
 
 @dataclass
-class KazooSession(_Heard):
-    tree: KazooTree
+class ServerSession(_Heard):
+    tree: SessionTree
     client: TreeClient
 
     async def expire(self) -> None:
-        link: Any = self.tree._link
-        await asyncio.to_thread(end_session, self.tree._where.servers[0], *link.client.client_id)
+        await asyncio.to_thread(end_session, self.tree._where.servers[0], *self.tree._link.session)
 
 
 @dataclass
-class ShakyKazooSession(KazooSession):
+class ShakyServerSession(ServerSession):
     """Through a proxy of its own."""
 
     proxy: Proxy
@@ -121,29 +120,28 @@ class ShakyKazooSession(KazooSession):
         self.proxy.swallow_replies = True
 
     async def expire(self) -> None:
-        client: Any = self.tree._link.client  # type: ignore[union-attr]
-        await asyncio.to_thread(end_session, self.proxy.server, client._session_id, client._session_passwd)
+        await asyncio.to_thread(end_session, self.proxy.server, *self.tree._link.session)
 
 
 @asynccontextmanager
-async def kazoo_session(hosts: str, **options: Any) -> AsyncIterator[KazooSession]:
-    """An open KazooTree on `hosts`, all its events kept, closed in the end."""
-    tree = KazooTree(hosts, **options)
-    async with _open(KazooSession(tree, TreeClient(tree))) as session:
+async def server_session(hosts: str, **options: Any) -> AsyncIterator[ServerSession]:
+    """An open SessionTree on `hosts`, all its events kept, closed in the end."""
+    tree = SessionTree(hosts, **options)
+    async with _open(ServerSession(tree, TreeClient(tree))) as session:
         yield session
 
 
 @asynccontextmanager
-async def shaky_kazoo_session(hosts: str, **options: Any) -> AsyncIterator[ShakyKazooSession]:
+async def shaky_server_session(hosts: str, **options: Any) -> AsyncIterator[ShakyServerSession]:
     """The same, of which the connection can be hurt; `hosts` names one server."""
     where = parse(hosts)
     with Proxy(where.servers[0]) as proxy:
-        tree = KazooTree(proxy.hosts + where.chroot, **options)
-        async with _open(ShakyKazooSession(tree, TreeClient(tree), proxy)) as session:
+        tree = SessionTree(proxy.hosts + where.chroot, **options)
+        async with _open(ShakyServerSession(tree, TreeClient(tree), proxy)) as session:
             yield session
 
 
-K = TypeVar("K", bound=KazooSession)
+K = TypeVar("K", bound=ServerSession)
 
 
 @asynccontextmanager
@@ -206,7 +204,7 @@ async def memory_session(ensemble: Ensemble, **options: Any) -> AsyncIterator[Me
 
 async def remove_chroot(hosts: str) -> None:
     """Delete the chroot of a connect string, and all below it."""
-    async with kazoo_session(hosts) as session:
+    async with server_session(hosts) as session:
 
         async def remove(path: str) -> None:
             for name in await session.client.children(path or "/"):
