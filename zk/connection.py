@@ -31,7 +31,7 @@ MAX_PACKET_BYTES = 16 * 1024 * 1024
 MAX_XID = 2**31 - 1
 PINGS_TOGETHER = 1 / 32
 """Of the time between two pings: those of all sessions of a machine that are due within it go out at one time, so that
-a process with several, and their server, wake once for all of them. (1,000 sessions: a third less CPU on both sides.)"""
+a process with several, and their server, wake once for all of them. (With 1,000 sessions a third less CPU.)"""
 
 PING = wire.PING
 
@@ -244,9 +244,9 @@ class Pulse:
     """When to ping, and when a server has been silent for too long; of one connection, whose session may last
     `timeout_s` without a word. All times are the caller's clock, in seconds.
 
-    A ping is due when nothing was sent for a third of that, or a moment sooner. A server is silent when it has said nothing for two thirds,
-    and has been asked for something for one: so a third is left to find another server, and a caller that was itself
-    stopped for a while does not blame the server."""
+    A ping is due when nothing was sent for a third of that, or a moment sooner. A server is silent when it has said
+    nothing for two thirds, and has been asked for something for one: so a third is left to find another server, and a
+    caller that was itself stopped for a while does not blame the server."""
 
     __slots__ = ("_asked_at", "_heard_at", "_sent_at", "_third_s")
 

@@ -38,7 +38,8 @@ class Session(NamedTuple):
     password: bytes
 
 
-NO_SESSION = Session(0, bytes(16))
+PASSWORD_BYTES = 16
+NO_SESSION = Session(0, bytes(PASSWORD_BYTES))
 
 
 class Greeting(NamedTuple):
@@ -121,8 +122,9 @@ def greeting(body: bytes) -> Greeting:
     """Raises Malformed."""
     try:
         found, _ = s.Connect.deserialize(body, 0)
-        session = Session(found.session_id, bytes(found.passwd or b""))
-        return Greeting(session, max(0, found.time_out) / 1000, found.read_only)
+        if len(found.passwd) != PASSWORD_BYTES:
+            raise ValueError(f"a password of {len(found.passwd)} bytes")
+        return Greeting(Session(found.session_id, found.passwd), max(0, found.time_out) / 1000, found.read_only)
     except Exception as error:
         raise _malformed("a greeting", body, error) from error
 
