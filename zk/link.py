@@ -76,6 +76,7 @@ class Link:
         self._timeout_s = session_timeout_s
         self._patience_s = max(MIN_PATIENCE_S, session_timeout_s / 3 / len(where.servers))
         self._zxid = 0
+        self._left: tuple[str, int] | None = None
         self._line: _Line | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
@@ -139,7 +140,7 @@ class Link:
         delay_s = RECONNECT_MIN_DELAY_S
         while not self._stopping:
             refusals: list[str] = []
-            for host, port in random.sample(self._where.servers, len(self._where.servers)):
+            for host, port in self._in_turn():
                 try:
                     found = await names.addresses(host, port, self._patience_s)
                 except OSError as error:
@@ -149,6 +150,7 @@ class Link:
                     refusal = await self._attempt(address)
                     if self._stopping:
                         return
+                    self._left = host, port
                     if refusal:
                         refusals.append(f"{host}:{port}: {refusal}")
                     else:
@@ -158,6 +160,11 @@ class Link:
                 self._say(refusals)
             await asyncio.sleep(random.uniform(0.5, 1.0) * delay_s)
             delay_s = min(2 * delay_s, RECONNECT_MAX_DELAY_S)
+
+    def _in_turn(self) -> list[tuple[str, int]]:
+        """All servers at random, but the one that was tried or left just now at the end."""
+        servers = random.sample(self._where.servers, len(self._where.servers))
+        return sorted(servers, key=lambda server: server == self._left)
 
     async def _attempt(self, address: Address) -> str:
         """Have this server carry the session, and wait for the end of that. Why it did not come to that; "" when it
