@@ -235,7 +235,7 @@ def report(figures: Figures, command: str) -> str:
             "",
             f"{machine()}; commit {commit()}; {datetime.now(UTC):%Y-%m-%d}; `{command}`.",
             f"One server as a local fabric has it, sessions of {SESSION_S:g} s, medians of {figures.rounds} rounds.",
-            "Reads are of one znode, awaited on an event loop. Who connects with ours looks for the fabric's roots as well.",
+            "Reads are of one znode, awaited on an event loop. Connecting, ours looks for the fabric's roots as well.",
             "",
             "| | ours | a KazooClient | its, by ours |",
             "| --- | --- | --- | --- |",

@@ -296,7 +296,7 @@ class _Line(asyncio.Protocol):
             return
         if now >= self._pulse.ping_at:
             self.send(PING)
-            self._pulse.sent(now)
+            self.flush()
         self._timer = self._loop.call_at(self._pulse.next_at, self._beat)
 
     def drop(self, why: str) -> None:

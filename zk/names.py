@@ -49,14 +49,15 @@ def _look_up(host: str, port: int, loop: asyncio.AbstractEventLoop, found: _Foun
         answer = _ask(host, port)
     except OSError as error:
         answer = OSError(f"the name {host} can't be resolved ({error.strerror or error})")
-    except UnicodeError as error:
-        answer = OSError(f"the name {host} is none ({error})")
     with suppress(RuntimeError):  # the loop is closed
         loop.call_soon_threadsafe(_tell, found, answer)
 
 
 def _ask(host: str, port: int, flags: int = 0) -> list[Address]:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
+    except UnicodeError as error:
+        raise OSError(f"{host} can't be the name of a machine ({error})") from None
     return list(dict.fromkeys(Address(family, sockaddr) for family, _, _, _, sockaddr in found))  # type: ignore[arg-type]
 
 
