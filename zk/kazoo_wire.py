@@ -179,10 +179,10 @@ def _outcome(op: t.Op, root: str, body: bytes) -> t.Outcome:
         case t.Delete():
             return t.Deleted()
         case t.Multi():
-            return multi_outcome(op, root, s.Transaction.deserialize(body, at))
+            return _multi_outcome(op, root, s.Transaction.deserialize(body, at))
 
 
-def multi_outcome(op: t.Multi, root: str, results: list[Any]) -> t.Outcome:
+def _multi_outcome(op: t.Multi, root: str, results: list[Any]) -> t.Outcome:
     """Of kazoo's results, one an operation. When one failed, those before it are reported as rolled back, those after
     it as inconsistent. An end of the session is no conflict, though it is reported as one."""
     each = list(zip(op.ops, results, strict=True))

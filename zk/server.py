@@ -11,8 +11,8 @@ Defaults are for small fabrics on a laptop: short ticks, so that sessions of 1 s
 little heap and the fast compiler only, which halves the time to start; no fsync (what it has acknowledged survives
 the death of the process, though not of the machine; `durable=True` for that). Requests pass through fewer threads than
 by ZooKeeper's own defaults: who reads a socket, or commits, does the work itself and hands it to no pool. For small
-requests the pools are but wake-ups: without them a server's CPU for a request, or for the ping of an idle session, is
-about half, and a follower answers more than twice as many reads a second (bench/RESULTS.md, "ZooKeeper")."""
+requests the pools are but wake-ups: without them a server's CPU for a request, or for the ping of an idle session, was
+about half of what it was with them."""
 
 from __future__ import annotations
 

@@ -11,11 +11,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import NamedTuple
 
+from tests.packets import STAT, greeting, reply
 from tests.zookeeper import LOCAL
 
 PING_XID = -2
-EXISTS, SYNC, CLOSE = 3, 9, -11
-STAT = struct.pack("!qqqqiiiqiiq", 1, 2, 3, 4, 0, 0, 0, 0, 0, 0, 1)
+EXISTS, SET, SYNC, CLOSE = 3, 5, 9, -11
 
 
 class Asked(NamedTuple):
@@ -25,18 +25,6 @@ class Asked(NamedTuple):
     kind: int | None
     session_id: int = 0
     zxid: int = 0
-
-
-def packet(body: bytes) -> bytes:
-    return struct.pack("!i", len(body)) + body
-
-
-def reply(xid: int, body: bytes = b"", error: int = 0, zxid: int = 5) -> bytes:
-    return packet(struct.pack("!iqi", xid, zxid, error) + body)
-
-
-def greeting(session_id: int, timeout_ms: int, read_only: bool = False) -> bytes:
-    return packet(struct.pack("!iiqi", 0, timeout_ms, session_id, 16) + bytes(16) + bytes([read_only]))
 
 
 class Scripted:
@@ -55,7 +43,7 @@ class Scripted:
     def plain(self, asked: Asked) -> bytes | None:
         if asked.kind is None:
             return greeting(asked.session_id or 77, self.timeout_ms)
-        return reply(asked.xid, STAT if asked.kind == EXISTS else b"")
+        return reply(asked.xid, STAT if asked.kind in (EXISTS, SET) else b"")
 
     def greetings(self) -> list[Asked]:
         return [each for each in self.asked if each.kind is None]

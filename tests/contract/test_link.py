@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from tests.contract.scripted import CLOSE, EXISTS, PING_XID, SYNC, Asked, Scripted, greeting, packet, reply, scripted
+from tests.contract.scripted import CLOSE, EXISTS, PING_XID, SYNC, Asked, Scripted, scripted
+from tests.packets import greeting, packet, reply
 from tests.zookeeper import LOCAL, ServerSession, eventually
 from zk.client import TreeClient
 from zk.connect import Unreachable
@@ -109,7 +110,7 @@ def test_random_bytes_from_a_server_never_reach_the_loop(caplog: pytest.LogCaptu
 @pytest.mark.parametrize("bad", ["malformed", "silent", "hangs up", "read-only"])
 def test_a_server_that_does_not_welcome_is_left_for_the_others(bad: str) -> None:
     def answer(asked: Asked) -> bytes | None:
-        said = {"malformed": packet(b"no greeting"), "silent": b"", "read-only": greeting(1, 3000, read_only=True)}
+        said = {"malformed": packet(b"no greeting"), "silent": b"", "read-only": greeting(1, 3000, tail=b"\1")}
         return said.get(bad)
 
     async def main() -> None:
@@ -220,7 +221,6 @@ def test_a_loop_that_stood_still_does_not_blame_the_server() -> None:
 def test_what_a_server_does_not_read_is_bounded_here() -> None:
     async def main() -> None:
         async with on_scripted() as (server, s):
-            server.answer = lambda asked: server.plain(asked) if asked.kind != 5 else reply(asked.xid, bytes(68))
             server.reading.clear()
             outcomes: list[Outcome] = []
             for _ in range(120):

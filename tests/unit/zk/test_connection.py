@@ -1,6 +1,6 @@
 """One connection without its socket: what its bytes mean, what breaks it, what is lost with it; and its pulse.
 
-The server's bytes are made by hand, or with kazoo's classes, as a server lays them out.
+The server's bytes are those of tests/packets.py.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from kazoo.protocol import serialization as s
 
+from tests.packets import STAT, fired, greeting, packet, reply, text
 from zk.connection import (
     MAX_PACKET_BYTES,
     MAX_XID,
@@ -31,30 +31,16 @@ from zk.kazoo_wire import NO_SESSION, Session
 from zk.tree import Children, ConnectionLost, Delete, Deleted, Exists, Get, Op, SessionExpired
 
 OURS = Session(77, b"p" * 16)
-STAT = struct.pack("!qqqqiiiqiiq", 1, 2, 3, 4, 0, 0, 0, 0, 0, 0, 1)
 NO_NODE = -101
 CREATED, DELETED, CHANGED, CHILD = 1, 2, 3, 4
 
 
-def packet(body: bytes) -> bytes:
-    return struct.pack("!i", len(body)) + body
-
-
-def greeting(session: Session = OURS, timeout_ms: int = 4000, tail: bytes = b"\0") -> bytes:
-    return packet(struct.pack("!iiq", 0, timeout_ms, session.session_id) + s.write_buffer(session.password) + tail)
-
-
-def reply(xid: int, body: bytes = b"", zxid: int = 5, error: int = 0) -> bytes:
-    return packet(struct.pack("!iqi", xid, zxid, error) + body)
-
-
-def fired(kind: int, path: str) -> bytes:
-    return reply(-1, struct.pack("!ii", kind, 3) + s.write_string(path), zxid=-1)
+WELCOME = greeting(OURS.session_id, 4000, OURS.password)
 
 
 def welcome(chroot: str = "", session: Session = NO_SESSION) -> Connection:
     connection = Connection(session, 10.0, 0, chroot)
-    assert connection.receive(greeting()) == [Welcomed(OURS, 4.0)]
+    assert connection.receive(WELCOME) == [Welcomed(OURS, 4.0)]
     return connection
 
 
@@ -77,25 +63,26 @@ def shown(events: list[Event] | list[Answered | Fired]) -> list[str]:
 def test_no_request_before_the_welcome() -> None:
     connection = Connection(NO_SESSION, 10.0, 0)
     assert not connection.is_welcome
-    assert connection.receive(greeting()) == [Welcomed(OURS, 4.0)]
+    assert connection.receive(WELCOME) == [Welcomed(OURS, 4.0)]
     assert connection.is_welcome
 
 
 def test_an_old_servers_greeting_lacks_its_last_byte() -> None:
-    assert Connection(NO_SESSION, 10.0, 0).receive(greeting(tail=b"")) == [Welcomed(OURS, 4.0)]
+    said = greeting(OURS.session_id, 4000, OURS.password, tail=b"")
+    assert Connection(NO_SESSION, 10.0, 0).receive(said) == [Welcomed(OURS, 4.0)]
 
 
 def test_a_session_that_is_over() -> None:
     connection = Connection(OURS, 10.0, 9)
-    assert connection.receive(greeting(NO_SESSION, timeout_ms=0)) == [Expired()]
+    assert connection.receive(greeting(0, 0)) == [Expired()]
     assert not connection.is_welcome
 
 
 @pytest.mark.parametrize(
     ("said", "why"),
     [
-        (greeting(tail=b"\1"), "expected a server that takes writes"),
-        (greeting(Session(78, b"q" * 16)), "expected session 0x4d, found 0x4e"),
+        (greeting(OURS.session_id, 4000, OURS.password, tail=b"\1"), "expected a server that takes writes"),
+        (greeting(78, 4000), "expected session 0x4d, found 0x4e"),
         (packet(b"HTTP/1.1 400 Bad Request"), "expected a greeting"),
         (b"HTTP/1.1 400 Bad Request", "expected a packet of at most"),
         (struct.pack("!i", -1), "found one of -1"),
@@ -104,15 +91,15 @@ def test_a_session_that_is_over() -> None:
 )
 def test_a_greeting_that_is_none_breaks_the_connection(said: bytes, why: str) -> None:
     connection = Connection(OURS, 10.0, 9)
-    (broken,) = connection.receive(said + greeting())
+    (broken,) = connection.receive(said + WELCOME)
     assert isinstance(broken, Broken)
     assert why in broken.why
-    assert connection.receive(greeting()) == [], "nothing is read any more"
+    assert connection.receive(WELCOME) == [], "nothing is read any more"
     assert not connection.is_welcome
 
 
 def test_a_new_session_that_is_refused_breaks_the_connection() -> None:
-    (broken,) = Connection(NO_SESSION, 10.0, 0).receive(greeting(NO_SESSION, timeout_ms=0))
+    (broken,) = Connection(NO_SESSION, 10.0, 0).receive(greeting(0, 0))
     assert isinstance(broken, Broken)
     assert "expected a new session" in broken.why
 
@@ -129,11 +116,11 @@ def conversation() -> tuple[Connection, bytes, list[str]]:
     connection.sync(ignore)
     connection.ask(Delete("/a"), "", ignore)
     said = (
-        reply(1, s.write_buffer(b"data") + STAT)
+        reply(1, text("data") + STAT)
         + reply(-2)
-        + reply(2, struct.pack("!i", 1) + s.write_string("a"))
+        + reply(2, struct.pack("!i", 1) + text("a"))
         + reply(3, error=NO_NODE)
-        + reply(4, s.write_string("/"))
+        + reply(4, text("/"))
         + fired(DELETED, "/a")
         + fired(CHILD, "/")
         + reply(5)
@@ -217,7 +204,7 @@ def test_numbers_begin_again_before_they_are_too_large() -> None:
 
 def test_the_last_transaction_seen_is_kept_for_the_next_server() -> None:
     connection = Connection(OURS, 10.0, 3)
-    connection.receive(greeting())
+    connection.receive(WELCOME)
     for _ in range(3):
         connection.ask(Delete("/a"), "", ignore)
     connection.receive(reply(1, zxid=8) + reply(2, zxid=-1) + fired(CREATED, "/x") + reply(3, zxid=7))
@@ -244,7 +231,7 @@ def armed(connection: Connection, op: Op, said: Callable[[int], bytes]) -> None:
 def test_a_watch_fires_once_however_often_it_was_armed() -> None:
     connection = welcome("/root")
     for _ in range(2):
-        armed(connection, Get("/a", watch=True), lambda xid: reply(xid, s.write_buffer(b"") + STAT))
+        armed(connection, Get("/a", watch=True), lambda xid: reply(xid, text("") + STAT))
         armed(connection, Exists("/", watch=True), lambda xid: reply(xid, STAT))
     assert connection.receive(fired(CHANGED, "/root/a")) == [Fired("/a")]
     assert connection.receive(fired(CHANGED, "/root/a")) == []

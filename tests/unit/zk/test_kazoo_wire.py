@@ -1,6 +1,6 @@
 """What a server's packets say, in the words of the port; and that bytes which say nothing are called malformed.
 
-The packets are made by hand or with kazoo's own classes, as a server lays them out.
+The packets are those of tests/packets.py, or made with kazoo's own classes, as a server lays them out.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import pytest
 from kazoo import exceptions as ke
 from kazoo.protocol import serialization as s
 
+from tests.packets import greeting, packet, text
 from zk import kazoo_wire as wire
 from zk.kazoo_wire import NO_SESSION, Malformed, Session
 from zk.tree import (
@@ -47,10 +48,6 @@ HEADER = struct.pack("!iqi", 7, 1234, 0)
 STAT = struct.pack("!qqqqiiiqiiq", 11, 12, 1000, 2000, 3, 4, 5, 99, 6, 7, 13)
 OURS = Stat(czxid=11, mzxid=12, version=3, children=7, owner=99, ctime_ms=1000, mtime_ms=2000)
 PAIR = Multi((Check("/a", 1), Delete("/b", 2)))
-
-
-def text(value: str) -> bytes:
-    return s.write_string(value)
 
 
 @pytest.mark.parametrize(
@@ -136,16 +133,16 @@ def test_a_multi_with_fewer_results_than_operations_is_malformed() -> None:
 
 
 def test_requests_name_paths_below_the_root() -> None:
-    assert wire.request(1, Get("/"), "") == packet(1, 4, text("/") + b"\0")
-    assert wire.request(1, Get("/", watch=True), "/r") == packet(1, 4, text("/r") + b"\1")
-    assert wire.request(2, Exists("/a"), "/r") == packet(2, 3, text("/r/a") + b"\0")
-    assert wire.sync(3, "") == packet(3, 9, text("/"))
-    assert wire.goodbye(4) == packet(4, -11, b"")
-    assert packet(-2, 11, b"") == wire.PING
+    assert wire.request(1, Get("/"), "") == request(1, 4, text("/") + b"\0")
+    assert wire.request(1, Get("/", watch=True), "/r") == request(1, 4, text("/r") + b"\1")
+    assert wire.request(2, Exists("/a"), "/r") == request(2, 3, text("/r/a") + b"\0")
+    assert wire.sync(3, "") == request(3, 9, text("/"))
+    assert wire.goodbye(4) == request(4, -11, b"")
+    assert request(-2, 11, b"") == wire.PING
 
 
-def packet(xid: int, kind: int, body: bytes) -> bytes:
-    return struct.pack("!iii", 8 + len(body), xid, kind) + body
+def request(xid: int, kind: int, body: bytes) -> bytes:
+    return packet(struct.pack("!ii", xid, kind) + body)
 
 
 def test_greetings() -> None:
@@ -153,9 +150,9 @@ def test_greetings() -> None:
     asked, _ = s.Connect.deserialize(wire.greet(session, 1.5, 0)[4:], 8)  # a request has the last zxid in between
     assert wire.greet(NO_SESSION, 10, 5)[4:16] == struct.pack("!iq", 0, 5)
     assert (asked.session_id, asked.passwd, asked.time_out) == (77, b"p" * 16, 1500)
-    granted = struct.pack("!iiq", 0, 4000, 77) + s.write_buffer(b"p" * 16)
+    granted = greeting(77, 4000, b"p" * 16)[4:]
     assert wire.greeting(granted) == (session, 4.0, False)
-    assert wire.greeting(granted + b"\1").read_only
+    assert wire.greeting(granted[:-1] + b"\1").read_only
     with pytest.raises(Malformed, match="expected a greeting, found 5 bytes"):
         wire.greeting(b"HTTP/")
 
