@@ -38,7 +38,8 @@ RECONNECT_MAX_DELAY_S = 1.0
 MIN_PATIENCE_S = 1.0
 """How long one server has to accept a connection and a session: a third of the session's timeout, shared among the
 servers, but never less than this. Servers that are silent are no theory: one that is asked in the wrong moment of its
-start (ZooKeeper 3.8.0) keeps the connection open and never answers."""
+start (ZooKeeper 3.8.0) keeps the connection open and never answers. But what seems silent may be slow: after a round of
+all servers in vain each has a third of the timeout, or twice this if that is more."""
 SAY_EVERY_S = 10.0
 """How often at most it is logged that no server can be had."""
 MAX_UNSENT_BYTES = 256 * 1024
@@ -75,6 +76,8 @@ class Link:
         self._where = where
         self._timeout_s = session_timeout_s
         self._patience_s = max(MIN_PATIENCE_S, session_timeout_s / 3 / len(where.servers))
+        self._most_patience_s = max(2 * MIN_PATIENCE_S, session_timeout_s / 3)
+        self._silent = False  # one was, in this round of the servers
         self._zxid = 0
         self._left: tuple[str, int] | None = None
         self._line: _Line | None = None
@@ -137,27 +140,29 @@ class Link:
     # --- connecting -----------------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
-        delay_s = RECONNECT_MIN_DELAY_S
+        delay_s, patience_s = RECONNECT_MIN_DELAY_S, self._patience_s
         while not self._stopping:
             refusals: list[str] = []
+            self._silent = False
             for host, port in self._in_turn():
                 try:
-                    found = await names.addresses(host, port, self._patience_s)
+                    found = await names.addresses(host, port, patience_s)
                 except OSError as error:
                     refusals.append(str(error))
                     continue
                 for address in random.sample(found, len(found)):
-                    refusal = await self._attempt(address)
+                    refusal = await self._attempt(address, patience_s)
                     if self._stopping:
                         return
                     self._left = host, port
                     if refusal:
                         refusals.append(f"{host}:{port}: {refusal}")
                     else:
-                        delay_s = RECONNECT_MIN_DELAY_S
+                        delay_s, patience_s = RECONNECT_MIN_DELAY_S, self._patience_s
                         refusals.clear()
             if refusals:
                 self._say(refusals)
+                patience_s = self._most_patience_s if self._silent else patience_s
             await asyncio.sleep(random.uniform(0.5, 1.0) * delay_s)
             delay_s = min(2 * delay_s, RECONNECT_MAX_DELAY_S)
 
@@ -166,16 +171,17 @@ class Link:
         servers = random.sample(self._where.servers, len(self._where.servers))
         return sorted(servers, key=lambda server: server == self._left)
 
-    async def _attempt(self, address: Address) -> str:
+    async def _attempt(self, address: Address, patience_s: float) -> str:
         """Have this server carry the session, and wait for the end of that. Why it did not come to that; "" when it
         did, or when the server had the last word on the session."""
         line = _Line(self, Connection(self.session, self._timeout_s, self._zxid, self._where.chroot))
         try:
-            async with asyncio.timeout(self._patience_s):
+            async with asyncio.timeout(patience_s):
                 await line.connect(address)
                 await line.greeted.wait()
         except TimeoutError:
-            return f"it did not answer within {self._patience_s:.1f} s"
+            self._silent = True
+            return f"it did not answer within {patience_s:.1f} s"
         except OSError as error:
             return error.strerror or str(error)
         except Exception:

@@ -127,6 +127,29 @@ def test_a_server_that_does_not_welcome_is_left_for_the_others(bad: str) -> None
     quietly(main)
 
 
+def test_a_server_that_is_slow_to_welcome_is_given_more_time() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        async with scripted() as server:
+
+            def welcome(number: int) -> None:
+                if len(server.greetings()) == number:
+                    server.say(greeting(77, 3000))
+
+            def answer(asked: Asked) -> bytes | None:
+                if asked.kind is not None:
+                    return server.plain(asked)
+                loop.call_later(1.4, welcome, len(server.greetings()))
+                return b""
+
+            server.answer = answer
+            async with session(f"{LOCAL}:{server.port}", session_timeout_s=1.0) as s:
+                assert await s.client.exists("/a") is not None
+            assert len(server.greetings()) == 2, "a second was not enough"
+
+    quietly(main)
+
+
 def test_a_server_that_can_not_catch_up_is_left() -> None:
     """It says so, and keeps the connection: nobody must wait for more."""
 
