@@ -39,7 +39,7 @@ MIN_PATIENCE_S = 1.0
 """How long one server has to accept a connection and a session: a third of the session's timeout, shared among the
 servers, but never less than this. Servers that are silent are no theory: one that is asked in the wrong moment of its
 start (ZooKeeper 3.8.0) keeps the connection open and never answers. But what seems silent may be slow: after a round of
-all servers in vain each has a third of the timeout, or twice this if that is more."""
+all servers in vain each has twice this, or a third of the timeout; or all of it, when there is no session to lose."""
 SAY_EVERY_S = 10.0
 """How often at most it is logged that no server can be had."""
 MAX_UNSENT_BYTES = 256 * 1024
@@ -76,7 +76,6 @@ class Link:
         self._where = where
         self._timeout_s = session_timeout_s
         self._patience_s = max(MIN_PATIENCE_S, session_timeout_s / 3 / len(where.servers))
-        self._most_patience_s = max(2 * MIN_PATIENCE_S, session_timeout_s / 3)
         self._silent = False  # one was, in this round of the servers
         self._zxid = 0
         self._left: tuple[str, int] | None = None
@@ -162,7 +161,9 @@ class Link:
                         refusals.clear()
             if refusals:
                 self._say(refusals)
-                patience_s = self._most_patience_s if self._silent else patience_s
+                if self._silent:
+                    at_stake = 3 if self.session.session_id else 1
+                    patience_s = max(2 * MIN_PATIENCE_S, self._timeout_s / at_stake)
             await asyncio.sleep(random.uniform(0.5, 1.0) * delay_s)
             delay_s = min(2 * delay_s, RECONNECT_MAX_DELAY_S)
 

@@ -35,6 +35,9 @@ POLL_EVERY_S = 0.02
 COMMAND_WAIT_S = 1.0
 INIT_LIMIT_MS, SYNC_LIMIT_MS = 10_000, 2_500
 """For a follower to catch up with its leader, and to be in touch with it then; ZooKeeper counts both in ticks."""
+LISTEN_BACKLOG = 1024
+"""Clients that begin to connect at one moment, as all of a fabric do after an outage: ZooKeeper's own 50 has the kernel
+drop the others', who try again after 1, 3, 7 s."""
 LOG_LINES_SHOWN = 15
 PORT_TRIES = 5
 
@@ -285,6 +288,7 @@ class Server:
             "minSessionTimeout": 2 * self._tick_ms,
             "maxSessionTimeout": 60_000,
             "maxClientCnxns": 0,
+            "clientPortListenBacklog": LISTEN_BACKLOG,
             "initLimit": -(-INIT_LIMIT_MS // self._tick_ms),
             "syncLimit": -(-SYNC_LIMIT_MS // self._tick_ms),
             "admin.enableServer": "false",
