@@ -31,7 +31,7 @@ from bench.deploy_report import Bare, Failure, Figures, Measured, report
 from bench.deploy_site import POLL_S, Site
 from bench.results import commit, machine, write
 from deploy.top import Progress, Top
-from zk.kazoo_tree import KazooTree
+from zk.session_tree import SessionTree
 
 ROUNDS = 3
 PARTS = ("growth", "processes", "failure", "ansible")
@@ -244,7 +244,7 @@ async def _initiators_on(site: Site) -> dict[str, list[str]]:
     from deploy.directory import Directory, Unreadable
     from zk.client import TreeClient
 
-    session = KazooTree(site.directory)
+    session = SessionTree(site.directory)
     await session.open(10.0)
     try:
         directory = Directory(TreeClient(session))

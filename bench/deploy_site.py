@@ -170,7 +170,7 @@ def _pss_kib(pid: int) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    for module in ("deploy.stub.assembly", "deploy.directory", "zk.kazoo_tree"):
+    for module in ("deploy.stub.assembly", "deploy.directory", "zk.session_tree"):
         importlib.import_module(module)
     folder, directory, how, names = Path(arguments[0]), arguments[1], arguments[2], arguments[3:]
     if how == "many":

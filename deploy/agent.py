@@ -28,7 +28,7 @@ from fabric.runtime.process import run_agent
 from fabric.runtime.settings import AgentConfig
 from zk import paths
 from zk.client import TreeClient
-from zk.kazoo_tree import KazooTree
+from zk.session_tree import SessionTree
 from zk.tree import BadVersion, NodeExists, NoNode
 
 USAGE = 64
@@ -75,7 +75,7 @@ def activate(config: AgentConfig) -> None:
 
 
 async def _cordoned(config: AgentConfig, wanted: bool) -> None:
-    tree = KazooTree(config.zookeeper, session_timeout_s=config.settings.session_timeout_s)
+    tree = SessionTree(config.zookeeper, session_timeout_s=config.settings.session_timeout_s)
     mark, path = config.state_dir / MARK, paths.cordon(config.node)
     try:
         await tree.open(CONNECT_S)

@@ -53,7 +53,7 @@ from deploy.waves import ALL, Share, Wave, cut, size_of, too_many
 from fabric.runtime.bus import SocketContext, new_context
 from fabric.traffic import parse_address
 from zk import paths
-from zk.kazoo_tree import KazooTree
+from zk.session_tree import SessionTree
 from zk.tree import Tree
 
 SESSION_S = 10.0
@@ -117,7 +117,7 @@ class Top:
         self,
         directory: str,
         key: bytes | None,
-        tree: KazooTree,
+        tree: SessionTree,
         context: SocketContext,
         bind: str,
         settings: Settings | None,
@@ -158,7 +158,7 @@ class Top:
                     "found none"
                 )
             bind = bind_at(address)
-        tree = KazooTree(directory, session_timeout_s=SESSION_S)
+        tree = SessionTree(directory, session_timeout_s=SESSION_S)
         context = new_context(max_sockets=64)
         try:
             await tree.open(CONNECT_S)

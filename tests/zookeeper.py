@@ -19,10 +19,10 @@ from typing import Any, Protocol, TypeVar
 
 from zk.client import TreeClient
 from zk.connect import parse
-from zk.kazoo_tree import KazooTree
 from zk.memory import Ensemble
 from zk.memory_session import MemoryTree
 from zk.server import Installation, find_zookeeper
+from zk.session_tree import SessionTree
 from zk.tree import Delete, SessionChanged, SessionState, Tree, TreeEvent, WatchFired
 
 T = TypeVar("T")
@@ -92,17 +92,16 @@ class _Heard:
 
 
 @dataclass
-class KazooSession(_Heard):
-    tree: KazooTree
+class ServerSession(_Heard):
+    tree: SessionTree
     client: TreeClient
 
     async def expire(self) -> None:
-        link: Any = self.tree._link
-        await asyncio.to_thread(end_session, self.tree._where.servers[0], *link.client.client_id)
+        await asyncio.to_thread(end_session, self.tree._where.servers[0], *self.tree._link.session)
 
 
 @dataclass
-class ShakyKazooSession(KazooSession):
+class ShakyServerSession(ServerSession):
     """Through a proxy of its own."""
 
     proxy: Proxy
@@ -121,29 +120,28 @@ class ShakyKazooSession(KazooSession):
         self.proxy.swallow_replies = True
 
     async def expire(self) -> None:
-        client: Any = self.tree._link.client  # type: ignore[union-attr]
-        await asyncio.to_thread(end_session, self.proxy.server, client._session_id, client._session_passwd)
+        await asyncio.to_thread(end_session, self.proxy.server, *self.tree._link.session)
 
 
 @asynccontextmanager
-async def kazoo_session(hosts: str, **options: Any) -> AsyncIterator[KazooSession]:
-    """An open KazooTree on `hosts`, all its events kept, closed in the end."""
-    tree = KazooTree(hosts, **options)
-    async with _open(KazooSession(tree, TreeClient(tree))) as session:
+async def server_session(hosts: str, **options: Any) -> AsyncIterator[ServerSession]:
+    """An open SessionTree on `hosts`, all its events kept, closed in the end."""
+    tree = SessionTree(hosts, **options)
+    async with _open(ServerSession(tree, TreeClient(tree))) as session:
         yield session
 
 
 @asynccontextmanager
-async def shaky_kazoo_session(hosts: str, **options: Any) -> AsyncIterator[ShakyKazooSession]:
+async def shaky_server_session(hosts: str, **options: Any) -> AsyncIterator[ShakyServerSession]:
     """The same, of which the connection can be hurt; `hosts` names one server."""
     where = parse(hosts)
     with Proxy(where.servers[0]) as proxy:
-        tree = KazooTree(proxy.hosts + where.chroot, **options)
-        async with _open(ShakyKazooSession(tree, TreeClient(tree), proxy)) as session:
+        tree = SessionTree(proxy.hosts + where.chroot, **options)
+        async with _open(ShakyServerSession(tree, TreeClient(tree), proxy)) as session:
             yield session
 
 
-K = TypeVar("K", bound=KazooSession)
+K = TypeVar("K", bound=ServerSession)
 
 
 @asynccontextmanager
@@ -206,7 +204,7 @@ async def memory_session(ensemble: Ensemble, **options: Any) -> AsyncIterator[Me
 
 async def remove_chroot(hosts: str) -> None:
     """Delete the chroot of a connect string, and all below it."""
-    async with kazoo_session(hosts) as session:
+    async with server_session(hosts) as session:
 
         async def remove(path: str) -> None:
             for name in await session.client.children(path or "/"):
@@ -219,21 +217,33 @@ async def remove_chroot(hosts: str) -> None:
 
 
 def end_session(server: tuple[str, int], session_id: int, password: bytes) -> None:
-    """Take a session over on a second connection, and close it there: to its owner it has expired."""
+    """Take a session over on a second connection, and close it there: to its owner it has expired. Both is said at
+    once; still the owner may take it back in between, and then it is done again."""
     connect = struct.pack("!iqiq", 0, 0, 10_000, session_id) + struct.pack("!i", len(password)) + password + b"\0"
     goodbye = struct.pack("!ii", 1, -11)
-    with closing(socket.create_connection(server, timeout=10)) as connection:
-        for packet in (connect, goodbye):
-            connection.sendall(struct.pack("!i", len(packet)) + packet)
-            (length,) = struct.unpack("!i", _read(connection, 4))
-            _read(connection, length)
+    said = b"".join(struct.pack("!i", len(packet)) + packet for packet in (connect, goodbye))
+    for _ in range(20):
+        with closing(socket.create_connection(server, timeout=10)) as connection, suppress(ConnectionError):
+            connection.sendall(said)
+            _, timeout_ms, _ = struct.unpack_from("!iiq", _read_packet(connection))
+            if timeout_ms > 0:
+                _read_packet(connection)
+            return
+    raise AssertionError(f"session {session_id:#x} can't be ended: its owner takes it back")
+
+
+def _read_packet(connection: socket.socket) -> bytes:
+    """Raises ConnectionError."""
+    (length,) = struct.unpack("!i", _read(connection, 4))
+    return _read(connection, length)
 
 
 def _read(connection: socket.socket, count: int) -> bytes:
     data = b""
     while len(data) < count:
         chunk = connection.recv(count - len(data))
-        assert chunk, "the server closed the connection"
+        if not chunk:
+            raise ConnectionError("the server closed the connection")
         data += chunk
     return data
 

@@ -1,13 +1,13 @@
-"""One session's Tree on servers in memory: what zk.session_tree and kazoo are on real ones, and the faults of both.
+"""One session's Tree on servers in memory: what zk.session_tree and zk.link are on real ones, and the faults of both.
 
 Theory of operation. Calls go out in order, at most `window` in flight, over one connection (zk.memory_wire); replies
 and events come back in order, so the n-th reply is that of the n-th call. The others wait: for the window, for a
 connection (SUSPENDED), for a session. When the connection is lost, those in flight get ConnectionLost, the state is
-SUSPENDED, and every armed watch fires ("look again") and is disarmed, which is what kazoo does; when it can, the tree
+SUSPENDED, and every armed watch fires ("look again") and is disarmed, which is what zk.link does; when it can, the tree
 connects again, after `retry` seconds. Only then it learns whether its session is over: LOST, SessionExpired for all
 that waits, and a new session.
 
-The tree knows the armed watches as kazoo does: from the reply of the read that armed them, until they fire.
+The tree knows the armed watches as zk.connection does: from the reply of the read that armed them, until they fire.
 
 Faults are methods, for whoever simulates them:
 

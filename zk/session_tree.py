@@ -1,14 +1,12 @@
-"""A Tree over one link to real servers: what waits, what is in flight, and what the session's changes do to both.
+"""A Tree on real servers: what waits, what is in flight, and what the session's changes do to both.
 
-Theory of operation. A *link* (zk.kazoo_tree has the one there is) keeps a connection and a session, most likely on a
-thread of its own, and puts what happens into an inbox; this tree drains it on the event loop. So outcomes, watches
-and changes of the session are seen on the loop, in the order in which they happened, and nothing here needs a lock.
+Theory of operation. A link (zk.link) keeps a connection and a session, and tells what happens to them; this tree says
+what may be sent when. All of it happens on one event loop, in the order in which the servers said it.
 
-At most `window` calls are in flight, so that a link's own queues stay short and a lost connection leaves few calls in
-doubt. The others wait in a bounded queue here: for the window, for a connection (after SUSPENDED they are sent on),
-or for a session to be ready. LOST refuses all that wait with SessionExpired: no operation crosses from one session
-into the next, which the link ensures for its part (`Link.send`), because it learns of a lost session before the loop
-does.
+At most `window` calls are in flight, so that a lost connection leaves few calls in doubt, and the link's buffers stay
+short. The others wait in a bounded queue here: for the window, for a connection (after SUSPENDED they are sent on), or
+for a session to be ready. LOST refuses all that wait with SessionExpired: no operation crosses from one session into
+the next.
 
 Each new session first looks for the chroot and the roots of zk.paths and makes what is missing; calls wait until then.
 
@@ -20,20 +18,16 @@ what happened, and does not take what is not there yet for what was not done.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
-import threading
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
-from zk import checks, paths
+from zk import checks, connect, paths
 from zk.client import make_missing
-from zk.connect import ConnectString, Unreachable
-from zk.inbox import Inbox, guarded
+from zk.connect import Unreachable
+from zk.link import Link
 from zk.tree import (
     Children,
     ConnectionLost,
@@ -56,7 +50,6 @@ from zk.tree import (
 
 WAIT_MESSAGE_EVERY_S = 2.0
 CLOSE_WAIT_S = 3.0
-RESTART_DELAY_S = 1.0
 
 _KINDS: dict[type[Op], str] = {
     Create: "create",
@@ -70,60 +63,22 @@ _KINDS: dict[type[Op], str] = {
 _log = logging.getLogger("fabric.zk")
 
 
-class Link(Protocol):
-    """A connection with a session, that connects again by itself, and opens a new session when one is over.
-
-    It calls the `SessionTree` it was made for on the loop: `linked`, `unlinked`, `expired`, `fired`. A call that was in
-    flight when the connection was lost is answered with ConnectionLost, and each call once at least."""
-
-    def start(self) -> None:
-        """Begin to connect. Does not block."""
-
-    def send(self, op: Op, root: str, done: Callable[[Outcome], None]) -> bool:
-        """Send `op`, its paths below `root`; `done` is called on the loop. Does not block. False: not sent, because the
-        session has changed and the loop does not know it yet; it will be told in a moment."""
-
-    def sync(self, done: Callable[[TreeError | None], None]) -> bool:
-        """As `send`: have the server catch up with all that was committed or under way before."""
-
-    def stop(self) -> None:
-        """End the session and free everything. Called on a thread of its own: it may block."""
-
-
-@dataclass(eq=False, slots=True)
-class _Call:
-    op: Op
-    done: Callable[[Outcome], None]
-    root: str
-    session_id: int = 0
-    answered: bool = False
-
-    @property
-    def path(self) -> str:
-        return checks.where(self.op)
-
-
 class SessionTree:
-    """zk.tree.Tree over `make_link(tree, inbox)`. Make and use it on one event loop; `open` before the first `submit`,
-    `close` in the end. `window`: calls in flight, at most. `max_waiting`: calls waiting, at most; more get
-    Overloaded."""
+    """zk.tree.Tree on the servers of `hosts` ("h1:2181,h2:2181/chroot"; ValueError when it is malformed). Make and use
+    it on one event loop; `open` before the first `submit`, `close` in the end.
+
+    `session_timeout_s` is asked for; the server may grant another (`session_timeout_s` of the open tree). `window`:
+    calls in flight, at most. `max_waiting`: calls waiting, at most; more get Overloaded."""
 
     def __init__(
-        self,
-        where: ConnectString,
-        make_link: Callable[[SessionTree, Inbox], Link],
-        *,
-        session_timeout_s: float,
-        window: int,
-        max_waiting: int,
+        self, hosts: str, *, session_timeout_s: float = 10.0, window: int = 128, max_waiting: int = 4096
     ) -> None:
-        self._where = where
-        self._make_link = make_link
+        self._where = connect.parse(hosts)
+        self._link = Link(self, self._where, session_timeout_s)
         self._window = window
         self._max_waiting = max_waiting
         self._listeners: list[Callable[[TreeEvent], None]] = []
         self._operations: Counter[str] = Counter()
-        self._link: Link | None = None
         self._state = SessionState.LOST
         self._session_id = 0
         self._session_timeout_s = session_timeout_s
@@ -132,9 +87,10 @@ class SessionTree:
         """The session has found the chroot and the roots, or made them."""
         self._ready = False
         """Calls may be sent."""
+        self._opened: asyncio.Future[None] | None = None
         self._closed = False
-        self._waiting: deque[_Call] = deque()
-        self._flying: set[_Call] = set()
+        self._waiting: deque[tuple[Op, Callable[[Outcome], None]]] = deque()
+        self._flying = 0
         self._preparing: asyncio.Task[None] | None = None
 
     # --- the port -------------------------------------------------------------------------------------------------
@@ -142,7 +98,7 @@ class SessionTree:
     def submit(self, op: Op, done: Callable[[Outcome], None]) -> None:
         problem = self._problem(op)
         if problem is None:
-            self._waiting.append(_Call(op, done, self._where.chroot))
+            self._waiting.append((op, done))
             self._pump()
         else:
             asyncio.get_running_loop().call_soon(done, problem)
@@ -168,7 +124,7 @@ class SessionTree:
 
     @property
     def suspended_since(self) -> float | None:
-        """Loop time at which the connection was seen to be lost; None while connected. A link says LOST only when a
+        """Loop time at which the connection was seen to be lost; None while connected. LOST is said only when a
         server answers again: with no server to say so, this clock tells when the session may be over."""
         return self._suspended_since
 
@@ -182,9 +138,8 @@ class SessionTree:
         (infinity: never); until then `on_wait` gets a message every 2 s. Listeners that are there already hear the
         first CONNECTED."""
         self._loop = asyncio.get_running_loop()
-        self._inbox = Inbox(self._loop)
-        self._opened: asyncio.Future[None] = self._loop.create_future()
-        self._start()
+        self._opened = self._loop.create_future()
+        self._link.start()
         began = self._loop.time()
         try:
             while True:
@@ -202,23 +157,21 @@ class SessionTree:
             await self.close()
             raise
 
+    def flush(self) -> None:
+        """Write what was submitted in this turn of the loop, as far as it may be sent, now and not at its end."""
+        self._link.flush()
+
     async def close(self) -> None:
         """End the session, so that its ephemerals vanish at once. Returns within CLOSE_WAIT_S, server or none. Each
         call not answered by then gets its outcome: SessionExpired if it was never sent, else ConnectionLost."""
-        if self._closed or self._link is None:
+        if self._closed or self._opened is None:
             return
         self._closed = True
         if self._preparing is not None:
             self._preparing.cancel()
-        for call in self._take_waiting():
-            self._answer(call, SessionExpired(call.path, "the tree was closed"))
-        stopped = asyncio.Event()
-        # No executor: the loop's end would wait for its threads, however long they take.
-        threading.Thread(target=self._stop, args=(self._link, stopped), name="zk-close", daemon=True).start()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stopped.wait(), CLOSE_WAIT_S)
-        for call in tuple(self._flying):
-            self._answer(call, ConnectionLost(call.path, "the tree was closed"))
+        for op, done in self._take_waiting():
+            self._answer(done, SessionExpired(checks.where(op), "the tree was closed"))
+        await self._link.stop(CLOSE_WAIT_S)
 
     # --- calls ----------------------------------------------------------------------------------------------------
 
@@ -230,102 +183,76 @@ class SessionTree:
         return checks.refusal(op)
 
     def _pump(self) -> None:
-        """Send what waits, as far as window and session allow."""
-        while self._waiting and self._ready and len(self._flying) < self._window and self._send(self._waiting[0]):
-            self._waiting.popleft()
+        """Send what waits, as far as window, session and connection allow."""
+        while self._waiting and self._ready and self._flying < self._window and self._link.takes:
+            op, done = self._waiting.popleft()
+            self._send(op, self._where.chroot, done)
 
-    def _send(self, call: _Call) -> bool:
-        if self._link is None or self._state is not SessionState.CONNECTED:
-            return False
-        if not self._link.send(call.op, call.root, partial(self._completed, call)):
-            return False
-        call.session_id = self._session_id
-        self._flying.add(call)
-        self._operations[_KINDS[type(call.op)]] += 1
-        return True
+    def _send(self, op: Op, root: str, done: Callable[[Outcome], None]) -> None:
+        self._flying += 1
+        self._operations[_KINDS[type(op)]] += 1
+        self._link.send(op, root, partial(self._completed, done))
 
-    def _completed(self, call: _Call, outcome: Outcome) -> None:
-        self._answer(call, outcome)
+    def _completed(self, done: Callable[[Outcome], None], outcome: Outcome) -> None:
+        self._flying -= 1
+        self._answer(done, outcome)
         self._pump()
 
-    def _answer(self, call: _Call, outcome: Outcome) -> None:
-        self._flying.discard(call)
-        if not call.answered:
-            call.answered = True
-            guarded(self._loop, partial(call.done, outcome))
+    def _answer(self, done: Callable[[Outcome], None], outcome: Outcome) -> None:
+        try:
+            done(outcome)
+        except Exception as error:
+            self._report(done, error)
 
-    def _take_waiting(self) -> list[_Call]:
+    def _take_waiting(self) -> list[tuple[Op, Callable[[Outcome], None]]]:
         calls = list(self._waiting)
         self._waiting.clear()
         return calls
 
-    # --- what the link says ---------------------------------------------------------------------------------------
+    # --- what the link says (zk.link.Owner) ---------------------------------------------------------------------
 
-    def linked(self, link: Link, session_id: int, timeout_s: float) -> None:
-        """Connected: with the session as before, or with a new one."""
-        if self._closed or link is not self._link:
+    def linked(self, session_id: int, timeout_s: float) -> None:
+        if self._closed:
             return
-        self._ready = False
         if session_id != self._session_id:
             self._prepared = False
         self._state = SessionState.CONNECTED
         self._session_id = session_id
         self._session_timeout_s = timeout_s
         self._suspended_since = None
-        for call in tuple(self._flying):
-            if call.session_id != session_id:  # the link owes it an answer that will not come any more
-                self._answer(call, ConnectionLost(call.path))
         self._emit(SessionChanged(self._state, session_id))
-        if self._preparing is not None:
-            self._preparing.cancel()
         self._preparing = self._loop.create_task(self._catch_up() if self._prepared else self._prepare())
 
-    def unlinked(self, link: Link) -> None:
-        """The connection is lost, the session may live on."""
-        if self._closed or link is not self._link:
-            return
+    def unlinked(self) -> None:
+        self._ready = False
+        if self._preparing is not None:
+            self._preparing.cancel()
         self._state = SessionState.SUSPENDED
         self._suspended_since = self._loop.time()
         self._emit(SessionChanged(self._state, self._session_id))
 
-    def expired(self, link: Link, ended: bool) -> None:
-        """The session is over. `ended`: the link is too, and opens no new one."""
-        if self._closed or link is not self._link:
-            return
+    def expired(self) -> None:
         self._state = SessionState.LOST
-        self._ready = False
         refused = self._take_waiting()
         self._emit(SessionChanged(self._state, self._session_id))
-        for call in refused:
-            self._answer(call, SessionExpired(call.path))
-        if ended:
-            self._loop.call_later(RESTART_DELAY_S, self._restart, link)
+        for op, done in refused:
+            self._answer(done, SessionExpired(checks.where(op)))
 
     def fired(self, path: str) -> None:
         self._emit(WatchFired(path))
 
+    def drained(self) -> None:
+        self._pump()
+
     # --- the session ----------------------------------------------------------------------------------------------
 
-    def _start(self) -> None:
-        self._link = self._make_link(self, self._inbox)
-        self._link.start()
-
-    def _restart(self, ended: Link) -> None:
-        if not self._closed:
-            ended.stop()  # does not block: its thread is no more
-            self._start()
-
-    def _stop(self, link: Link, stopped: asyncio.Event) -> None:
-        link.stop()
-        self._inbox.put(stopped.set)
-
     async def _prepare(self) -> None:
-        """Make chroot and roots where they are missing. Trouble with the connection ends it; the next CONNECTED begins
-        it again."""
+        """Make chroot and roots where they are missing. A lost connection cancels it; the next begins it again."""
+        assert self._opened is not None
         chroot = self._where.chroot
         trouble = await make_missing(self._direct, [chroot + root for root in paths.ROOTS])
         if isinstance(trouble, ConnectionLost | SessionExpired):
-            return
+            return self._link.drop(f"the server said {trouble}")
         if self._opened.done():
             if trouble is not None:
                 _log.error("the znodes that all others are below can't be made: %s", trouble)
@@ -337,13 +264,12 @@ class SessionTree:
         self._pump()
 
     async def _catch_up(self) -> None:
-        """Have the server that the session goes on at catch up. Trouble with the connection ends it, as above."""
+        """Have the server that the session goes on at catch up. A lost connection cancels it, as above."""
         answer: asyncio.Future[TreeError | None] = self._loop.create_future()
-        if self._link is None or not self._link.sync(lambda t: None if answer.done() else answer.set_result(t)):
-            return
+        self._link.sync(lambda trouble: None if answer.done() else answer.set_result(trouble))
         trouble = await answer
         if isinstance(trouble, ConnectionLost | SessionExpired):
-            return
+            return self._link.drop(f"the server said {trouble}")
         if trouble is not None:
             _log.error("the server can't be asked to catch up: %s", trouble)
         self._ready = True
@@ -352,12 +278,21 @@ class SessionTree:
     def _direct(self, op: Op) -> asyncio.Future[Outcome]:
         """Past the waiting calls, and with an absolute path."""
         answer: asyncio.Future[Outcome] = self._loop.create_future()
-        call = _Call(op, lambda outcome: None if answer.done() else answer.set_result(outcome), root="")
-        if not self._send(call):
-            answer.set_result(ConnectionLost(call.path))
+        if self._link.takes:
+            self._send(op, "", lambda outcome: None if answer.done() else answer.set_result(outcome))
+        else:
+            answer.set_result(ConnectionLost(checks.where(op)))
         return answer
 
     def _emit(self, event: TreeEvent) -> None:
-        if not self._closed:
-            for listener in tuple(self._listeners):
-                guarded(self._loop, partial(listener, event))
+        if self._closed:
+            return
+        for listener in tuple(self._listeners):
+            try:
+                listener(event)
+            except Exception as error:
+                self._report(listener, error)
+
+    def _report(self, callback: object, error: Exception) -> None:
+        """As the loop does for its own callbacks."""
+        self._loop.call_exception_handler({"message": f"exception in {callback!r}", "exception": error})

@@ -31,7 +31,7 @@ from fabric.records import BadRecord
 from fabric.runtime.bus import new_context
 from fabric.traffic import parse_address
 from zk.client import TreeClient
-from zk.kazoo_tree import KazooTree
+from zk.session_tree import SessionTree
 
 CONNECT_S = 15.0
 OPERATION_S = 60.0
@@ -295,7 +295,7 @@ def ping(args: Namespace) -> int:
 @asynccontextmanager
 async def opened_directory(where: Places) -> AsyncIterator[Directory]:
     """Raises zk.connect.Unreachable."""
-    tree = KazooTree(where.directory)
+    tree = SessionTree(where.directory)
     try:
         await tree.open(CONNECT_S, output.remark)
         yield Directory(TreeClient(tree))

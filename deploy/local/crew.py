@@ -52,7 +52,7 @@ class DeployedCrew(RealCrew):
     def warm_companions(self) -> None:
         import deploy.stub.assembly
         import deploy.top  # noqa: F401
-        import zk.kazoo_tree  # noqa: F401
+        import zk.session_tree  # noqa: F401
         from deploy.messages import DEPLOY as MESSAGES
 
         MESSAGES.prepare()

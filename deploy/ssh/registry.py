@@ -12,7 +12,7 @@ from deploy.directory import Directory
 from deploy.ssh.fleet import NotForgotten, Registered, Unregistered
 from fabric.records import BadRecord
 from zk.client import TreeClient
-from zk.kazoo_tree import KazooTree
+from zk.session_tree import SessionTree
 from zk.tree import TreeError
 
 OPEN_WAIT_S = 15.0
@@ -24,7 +24,7 @@ LOOK_WAIT_S = 10.0
 async def registry(hosts: str, wait_s: float) -> AsyncIterator[Registered]:
     """Looks into the directory at `hosts`, for each boot stub until it is there or `wait_s` are over (at least once).
     Raises zk.connect.Unreachable."""
-    tree = KazooTree(hosts)
+    tree = SessionTree(hosts)
     await tree.open(OPEN_WAIT_S)
     stubs = Directory(TreeClient(tree)).stubs
     loop = asyncio.get_running_loop()
@@ -58,7 +58,7 @@ async def registry(hosts: str, wait_s: float) -> AsyncIterator[Registered]:
 @asynccontextmanager
 async def unregistry(hosts: str) -> AsyncIterator[Unregistered]:
     """Takes boot stubs out of the directory at `hosts`. Raises zk.connect.Unreachable."""
-    tree = KazooTree(hosts)
+    tree = SessionTree(hosts)
     await tree.open(OPEN_WAIT_S)
     stubs = Directory(TreeClient(tree)).stubs
 

@@ -164,13 +164,13 @@ class Registrar:
     async def _open(self) -> _Session:
         from deploy.directory import Directory
         from zk.client import TreeClient
-        from zk.kazoo_tree import KazooTree
+        from zk.session_tree import SessionTree
 
         around = self._around
         where = around.directory
         if not where and around.find is not None and around.key is not None:
             where = await find_directory(around.find, around.key, FIND_WAIT_S)
-        tree = KazooTree(where)
+        tree = SessionTree(where)
         try:
             await tree.open(SESSION_WAIT_S)
         except BaseException:

@@ -23,7 +23,7 @@ from fabric.runtime.journal import Writer
 from zk.tree import Tree
 
 if TYPE_CHECKING:
-    from zk.kazoo_tree import KazooTree
+    from zk.session_tree import SessionTree
 
 CONTEXT_WAIT_S = 2.0
 SESSION_WAIT_S = 60.0
@@ -45,7 +45,7 @@ class Shared:
         self.classes = Classes(self.pool, settings.class_s)
         self.spawner = Spawner()
         self.strays = Strays()
-        self._trees: dict[str, asyncio.Task[KazooTree]] = {}
+        self._trees: dict[str, asyncio.Task[SessionTree]] = {}
 
     async def tree(self, directory: str) -> Tree:
         """The session with this ensemble (a connect string), opened when it is first asked for. Raises
@@ -79,10 +79,10 @@ class Shared:
         await asyncio.to_thread(thread.join, CONTEXT_WAIT_S)
 
 
-async def _opened(directory: str) -> KazooTree:
-    from zk.kazoo_tree import KazooTree  # most boot stubs host no initiator, and start faster without it
+async def _opened(directory: str) -> SessionTree:
+    from zk.session_tree import SessionTree  # most boot stubs host no initiator, and start faster without it
 
-    tree = KazooTree(directory)
+    tree = SessionTree(directory)
     try:
         await tree.open(SESSION_WAIT_S, partial(log.warning, "%s"))
     except BaseException:

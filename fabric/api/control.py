@@ -41,7 +41,7 @@ from fabric.runtime.newer import NewerCodec
 from fabric.runtime.stepping import Stepping
 from fabric.wire import Codec
 from zk.client import TreeClient
-from zk.kazoo_tree import KazooTree
+from zk.session_tree import SessionTree
 from zk.tree import Outcome, SessionState, TreeEvent
 
 T = TypeVar("T")
@@ -62,7 +62,7 @@ class ControlPlane:
         self.limits = config.limits
         self.rng = rng or random.Random()
         self.guid = os.urandom(8).hex()
-        self.tree = KazooTree(config.zookeeper, session_timeout_s=config.session_timeout_s)
+        self.tree = SessionTree(config.zookeeper, session_timeout_s=config.session_timeout_s)
         self._stepping = Stepping(config.faults, API) if config.faults is not None else None
         self._newer = self._stepping is not None and self._stepping.fault.newer
         client = TreeClient(SteppedTree(self.tree, self._stepping, self._newer) if self._stepping else self.tree)
@@ -254,6 +254,7 @@ class ControlPlane:
                 case _:
                     raise TypeError(f"expected an effect of a client, found {effect}")
             if self._stepping is not None:
+                self.tree.flush()
                 self._stepping.after(effect)
         self._set_timer()
 

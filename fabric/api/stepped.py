@@ -9,13 +9,14 @@ from fabric.effects import CallTree, TreeDone
 from fabric.runtime.newer import newer_op
 from fabric.runtime.stepping import Stepping
 from fabric.steps import recording
-from zk.tree import Op, Outcome, SessionState, Tree, TreeEvent
+from zk.session_tree import SessionTree
+from zk.tree import Op, Outcome, SessionState, TreeEvent
 
 
 class SteppedTree:
     """A `Tree` over another."""
 
-    def __init__(self, tree: Tree, stepping: Stepping, newer: bool) -> None:
+    def __init__(self, tree: SessionTree, stepping: Stepping, newer: bool) -> None:
         self._tree = tree
         self._stepping = stepping
         self._newer = newer
@@ -34,6 +35,7 @@ class SteppedTree:
         asked = CallTree(token, op)
         self._stepping.before(asked)
         self._tree.submit(sent, answered)
+        self._tree.flush()
         self._stepping.after(asked)
 
     def listen(self, listener: Callable[[TreeEvent], None]) -> None:

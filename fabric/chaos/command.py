@@ -40,7 +40,7 @@ def run(
 ) -> int:
     """The exit code: 0 only if all promises hold. `keep`: a folder that gets the logs. Raises BadScript, UpFailed,
     FolderError, NotEnded, ControlError, BadSpec."""
-    logging.getLogger("fabric.zk.kazoo").setLevel(logging.CRITICAL)  # what it would complain of is done on purpose
+    logging.getLogger("fabric.zk.link").setLevel(logging.CRITICAL)  # what it would complain of is done on purpose
     with Interrupts() as interrupts:
         try:
             card = played(scenario, folder, interrupts, history, keep)

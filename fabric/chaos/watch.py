@@ -25,7 +25,7 @@ from fabric.load.history import Clock
 from fabric.records import BadRecord
 from zk.client import TreeClient
 from zk.connect import Unreachable
-from zk.kazoo_tree import KazooTree
+from zk.session_tree import SessionTree
 from zk.tree import TreeError
 
 SAMPLE_S = 0.2
@@ -114,7 +114,7 @@ class Watcher:
 
     async def _main(self) -> None:
         self._loop, self._left = asyncio.get_running_loop(), asyncio.Event()
-        tree = KazooTree(self._hosts, session_timeout_s=SESSION_S)
+        tree = SessionTree(self._hosts, session_timeout_s=SESSION_S)
         try:
             await tree.open(wait_s=OPEN_WAIT_S)
             self._client = TreeClient(tree)

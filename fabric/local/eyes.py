@@ -17,8 +17,8 @@ import msgspec
 from fabric.records import BadRecord, LayerName, Leader, Member, decode
 from zk import paths
 from zk.client import TreeClient
-from zk.kazoo_tree import KazooTree
 from zk.server import ask_status
+from zk.session_tree import SessionTree
 from zk.tree import NoNode, SessionState, TreeError
 
 LOOK_WAIT_S = 5.0
@@ -27,7 +27,7 @@ MODE_WAIT_S = 0.5
 OPEN_WAIT_S = 60.0
 MAX_LINE_BYTES = 1 << 20
 SESSION_S = 6.0
-"""Short, as a third of it is how long one silent server is borne (zk.kazoo_tree); nothing hangs on this session."""
+"""Short, as a third of it is how long one silent server is borne (zk.session_tree); nothing hangs on this session."""
 
 R = TypeVar("R", bound=msgspec.Struct)
 
@@ -62,7 +62,7 @@ async def watch(
 ) -> None:
     """Answer each line of the descriptor `requests` with one at `answers`, until `requests` ends. `api`: host and
     port. `servers`: those of ZooKeeper that can be asked what they are, by name."""
-    tree = KazooTree(hosts, session_timeout_s=SESSION_S)
+    tree = SessionTree(hosts, session_timeout_s=SESSION_S)
     probe = _Probe(*api)
     lines = await _reader(requests)
     try:

@@ -48,7 +48,7 @@ from fabric.runtime.storage import StorageWorld
 from fabric.wire import Codec
 from zk.checks import where
 from zk.connect import Unreachable
-from zk.kazoo_tree import KazooTree
+from zk.session_tree import SessionTree
 from zk.tree import Outcome, SessionChanged, SessionExpired, SessionState, TreeError, TreeEvent
 
 IDENTITY_KEY = "identity"
@@ -106,7 +106,7 @@ class AgentHost:
         self._timer_due = False
         """`_set_timer` is on the loop."""
         self._bus: Bus[AnyMessage] | None = None
-        self._tree: KazooTree | None = None
+        self._tree: SessionTree | None = None
         self._journal: Journal | None = None
         self._gate: Gate[Effect] | None = None
         self._stepping = Stepping(config.faults, config.node) if config.faults is not None else None
@@ -198,7 +198,7 @@ class AgentHost:
             previous=previous,
             managent=config.managent,
         )
-        tree = self._tree = KazooTree(config.zookeeper, session_timeout_s=config.settings.session_timeout_s)
+        tree = self._tree = SessionTree(config.zookeeper, session_timeout_s=config.settings.session_timeout_s)
         stack.push_async_callback(tree.close)
         stack.callback(self._stop)
         self._gate = Gate(journal, self._perform, partial(self._end, EXIT_FAILED))
@@ -231,7 +231,7 @@ class AgentHost:
         for found in self._world.first():
             self._take(found)
 
-    async def _connect(self, tree: KazooTree, first: bool) -> None:
+    async def _connect(self, tree: SessionTree, first: bool) -> None:
         """Returns when the session is there, or the agent has ended. At a node's `first` start the wait has an end, as
         the connect string may be wrong; later this is an outage, however long: the node's instances are looked after,
         and it goes on when ZooKeeper is back. Raises Unreachable, TreeError."""
@@ -361,6 +361,8 @@ class AgentHost:
                 case _:
                     self._world.perform(effect)
             if self._stepping is not None:
+                if self._tree is not None:
+                    self._tree.flush()
                 self._stepping.after(effect)
         except Exception as error:
             self._crash(error)

@@ -10,7 +10,8 @@ The host shows `Stepping` each input and effect, before and after. The table (`f
 step; only then the folder of armed ones is looked at, by its time of change, so that nothing armed costs one stat a
 step. Who reaches an armed step claims it by renaming its file from `armed` to `fired`, which one process alone can;
 then it adds what it knows, and acts on itself: SIGKILL, SIGSTOP, SIGTERM, an exit without a word, or nothing. A message
-that was sent just before, and is to have left, lies in ZeroMQ's or kazoo's thread: *after* a step it waits SETTLE_S.
+that was sent just before, and is to have left, lies in ZeroMQ's thread: *after* a step it waits SETTLE_S. What is for
+ZooKeeper the caller has written out before (`SessionTree.flush`).
 
 A file's time of change has a grain of some milliseconds: a folder that was read within GRAIN_S of its last change is
 read again.

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import CONTAINERS
-from tests.zookeeper import kazoo_session, memory_servers, memory_session, shaky_kazoo_session
+from tests.zookeeper import memory_servers, memory_session, server_session, shaky_server_session
 
 MakeTree = Callable[..., AbstractAsyncContextManager[Any]]
 
@@ -26,4 +26,4 @@ def make_tree(request: pytest.FixtureRequest) -> MakeTree:
         hosts = f"{request.getfixturevalue('zookeeper_container')}/test-{uuid.uuid4().hex}"
     else:
         hosts = request.getfixturevalue("chroot")
-    return lambda shaky=False, **options: (shaky_kazoo_session if shaky else kazoo_session)(hosts, **options)
+    return lambda shaky=False, **options: (shaky_server_session if shaky else server_session)(hosts, **options)

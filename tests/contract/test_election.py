@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import zookeeper_server
 from tests.contract.conftest import MakeTree
 from tests.waiting import wait_until
-from tests.zookeeper import LOCAL, Proxy, Session, eventually, kazoo_session
+from tests.zookeeper import LOCAL, Proxy, Session, eventually, server_session
 from zk.election import Candidacy, Request
 from zk.server import Server
 from zk.tree import Create, Op, Outcome, SessionChanged, SessionState, TreeEvent, WatchFired
@@ -207,7 +207,8 @@ def test_a_create_whose_reply_is_lost_is_found_again(make_tree: MakeTree, lost: 
 def test_a_flapping_network_leaves_one_candidate_each_and_one_leader(server: Server) -> None:
     async def main(proxy: Proxy) -> None:
         async with AsyncExitStack() as stack:
-            electors = [Elector(await stack.enter_async_context(kazoo_session(proxy.hosts)), f"n{n}") for n in range(5)]
+            sessions = [await stack.enter_async_context(server_session(proxy.hosts)) for _ in range(5)]
+            electors = [Elector(session, f"n{n}") for n, session in enumerate(sessions)]
             for round_ in range(10):
                 swallowed = proxy.swallowed_bytes
                 proxy.swallow_replies = round_ % 2 == 0

@@ -15,7 +15,7 @@ import pytest
 
 from tests.conftest import zookeeper_server
 from tests.waiting import wait_until
-from tests.zookeeper import installation, kazoo_session
+from tests.zookeeper import installation, server_session
 from zk.server import DEBIAN_JARS, Installation, Server, ServerFailed, ask_status, find_zookeeper, free_ports
 
 
@@ -105,7 +105,7 @@ def test_a_server_is_not_started_by_a_thread_that_would_take_it_along(tmp_path: 
 
 def test_it_opens_no_file_for_writing_outside_its_folder(tmp_path: Path) -> None:
     async def session() -> None:
-        async with kazoo_session(server.hosts):
+        async with server_session(server.hosts):
             pass
 
     with zookeeper_server(tmp_path) as server:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.waiting import wait_until
-from tests.zookeeper import KazooSession, installation, kazoo_session
+from tests.zookeeper import ServerSession, installation, server_session
 from zk.ensemble import Ensemble
 from zk.server import Server
 from zk.slow_disk import SlowDiskRefused, slow
@@ -47,7 +47,7 @@ def slowed(server: Server) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-async def write_s(session: KazooSession, *paths: str) -> float:
+async def write_s(session: ServerSession, *paths: str) -> float:
     """How long the quickest takes."""
     took = []
     for path in paths:
@@ -63,7 +63,7 @@ def test_writes_wait_for_it_and_then_no_more(tmp_path: Path) -> None:
         (server,) = one.servers
 
         async def main() -> None:
-            async with kazoo_session(one.hosts, session_timeout_s=10) as session:
+            async with server_session(one.hosts, session_timeout_s=10) as session:
                 with slowed(server):
                     assert await write_s(session, "/a", "/b") >= DELAY_S
                     server.pause()
@@ -80,7 +80,7 @@ def test_of_three_one_may_be_slow_the_leader_too(tmp_path: Path) -> None:
         assert leader is not None
 
         async def main() -> None:
-            async with kazoo_session(three.hosts, session_timeout_s=10) as session:
+            async with server_session(three.hosts, session_timeout_s=10) as session:
                 with slowed(leader) as process:
                     assert await write_s(session, "/a", "/b", "/c") < DELAY_S, "two others are enough"
                     leader.kill()

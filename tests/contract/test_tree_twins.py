@@ -11,7 +11,7 @@ from random import Random
 
 import pytest
 
-from tests.zookeeper import Session, eventually, kazoo_session, memory_servers, memory_session
+from tests.zookeeper import Session, eventually, memory_servers, memory_session, server_session
 from zk.tree import (
     Check,
     Children,
@@ -149,7 +149,7 @@ def test_memory_says_what_the_server_says(chroot: str, seed: int) -> None:
     async def main() -> None:
         async with AsyncExitStack() as stack:
             servers = memory_servers()
-            real = Twin([await stack.enter_async_context(kazoo_session(chroot)) for _ in range(2)])
+            real = Twin([await stack.enter_async_context(server_session(chroot)) for _ in range(2)])
             memory = Twin([await stack.enter_async_context(memory_session(servers)) for _ in range(2)])
             script = Script(seed)
             for number in range(STEPS):

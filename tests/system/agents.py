@@ -24,7 +24,7 @@ from fabric.runtime.settings import AgentConfig
 from fabric.wire import Codec
 from tests.waiting import wait_until
 from zk.client import TreeClient
-from zk.kazoo_tree import KazooTree
+from zk.session_tree import SessionTree
 from zk.tree import NoNode
 
 T = TypeVar("T")
@@ -147,7 +147,7 @@ class AgentFarm:
 
 async def read_members(hosts: str, layer: str = "compute", rack: str = "r1") -> dict[str, Member]:
     """Node -> its record; empty before the first one came."""
-    tree = KazooTree(hosts)
+    tree = SessionTree(hosts)
     await tree.open(10)
     try:
         client = TreeClient(tree)

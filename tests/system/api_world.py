@@ -23,7 +23,7 @@ from fabric.roles.settings import Settings
 from tests.system.agents import QUICK, AgentFarm, agent_processes
 from tests.waiting import wait_until
 from zk.client import TreeClient
-from zk.kazoo_tree import KazooTree
+from zk.session_tree import SessionTree
 
 MAIN = """
 import pickle, sys
@@ -185,7 +185,7 @@ def in_tree(hosts: str, work: Callable[[TreeClient], Coroutine[Any, Any, None]])
     """Do something in ZooKeeper by hand."""
 
     async def run() -> None:
-        tree = KazooTree(hosts)
+        tree = SessionTree(hosts)
         await tree.open(10)
         try:
             await work(TreeClient(tree))

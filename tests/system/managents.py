@@ -22,7 +22,7 @@ from deploy.repository.process import bind, own_url
 from deploy.repository.process import start as serve
 from deploy.stub.processes import Strays
 from zk.client import TreeClient
-from zk.kazoo_tree import KazooTree
+from zk.session_tree import SessionTree
 
 FABRIC = (sys.executable, "-m", "deploy.cli.main")
 INFORMATION = """\
@@ -68,7 +68,7 @@ class World:
         """Boot stubs in one process; returns when they are in the directory, as of now."""
         process = self._started(*names)
 
-        async def registered(tree: KazooTree) -> bool:
+        async def registered(tree: SessionTree) -> bool:
             found = await directory_of(tree).stubs.all()
             return {record.name for record in found.records if record.pid == process.pid} == set(names)
 
@@ -77,14 +77,14 @@ class World:
     async def top_is(self, pid: int) -> None:
         """Returns when this process is the top initiator."""
 
-        async def is_top(tree: KazooTree) -> bool:
+        async def is_top(tree: SessionTree) -> bool:
             record = await top_lock.holder(TreeClient(tree))
             return record is not None and record.pid == pid
 
         await self._until(is_top)
 
-    async def _until(self, probe: Callable[[KazooTree], Awaitable[bool]]) -> None:
-        tree = KazooTree(self.directory)
+    async def _until(self, probe: Callable[[SessionTree], Awaitable[bool]]) -> None:
+        tree = SessionTree(self.directory)
         await tree.open(20)
         try:
             async with asyncio.timeout(30):

@@ -50,7 +50,7 @@ from tests.system.agents import (
 )
 from tests.unit.runtime.until import until
 from zk.client import TreeClient
-from zk.kazoo_tree import KazooTree
+from zk.session_tree import SessionTree
 
 pytestmark = pytest.mark.system
 SMALL = Resources(1, 1024, 1024)
@@ -97,7 +97,7 @@ async def write_record(hosts: str, digest: str, ordinals: str) -> None:
         WEB, "web", spec(digest), 4, 4, "spread", 1, 1, state="running", settled=1, epoch=CLAIM, step=1,
         plan=(Share("n1", "r1", ordinals),),
     )  # fmt: skip
-    tree = KazooTree(hosts)
+    tree = SessionTree(hosts)
     await tree.open(10)
     try:
         await TreeClient(tree).create(f"/deployments/{WEB}", encode(record))

@@ -17,7 +17,7 @@ from tests.system.api_world import SCRIPT, World, start_api
 from tests.waiting import wait_until
 from zk import paths
 from zk.client import TreeClient
-from zk.kazoo_tree import KazooTree
+from zk.session_tree import SessionTree
 from zk.tree import NoNode
 
 pytestmark = pytest.mark.system
@@ -28,7 +28,7 @@ def owner(hosts: str, deployment: str) -> str:
     """The node that coordinates it; "" when nobody does."""
 
     async def look() -> str:
-        tree = KazooTree(hosts)
+        tree = SessionTree(hosts)
         await tree.open(10)
         try:
             path = paths.owner(deployment)

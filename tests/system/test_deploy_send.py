@@ -16,7 +16,7 @@ from tests.deployment import row, table
 from tests.system.managents import World, world
 from tests.unit.runtime.until import until
 from zk.client import TreeClient
-from zk.kazoo_tree import KazooTree
+from zk.session_tree import SessionTree
 
 pytestmark = pytest.mark.system
 
@@ -68,7 +68,7 @@ def message(here: World, verb: Verb, **more: str) -> str:
 
 async def owned(directory: str) -> None:
     """/region1 has a child `node0`, as an initiator wrote it."""
-    tree = KazooTree(directory)
+    tree = SessionTree(directory)
     await tree.open(20)
     try:
         tables = Directory(TreeClient(tree)).tables

@@ -31,7 +31,7 @@ from fabric.cli.parser import Parser
 from tests.system import stub_standin
 from tests.system.sshd import Sshd, running_sshd
 from tests.waiting import wait_until
-from tests.zookeeper import LOCAL, kazoo_session
+from tests.zookeeper import LOCAL, server_session
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(60)]
 
@@ -305,7 +305,7 @@ def test_a_real_boot_stub_is_brought_along_installed_offline_and_registers(
 
 
 async def registered(chroot: str) -> StubRecord | None:
-    async with kazoo_session(chroot) as session:
+    async with server_session(chroot) as session:
         return await Directory(session.client).stubs.get("r1c01")
 
 
@@ -319,7 +319,7 @@ def test_a_stub_that_runs_must_be_in_the_directory(site: Site, chroot: str) -> N
     assert ["--directory", chroot] in [site.starts("a")[0][at : at + 2] for at in range(1, 20, 2)]
 
     async def register(pid: int) -> None:
-        async with kazoo_session(chroot) as session:
+        async with server_session(chroot) as session:
             record = StubRecord("r1c01", "127.0.0.1:1", "", "guid", "its host", pid, "boot")
             await Directory(session.client).stubs.register(record)
 

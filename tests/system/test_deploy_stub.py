@@ -28,7 +28,7 @@ from fabric.runtime.bus import Bus, new_context
 from tests.unit.runtime.until import until
 from zk import paths
 from zk.client import TreeClient
-from zk.kazoo_tree import KazooTree
+from zk.session_tree import SessionTree
 
 pytestmark = pytest.mark.system
 
@@ -221,7 +221,7 @@ def test_it_registers_in_the_directory_and_answers_discovery(tmp_path: Path, chr
             await here.start("--directory", chroot, "--answer-discovery", GROUP)
             found = await discover(parse_group(GROUP, "127.0.0.1"), bytes.fromhex(KEY), 0.5)
             assert [(one.name, one.address, one.by) for one in found.records] == [("s1", here.address, "discovery")]
-            tree = KazooTree(chroot)
+            tree = SessionTree(chroot)
             await tree.open(30)
             try:
                 stubs = Directory(TreeClient(tree)).stubs

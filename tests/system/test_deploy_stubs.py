@@ -19,7 +19,7 @@ from fabric.cli.exits import Exit
 from fabric.runtime.bus import Bus, new_context
 from tests.deployment import guid_of
 from tests.system.test_discovery import free_group
-from tests.zookeeper import LOCAL, kazoo_session
+from tests.zookeeper import LOCAL, server_session
 from zk import paths
 
 KEY = b"k" * 32
@@ -170,7 +170,7 @@ def test_an_unreadable_entry_is_told_beside_the_others(stub: Commands) -> None:
     stub("add", "web2")
 
     async def spoil() -> None:
-        async with kazoo_session(stub.zk) as session:
+        async with server_session(stub.zk) as session:
             await session.client.set(paths.stub("web1"), b"?")
             assert len((await Directory(session.client).stubs.all()).unreadable) == 1
 

@@ -61,7 +61,7 @@ class Znodes:
 @pytest.fixture
 def znodes(monkeypatch: pytest.MonkeyPatch) -> Znodes:
     there = Znodes()
-    monkeypatch.setattr(agent, "KazooTree", lambda hosts, session_timeout_s: there)
+    monkeypatch.setattr(agent, "SessionTree", lambda hosts, session_timeout_s: there)
     monkeypatch.setattr(agent, "TreeClient", lambda tree: tree)
     monkeypatch.setattr(agent.paths, "cordon", lambda node: f"/fabric/cordons/{node}")
     return there

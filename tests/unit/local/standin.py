@@ -24,7 +24,7 @@ from fabric.records import Leader, Member, encode
 from fabric.resources import Resources
 from zk import paths
 from zk.client import TreeClient
-from zk.kazoo_tree import KazooTree
+from zk.session_tree import SessionTree
 from zk.tree import NodeExists, NoNode
 
 
@@ -59,7 +59,7 @@ class SmallCrew(RealCrew):
             loop.add_reader(place.lifeline, ended.set)
         trees = []
         for node in nodes if how != "late" else ():
-            tree = KazooTree(self.zookeepers.peers, session_timeout_s=place.spec.session_timeout_s)
+            tree = SessionTree(self.zookeepers.peers, session_timeout_s=place.spec.session_timeout_s)
             trees.append(tree)
             await tree.open(10.0)
             client = TreeClient(tree)

@@ -26,7 +26,7 @@ from fabric.local.state import Process
 from tests.waiting import wait_until
 from zk import connect
 from zk.client import TreeClient
-from zk.kazoo_tree import KazooTree
+from zk.session_tree import SessionTree
 
 KEEPER = "tests.unit.local.standin"
 pytestmark = pytest.mark.system
@@ -289,7 +289,7 @@ def test_restarted_by_itself_when_asked_for(tmp_path: Path) -> None:
 
 
 async def names(hosts: str) -> tuple[str, ...]:
-    tree = KazooTree(hosts)
+    tree = SessionTree(hosts)
     await tree.open(10.0)
     try:
         return await TreeClient(tree).children("/")

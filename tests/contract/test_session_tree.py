@@ -1,10 +1,10 @@
-"""KazooTree where it is more than a Tree: servers that die and come back, loops that lag, bad networks."""
+"""SessionTree where it is more than a Tree: servers that die and come back, loops that lag, bad networks."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import zookeeper_server
 from tests.waiting import wait_until
-from tests.zookeeper import LOCAL, KazooSession, Proxy, end_session, eventually, kazoo_session
+from tests.zookeeper import LOCAL, Proxy, ServerSession, end_session, eventually, server_session
 from zk.server import Server
 from zk.tree import (
     ConnectionLost,
@@ -25,6 +25,7 @@ from zk.tree import (
     SessionExpired,
     SessionState,
     Set,
+    TreeError,
     TreeEvent,
 )
 
@@ -37,7 +38,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
         yield server
 
 
-def submit(session: KazooSession, *ops: Op) -> list[Outcome]:
+def submit(session: ServerSession, *ops: Op) -> list[Outcome]:
     outcomes: list[Outcome] = []
     for op in ops:
         session.tree.submit(op, outcomes.append)
@@ -49,7 +50,7 @@ def submit(session: KazooSession, *ops: Op) -> list[Outcome]:
 
 def test_a_server_killed_and_restarted_suspends_the_session_and_what_waits_is_sent(server: Server) -> None:
     async def main() -> None:
-        async with kazoo_session(f"{server.hosts}/x") as s:
+        async with server_session(f"{server.hosts}/x") as s:
             first = s.tree.session_id
             await s.client.create("/e", b"e", ephemeral=True)
             assert s.tree.suspended_since is None
@@ -76,9 +77,9 @@ def test_a_server_killed_and_restarted_suspends_the_session_and_what_waits_is_se
 
 def test_a_new_session_refuses_what_waited_and_makes_the_roots_again(server: Server) -> None:
     async def main(proxy: Proxy) -> None:
-        async with kazoo_session(f"{proxy.hosts}/deep/chroot") as s, kazoo_session(server.hosts) as other:
+        async with server_session(f"{proxy.hosts}/deep/chroot") as s, server_session(server.hosts) as other:
             first = s.tree.session_id
-            key = s.tree._link.client.client_id  # type: ignore[union-attr]
+            key = s.tree._link.session
             proxy.refusing = True
             proxy.cut()
             await eventually(lambda: s.tree.state is SUSPENDED)
@@ -100,7 +101,7 @@ def test_a_new_session_refuses_what_waited_and_makes_the_roots_again(server: Ser
 
 def test_replies_that_are_lost_leave_things_done(server: Server) -> None:
     async def main(proxy: Proxy) -> None:
-        async with kazoo_session(f"{proxy.hosts}/x") as s:
+        async with server_session(f"{proxy.hosts}/x") as s:
             proxy.swallow_replies = True
             outcomes = submit(s, *(Create(f"/p/{n}" if n else "/p") for n in range(100)))
             await asyncio.to_thread(wait_until, lambda: proxy.swallowed_bytes > 100 * 80, what="all replies")
@@ -120,7 +121,7 @@ def test_a_server_that_hangs_is_left_by_a_busy_client_too(server: Server) -> Non
 
     async def main(proxy: Proxy) -> None:
         loop = asyncio.get_running_loop()
-        async with kazoo_session(f"{proxy.hosts}/x", session_timeout_s=3.0) as s:
+        async with server_session(f"{proxy.hosts}/x", session_timeout_s=3.0) as s:
             proxy.swallow_replies = True
             began, asked = loop.time(), 0
 
@@ -141,27 +142,34 @@ def test_a_server_that_hangs_is_left_by_a_busy_client_too(server: Server) -> Non
         asyncio.run(main(proxy))
 
 
-def test_after_a_lost_connection_the_server_catches_up_before_anything_is_asked(server: Server) -> None:
+def test_after_a_lost_connection_the_server_catches_up_before_anything_is_asked(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A follower that lags would not show what was done though its reply was lost (tests/unit/zk/test_memory.py)."""
 
     async def main(proxy: Proxy) -> None:
-        async with kazoo_session(f"{proxy.hosts}/x") as s:
+        async with server_session(f"{proxy.hosts}/x") as s:
             asked: list[str] = []
-            client: Any = s.tree._link.client  # type: ignore[union-attr]
-            queue = client._call
+            link = s.tree._link
+            send, sync = link.send, link.sync
 
-            def spy(request: Any, async_object: Any) -> Any:
-                asked.append(type(request).__name__)
-                return queue(request, async_object)
+            def spy_send(op: Op, root: str, done: Callable[[Outcome], None]) -> None:
+                asked.append(type(op).__name__)
+                send(op, root, done)
 
-            client._call = spy
+            def spy_sync(done: Callable[[TreeError | None], None]) -> None:
+                asked.append("sync")
+                sync(done)
+
+            monkeypatch.setattr(link, "send", spy_send)
+            monkeypatch.setattr(link, "sync", spy_sync)
             proxy.refusing = True
             proxy.cut()
             await eventually(lambda: s.tree.state is SUSPENDED)
             waiting = submit(s, Exists("/"), Create("/a"))
             proxy.refusing = False
             await eventually(lambda: len(waiting) == 2)
-            assert asked == ["Sync", "Exists", "Create2"]
+            assert asked == ["sync", "Exists", "Create"]
             assert not any(isinstance(outcome, ConnectionLost) for outcome in waiting)
 
     with Proxy((LOCAL, server.port)) as proxy:
@@ -172,18 +180,17 @@ def test_after_a_lost_connection_the_server_catches_up_before_anything_is_asked(
 
 
 def test_a_loop_that_lags_behind_sends_nothing_into_the_next_session(server: Server) -> None:
-    """kazoo has lost the session and opened the next, before the loop gets to know of either."""
+    """The server has ended the session before the loop gets to know of it."""
 
     async def main() -> None:
-        async with kazoo_session(f"{server.hosts}/x") as s:
+        async with server_session(f"{server.hosts}/x") as s:
             first = s.tree.session_id
-            client = s.tree._link.client  # type: ignore[union-attr]
-            end_session((LOCAL, server.port), *client.client_id)
-            wait_until(lambda: client.client_id and client.client_id[0] != first, what="kazoo's next session")
-            assert s.tree.session_id == first, "this loop has not turned since"
+            end_session((LOCAL, server.port), *s.tree._link.session)
+            assert (s.tree.session_id, s.tree.state) == (first, CONNECTED), "this loop has not turned since"
             outcomes = submit(s, Create("/named-by-the-first-session", ephemeral=True))
             await eventually(lambda: outcomes)
-            assert isinstance(outcomes[0], SessionExpired)
+            assert isinstance(outcomes[0], ConnectionLost), "it was sent, on the connection of the first session"
+            await eventually(lambda: s.tree.session_id != first)
             assert await s.client.exists("/named-by-the-first-session") is None
 
     asyncio.run(main())
@@ -191,7 +198,7 @@ def test_a_loop_that_lags_behind_sends_nothing_into_the_next_session(server: Ser
 
 def test_a_flood_while_the_connection_flaps_neither_blocks_nor_loses_an_outcome(server: Server) -> None:
     async def main(proxy: Proxy) -> None:
-        async with kazoo_session(f"{proxy.hosts}/x", max_waiting=20_000) as s:
+        async with server_session(f"{proxy.hosts}/x", max_waiting=20_000) as s:
             outcomes: list[Outcome] = []
             slowest = 0.0
             for _ in range(10):
@@ -219,7 +226,7 @@ def test_callbacks_that_raise_are_reported_and_stop_nothing(chroot: str) -> None
         def raising(_: Outcome | TreeEvent) -> None:
             raise RuntimeError("mine")
 
-        async with kazoo_session(chroot) as s:
+        async with server_session(chroot) as s:
             s.tree.listen(raising)
             s.tree.submit(Exists("/"), raising)
             await s.client.exists("/", watch=True)

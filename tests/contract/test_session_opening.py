@@ -1,4 +1,4 @@
-"""How a KazooTree opens and closes, whatever the servers, the process and the library under it do."""
+"""How a SessionTree opens and closes, whatever the servers, the process and the library under it do."""
 
 from __future__ import annotations
 
@@ -12,21 +12,18 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.conftest import zookeeper_server
-from tests.waiting import wait_until
-from tests.zookeeper import LOCAL, KazooSession, Proxy, eventually, installation, kazoo_session
+from tests.zookeeper import LOCAL, Proxy, ServerSession, eventually, installation, server_session
 from zk.client import TreeClient
-from zk.kazoo_tree import KazooTree, Unreachable
+from zk.connect import Unreachable
 from zk.server import Server, free_ports
-from zk.session_tree import CLOSE_WAIT_S
+from zk.session_tree import CLOSE_WAIT_S, SessionTree
 from zk.tree import (
     ConnectionLost,
     Exists,
-    Got,
     Op,
     Outcome,
     SessionExpired,
@@ -42,7 +39,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
         yield server
 
 
-def submitted(session: KazooSession, op: Op) -> list[Outcome]:
+def submitted(session: ServerSession, op: Op) -> list[Outcome]:
     outcomes: list[Outcome] = []
     session.tree.submit(op, outcomes.append)
     return outcomes
@@ -50,7 +47,7 @@ def submitted(session: KazooSession, op: Op) -> list[Outcome]:
 
 def test_nobody_there_is_unreachable_within_the_wait(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
-        tree = KazooTree(f"{LOCAL}:{port}/x")
+        tree = SessionTree(f"{LOCAL}:{port}/x")
         messages: list[str] = []
         began = time.monotonic()
         with pytest.raises(Unreachable) as unreachable:
@@ -65,14 +62,13 @@ def test_nobody_there_is_unreachable_within_the_wait(caplog: pytest.LogCaptureFi
     (port,) = free_ports(1)
     with caplog.at_level(logging.DEBUG):
         asyncio.run(main())
-    assert {record.name for record in caplog.records if record.name != "asyncio"} == {"fabric.zk.kazoo"}
+    assert {record.name for record in caplog.records if record.name != "asyncio"} == {"fabric.zk.link"}
     assert {record.levelno for record in caplog.records if record.name != "asyncio"} == {logging.WARNING}
-    wait_until(lambda: not zookeeper_threads(), what="the end of kazoo's thread")
 
 
 def test_open_waits_for_a_server_that_comes_later(tmp_path: Path) -> None:
     async def main() -> None:
-        tree = KazooTree(late.hosts)
+        tree = SessionTree(late.hosts)
         opening = asyncio.ensure_future(tree.open(20))
         await asyncio.sleep(0)
         late.start()
@@ -90,7 +86,7 @@ def test_open_waits_for_a_server_that_comes_later(tmp_path: Path) -> None:
 @pytest.mark.parametrize("server_is", ["gone", "hung"])
 def test_close_is_bounded_whatever_the_server_does(server: Server, server_is: str) -> None:
     async def main() -> float:
-        async with kazoo_session(f"{server.hosts}/x") as s:
+        async with server_session(f"{server.hosts}/x") as s:
             if server_is == "gone":
                 server.kill()
                 await eventually(lambda: s.tree.state is SUSPENDED)
@@ -104,30 +100,24 @@ def test_close_is_bounded_whatever_the_server_does(server: Server, server_is: st
 
     took = asyncio.run(main())
     assert took < (1.0 if server_is == "gone" else CLOSE_WAIT_S + 1)
-    server.kill()
-    wait_until(lambda: not zookeeper_threads(), what="the end of kazoo's threads")
 
 
-def test_a_closed_session_leaves_no_thread_and_no_descriptor(chroot: str) -> None:
+def test_a_session_has_no_thread_and_leaves_no_descriptor(chroot: str) -> None:
     async def main() -> None:
-        async with kazoo_session(chroot):
-            assert len(zookeeper_threads()) == 1, "kazoo's workers are not started"
+        threads = threading.active_count()
+        async with server_session(chroot):
+            assert threading.active_count() == threads
 
     asyncio.run(main())
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
         asyncio.run(main())
-    wait_until(lambda: not zookeeper_threads(), what="the end of kazoo's threads")
     assert len(os.listdir("/proc/self/fd")) == before
-
-
-def zookeeper_threads() -> list[threading.Thread]:
-    return [each for each in threading.enumerate() if "zk_loop" in each.name or each.name == "zk-close"]
 
 
 def test_the_server_has_the_last_word_on_the_session_timeout(server: Server) -> None:
     async def main() -> None:
-        tree = KazooTree(server.hosts, session_timeout_s=0.3)
+        tree = SessionTree(server.hosts, session_timeout_s=0.3)
         assert tree.session_timeout_s == 0.3
         await tree.open(10)
         assert tree.session_timeout_s == 1.0, "two ticks"
@@ -140,7 +130,7 @@ def test_a_server_that_accepts_and_says_nothing_does_not_keep_us_from_the_others
     async def main() -> None:
         hung = f"{LOCAL}:{listener.getsockname()[1]}"
         for _ in range(3):  # the order in which servers are tried is random
-            async with kazoo_session(f"{hung},{chroot}", session_timeout_s=2) as s:
+            async with server_session(f"{hung},{chroot}", session_timeout_s=2) as s:
                 await s.client.exists("/")
 
     with socket.create_server((LOCAL, 0)) as listener:
@@ -151,7 +141,7 @@ def test_a_server_that_is_silent_when_we_come_back_does_not_cost_the_session(ser
     """As one is that was asked in the wrong moment of its start."""
 
     async def main(proxy: Proxy) -> None:
-        async with kazoo_session(proxy.hosts, session_timeout_s=6) as s:
+        async with server_session(proxy.hosts, session_timeout_s=6) as s:
             first = s.tree.session_id
             proxy.cut()
             proxy.swallow_replies = True
@@ -166,7 +156,7 @@ def test_a_server_that_is_silent_when_we_come_back_does_not_cost_the_session(ser
 
 def test_malformed_connect_strings_say_what_was_expected() -> None:
     with pytest.raises(ValueError, match="expected servers as host:port"):
-        KazooTree("host:port")
+        SessionTree("host:port")
 
 
 # --- processes ------------------------------------------------------------------------------------------------------
@@ -174,10 +164,11 @@ def test_malformed_connect_strings_say_what_was_expected() -> None:
 FORKED = """
 import asyncio, os, sys
 from zk.client import TreeClient
-from zk.kazoo_tree import KazooTree
+from zk.connect import Unreachable
+from zk.session_tree import SessionTree
 
 async def main(name):
-    tree = KazooTree(sys.argv[1])
+    tree = SessionTree(sys.argv[1])
     await tree.open(10)
     await TreeClient(tree).create("/" + name, ephemeral=True)
     await tree.close()
@@ -197,24 +188,3 @@ sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in childre
 def test_forked_children_open_sessions_of_their_own(chroot: str) -> None:
     done = subprocess.run([sys.executable, "-c", FORKED, chroot], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_when_kazoos_thread_dies_a_new_client_takes_over(chroot: str) -> None:
-    async def main() -> None:
-        async with kazoo_session(chroot, session_timeout_s=1) as s:
-            first = s.tree.session_id
-            link: Any = s.tree._link
-
-            def broken(*args: Any, **kwargs: Any) -> None:
-                raise ValueError("a bug in the client library")
-
-            link.client.handler.select = broken
-            outcomes = submitted(s, Exists("/"))
-            await eventually(lambda: s.tree.state is LOST)
-            await eventually(lambda: s.tree.state is CONNECTED)
-            assert s.tree.session_id != first
-            assert isinstance(await s.client.get("/"), Got)
-            assert len(outcomes) == 1
-
-    asyncio.run(main())
