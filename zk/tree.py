@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 MAX_DATA_BYTES = 256 * 1024
@@ -163,10 +163,7 @@ class Checked:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """`zxid`: of the transaction; 0 when the link does not tell."""
-
     results: tuple[Created | Written | Deleted | Checked, ...]
-    zxid: int = field(default=0, compare=False)
 
 
 Result = Created | Got | Existed | Listed | Written | Deleted | Done

@@ -126,7 +126,7 @@ class Znodes:
                     step()
                 changes.clear()
                 return MultiFailed(part.path, index, error)
-        return Done(tuple(results), self.zxid)
+        return Done(tuple(results))
 
     def _write_one(
         self, op: Create | Set | Delete, session_id: int, changes: list[Change], undo: list[Undo] | None

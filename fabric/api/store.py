@@ -119,6 +119,8 @@ class Store(Records):
             data = encode(Key(record.id, body))
             at = paths.key(record.key)
             ops.append(Create(at, data) if stale_key is None else Set(at, data, stale_key.version))
+        # Made in a multi a znode tells no stat; set once more, it does.
+        ops.append(Set(paths.deployment(record.id), encode(record), 0))
         for _ in range(self._limits.write_tries):
             await self.require_session()
             try:
@@ -136,9 +138,7 @@ class Store(Records):
                 if await self.find_deployment(record.id) is None:
                     continue
                 return await self._mine(record)
-            if done.zxid:
-                return Versioned(record, Stat(done.zxid, done.zxid, 0, 0, 0, record.created_ms, record.created_ms))
-            return await self._mine(record)
+            return Versioned(record, _written(done, -1))
         raise unavailable("ZooKeeper did not answer; the deployment was not written. Try again soon.")
 
     async def _mine(self, record: Deployment) -> Versioned[Deployment]:
@@ -176,7 +176,7 @@ class Store(Records):
                 done = await self._bounded(
                     self._client.multi(Set(path, encode(after), found.stat.version), opening)
                 )
-                return Versioned(after, _written(done))
+                return Versioned(after, _written(done, 0))
             except MultiFailed as failed:
                 if isinstance(failed.cause, NodeExists):
                     marked = True
@@ -298,7 +298,7 @@ class Store(Records):
         return [rack for rack, nodes in zip(others, members, strict=True) if nodes]
 
 
-def _written(done: Done) -> Stat:
-    first = done.results[0]
-    assert isinstance(first, Written)
-    return first.stat
+def _written(done: Done, index: int) -> Stat:
+    written = done.results[index]
+    assert isinstance(written, Written)
+    return written.stat

@@ -38,6 +38,7 @@ from zk.tree import (
     SessionState,
     Set,
     TreeEvent,
+    Written,
 )
 
 if TYPE_CHECKING:
@@ -115,10 +116,11 @@ class Submitter:
                     Create(paths.open_marker(record.id)),
                     Check(paths.image(record.spec.image), image.stat.version),
                     Create(paths.key(record.key), encode(Key(record.id, body))),
+                    Set(paths.deployment(record.id), encode(record), 0),
                 )
             )
             if isinstance(made, Done):
-                self.submit(record.id, RecordSeen(encode(record), 0, made.zxid, made.zxid))
+                self.submit(record.id, _seen(record, made.results[-1]))
                 return ""
             yield 0.05 + 0.1 * self.rng.random()
         return UNANSWERED
@@ -145,9 +147,7 @@ class Submitter:
             opening = Check(marker, -1) if marked else Create(marker)
             done = yield Multi((Set(path, encode(after), found.stat.version), opening))
             if isinstance(done, Done):
-                stat = found.stat
-                seen = RecordSeen(encode(after), stat.version + 1, stat.czxid, done.zxid)
-                self.submit(deployment, seen)
+                self.submit(deployment, _seen(after, done.results[0]))
                 return ""
             cause = done.cause if isinstance(done, MultiFailed) else done
             if isinstance(cause, NodeExists):
@@ -239,3 +239,8 @@ class Submitter:
         if self.alive and self._timer_at == at:
             self._timer_at = None
             self._perform(self.client.tick(self.now))
+
+
+def _seen(record: Deployment, written: object) -> RecordSeen:
+    assert isinstance(written, Written)
+    return RecordSeen(encode(record), written.stat.version, written.stat.czxid, written.stat.mzxid)
