@@ -23,7 +23,7 @@ import logging
 import random
 import socket
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, cast
 
 from zk import names
 from zk.connect import ConnectString
@@ -314,9 +314,8 @@ class _Line(asyncio.Protocol):
     # --- asyncio's protocol ---------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.write(self.connection.greet())
+        self._transport = cast(asyncio.Transport, transport)  # which not every loop's transports inherit from
+        self._transport.write(self.connection.greet())
 
     def data_received(self, data: bytes) -> None:
         if self._pulse is not None:
