@@ -73,7 +73,8 @@ class ControlPlane:
         self.latest = Latest(self.watches.signal)
         self.bus: Bus[AnyMessage] | None = None
         self._context: SocketContext | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._timer_at: float | None = None
         self._background: set[asyncio.Task[None]] = set()
 
     async def open(self, on_wait: Callable[[str], None] | None = None) -> None:
@@ -264,9 +265,10 @@ class ControlPlane:
     def _set_timer(self) -> None:
         deadline = self.client.next_deadline()
         if self._timer is not None:
-            if deadline is not None and self._timer.when() == deadline:
+            if deadline == self._timer_at:
                 return
             self._timer.cancel()
+        self._timer_at = deadline
         self._timer = None if deadline is None else self._loop.call_at(deadline, self._tick)
 
     @property

@@ -102,7 +102,8 @@ class AgentHost:
         self._leaving = False
         self._asked = 0  # tree operations without an answer
         self._lost = 0  # sessions
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._timer_at = 0.0
         self._timer_due = False
         """`_set_timer` is on the loop."""
         self._bus: Bus[AnyMessage] | None = None
@@ -306,10 +307,11 @@ class AgentHost:
         if deadline is None:
             return
         if self._timer is not None:
-            if self._timer.when() <= deadline:
+            if self._timer_at <= deadline:
                 return
             self._timer.cancel()
-        self._timer = self._loop.call_at(max(deadline, self._loop.time() + MIN_PAUSE_S), self._tick)
+        self._timer_at = max(deadline, self._loop.time() + MIN_PAUSE_S)
+        self._timer = self._loop.call_at(self._timer_at, self._tick)
 
     def _on_message(self, sender: str, message: AnyMessage) -> None:
         self._take(Received(sender, message))
