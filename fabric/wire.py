@@ -80,17 +80,26 @@ class FrameCodec(Generic[M]):
     def __init__(self, key: bytes | None, vocabulary: Vocabulary[M]) -> None:
         self.key = key
         self._keyed = hashlib.blake2b(key=key, digest_size=SEAL_BYTES) if key is not None else None
+        self._packer = msgpack.Packer()  # one for all: packb makes one each time, with a buffer of 256 KiB
         self._version = vocabulary.version
         self._body = vocabulary.body
 
     def encode(self, message: M, to: str) -> bytes:
         """Raises ValueError when the message is larger than any peer would take."""
-        body: bytes = msgpack.packb((*self._version, to, msgspec.to_builtins(message, builtin_types=(bytes,))))
+        body = self._packed((*self._version, to, msgspec.to_builtins(message, builtin_types=(bytes,))))
         if len(body) + SEAL_BYTES > MAX_FRAME_BYTES:
             raise ValueError(
                 f"{type(message).__name__}: expected at most {MAX_FRAME_BYTES} bytes on the wire, found {len(body)}"
             )
         return self.sealed(body)
+
+    def _packed(self, parts: object) -> bytes:
+        try:
+            body: bytes = self._packer.pack(parts)
+        except BaseException:
+            self._packer.reset()  # of what it has packed before what it can't
+            raise
+        return body
 
     def sealed(self, body: bytes) -> bytes:
         """The frame."""

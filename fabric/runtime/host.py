@@ -336,7 +336,10 @@ class AgentHost:
     # --- effects -----------------------------------------------------------------------------------------------------
 
     def _stamped(self, effects: list[Effect]) -> list[Effect]:
-        return [_InSession(one.token, one.op, self._lost) if isinstance(one, CallTree) else one for one in effects]
+        for index, one in enumerate(effects):
+            if type(one) is CallTree:
+                effects[index] = _InSession(one.token, one.op, self._lost)
+        return effects
 
     def _perform(self, effect: Effect) -> None:
         if self._ended.done():
