@@ -37,7 +37,7 @@ EXIT_WAIT_S = 30.0
 FILES_FOR_PROCESS = 128
 FILES_PER_AGENT = 64
 """Two sockets, a session, journal, locks, and some peers; a rack leader needs one more for each agent of its rack."""
-FILES_LOOK_S = 5.0
+FILES_LOOK_S = 60.0
 FILES_NEAR = 0.8
 CONTEXT_WAIT_S = 2.0
 EXIT_LIFELINE = 74
