@@ -12,6 +12,7 @@ from bench.wanted import say
 from fabric.load import meters
 from fabric.local.harness import LocalFabric
 from fabric.local.state import LocalState
+from fabric.roles.settings import Settings
 
 Discussion = Literal["known", "full"]
 
@@ -37,6 +38,7 @@ def up(shape: Shape, **options: Any) -> Iterator[tuple[LocalFabric, float]]:
     """In the block it is up: and how long that took, in seconds, from the first process to all agents led."""
     say(f"bringing up {shape}: {shape.agents} agents")
     began = time.perf_counter()
+    options.setdefault("session_timeout_s", Settings().session_timeout_s)  # local fabrics have shorter ones
     options |= {"racks": shape.racks, "compute": shape.compute, "storage": shape.storage, "log_level": "warning"}
     fabric = LocalFabric(**options)
     with fabric:

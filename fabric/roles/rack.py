@@ -410,9 +410,10 @@ class RackLeader:
                 self._look_at = earliest(self._look_at, self._hello_due(seen))
 
     def _hello_due(self, seen: _Seen) -> float:
-        """Hello is repeated to whom has not been heard of for two heartbeats."""
-        heard = seen.heard if seen.heard is not None else seen.since
-        return max(seen.hello_at, heard) + 2 * self._settings.heartbeat_interval_s
+        """Hello is repeated to whom has not been heard of for two heartbeats; and soon to whom has never been."""
+        if seen.heard is None:
+            return seen.hello_at + self._settings.retry_max_s
+        return max(seen.hello_at, seen.heard) + 2 * self._settings.heartbeat_interval_s
 
     @property
     def next_deadline(self) -> float | None:

@@ -14,9 +14,9 @@ class Settings:
     # membership
     session_timeout_s: float = 10.0
     """An agent that ZooKeeper has not heard of for this long is gone; candidates take over from dead leaders then."""
-    heartbeat_interval_s: float = 10.0
+    heartbeat_interval_s: float = 30.0
     """Agent to rack leader, when there are no news: these are told at once."""
-    silent_after_s: float = 25.0
+    silent_after_s: float = 75.0
     """A rack leader does not wait for an agent that it has not heard of for so long; nor for one whose connection
     broke, or that left a question without an answer, until it is heard of again."""
     home_wait_s: float = 20.0
