@@ -90,6 +90,19 @@ def test_who_left_a_call_without_an_answer_is_not_waited_for_the_next_time() -> 
     assert answer.silent == ()
 
 
+def test_who_was_mute_and_lives_is_heard_again_without_being_asked() -> None:
+    rack = Rack()
+    victim = rack.others[0]
+    rack.mute.add(victim.identity.node)
+    rack.asked("one")
+    rack.mute.clear()
+    rack.pass_time(2 * rack.settings.retry_max_s)
+    rack.give(rack.lead, fx.Received(CALLER, RackStatusCall("status")), 0.0)
+    rack.pass_time(0.05)
+    (status,) = [message for _, message in rack.sent if isinstance(message, RackStatus)]
+    assert [node.node for node in status.nodes if node.silent] == []
+
+
 def test_the_lost_are_shown_as_silent_and_offered_no_more() -> None:
     rack = Rack()
     victim = rack.others[0]
