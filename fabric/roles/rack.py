@@ -242,7 +242,10 @@ class RackLeader:
         for node, seen in self._members.items():
             if seen.member.address.rpartition("/")[0] == endpoint:
                 seen.mute = True
-                self._hello(now, seen)
+                if now >= self._hello_due(seen):
+                    self._hello(now, seen)
+                else:  # it was greeted just now: what breaks every connection is not to keep us busy
+                    self._look_at = earliest(self._look_at, self._hello_due(seen))
                 for key, entry in list(self._open.items()):
                     if node in entry.waiting:  # what it answers now has no way back here
                         entry.waiting.discard(node)
