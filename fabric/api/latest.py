@@ -20,7 +20,7 @@ from fabric.records import BadRecord, Deployment, decode, encode
 from zk import paths
 from zk.tree import Stat
 
-TRUST_S = 1.0
+TRUST_S = 2.0
 MOST = 4096
 """Records; of more, those heard of longest ago are forgotten."""
 

@@ -242,7 +242,10 @@ class RackLeader:
         for node, seen in self._members.items():
             if seen.member.address.rpartition("/")[0] == endpoint:
                 seen.mute = True
-                self._hello(now, seen)
+                if now >= self._hello_due(seen):
+                    self._hello(now, seen)
+                else:  # it was greeted just now: what breaks every connection is not to keep us busy
+                    self._look_at = earliest(self._look_at, self._hello_due(seen))
                 for key, entry in list(self._open.items()):
                     if node in entry.waiting:  # what it answers now has no way back here
                         entry.waiting.discard(node)
@@ -340,8 +343,10 @@ class RackLeader:
         entry = self._open.pop(key)
         self._by_call.pop(entry.call.call, None)
         for node in entry.waiting:
-            if node in self._members:
-                self._members[node].mute = True
+            seen = self._members.get(node)
+            if seen is not None:
+                seen.mute = True
+                self._look_at = earliest(self._look_at, self._hello_due(seen))
         self._out.send(
             entry.caller,
             RackAnswer(
@@ -410,8 +415,9 @@ class RackLeader:
                 self._look_at = earliest(self._look_at, self._hello_due(seen))
 
     def _hello_due(self, seen: _Seen) -> float:
-        """Hello is repeated to whom has not been heard of for two heartbeats; and soon to whom has never been."""
-        if seen.heard is None:
+        """Hello is repeated to whom has not been heard of for two heartbeats; and soon to whom has never been, or not
+        since its connection broke or it left a call without an answer: it says that it lives as soon as it hears it."""
+        if seen.heard is None or seen.mute:
             return seen.hello_at + self._settings.retry_max_s
         return max(seen.hello_at, seen.heard) + 2 * self._settings.heartbeat_interval_s
 

@@ -137,6 +137,7 @@ class Bus(Generic[M]):
             if failure == "gone":  # libzmq gave this connection up, as after talking to something that is no ZeroMQ
                 self._disconnect(endpoint)
                 failure = self._send_to(endpoint, frame)
+                self._loop.call_soon(self._on_lost, endpoint)
         if failure is not None:
             self.counters.dropped[failure] += 1
         else:

@@ -19,7 +19,7 @@ class Rack(World):
         self.mute: set[str] = set()
         """Nodes whose answers are lost."""
         self.run(lambda: bool(self.leaders("r1")), 30, "a leader")
-        self.pass_time(2.0)
+        self.pass_time(5.0)
         self.lead = self.leader("r1")
         self.others = [h for h in self.hosts.values() if h.identity.layer == "compute" and h is not self.lead]
 
@@ -75,6 +75,18 @@ def test_who_lost_its_connection_and_lives_is_greeted_and_heard_again() -> None:
     assert victim.identity.node in {result.node for result in answer.results}
 
 
+def test_a_connection_that_breaks_again_and_again_costs_a_greeting_now_and_then() -> None:
+    rack = Rack()
+    victim = rack.others[0]
+    rack.cut.add(victim.identity.node)
+    rack.sent.clear()
+    for number in range(100):
+        rack.give(rack.lead, fx.PeerLost(endpoint_of(victim)), number * 0.05)
+    rack.pass_time(6.0)
+    hellos = [to for to, message in rack.sent if isinstance(message, LeaderHello)]
+    assert 2 <= len(hellos) <= 8, "two every 2 s: one at once, one when its record was read again"
+
+
 def test_who_left_a_call_without_an_answer_is_not_waited_for_the_next_time() -> None:
     rack = Rack()
     victim = rack.others[0]
@@ -88,6 +100,19 @@ def test_who_left_a_call_without_an_answer_is_not_waited_for_the_next_time() -> 
     answer = rack.answer("four")
     assert answer is not None
     assert answer.silent == ()
+
+
+def test_who_was_mute_and_lives_is_heard_again_without_being_asked() -> None:
+    rack = Rack()
+    victim = rack.others[0]
+    rack.mute.add(victim.identity.node)
+    rack.asked("one")
+    rack.mute.clear()
+    rack.pass_time(2 * rack.settings.retry_max_s)
+    rack.give(rack.lead, fx.Received(CALLER, RackStatusCall("status")), 0.0)
+    rack.pass_time(0.05)
+    (status,) = [message for _, message in rack.sent if isinstance(message, RackStatus)]
+    assert [node.node for node in status.nodes if node.silent] == []
 
 
 def test_the_lost_are_shown_as_silent_and_offered_no_more() -> None:
