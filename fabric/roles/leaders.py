@@ -70,4 +70,4 @@ def looks_after(rack: str, key: str, racks: Iterable[str]) -> bool:
 def coarse(load: int) -> int:
     """A load as it is hinted: all leaders and API processes watch the hints, so that each that changes is read as often
     as there are leaders. Few under way are none; more are told in powers of two."""
-    return 0 if load < 4 else 1 << (load.bit_length() - 1)
+    return 0 if load < 16 else 1 << (load.bit_length() - 1)

@@ -24,6 +24,7 @@ from fabric.messages import (
 )
 from fabric.records import Leader, encode
 from fabric.roles.client import Client, ClientLimits
+from fabric.roles.leaders import coarse
 from fabric.roles.settings import Settings
 from zk.tree import (
     Children,
@@ -531,3 +532,8 @@ def test_silence_ends_with_the_reason() -> None:
     bench.do(bench.client.pick_stores(bench.now, 1000, 2, 1.0, lambda _, found: done.append(found)))
     bench.wait(1.1)
     assert done[0].reason == "the leader of rack s1 did not answer"
+
+
+def test_a_few_more_or_less_under_way_change_no_hint() -> None:
+    assert {coarse(load) for load in range(16)} == {0}
+    assert [coarse(load) for load in (16, 31, 32, 100, 255, 256)] == [16, 16, 32, 64, 128, 256]
