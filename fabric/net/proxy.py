@@ -33,6 +33,8 @@ RESENT_TRIES = 8
 CONNECT_WAIT_S = 5.0
 LOOK_AFTER_S = 0.005
 """Whose connections there are is looked up for all that were made within so long."""
+LOOK_AGAIN_S = 0.2
+"""For whoever is nobody that is known: a process that was forked just now may connect before its id is told."""
 RETRY_S = 0.2
 MAX_CONNECTIONS = 4_000
 log = logging.getLogger("fabric.net")
@@ -171,6 +173,16 @@ class Proxy:
         self._hear()  # who has just been forked may have connected already
         asked, self._asked = self._asked, {}
         found = owners(asked, self._orders.now.pids)
-        for ends, future in asked.items():
+        for ends in set(asked) & set(found):
+            if not asked[ends].done():
+                asked[ends].set_result(found[ends])
+        unknown = {ends: future for ends, future in asked.items() if not future.done()}
+        if unknown:
+            asyncio.get_running_loop().call_later(LOOK_AGAIN_S, self._look_again, unknown)
+
+    def _look_again(self, unknown: dict[Ends, asyncio.Future[str]]) -> None:
+        self._hear()
+        found = owners(unknown, self._orders.now.pids)
+        for ends, future in unknown.items():
             if not future.done():
                 future.set_result(found.get(ends, OPERATOR))
