@@ -35,12 +35,10 @@ from fabric.records import (
     Text,
 )
 from fabric.resources import Resources
+from zk.tree import MAX_DATA_BYTES
 
 PROTOCOL = (2, 0)
 """(major, minor). Another major version is refused; a minor one only adds fields with defaults."""
-
-MAX_RECORD_BYTES = 256 * 1024
-"""As no znode of ours is larger (`zk.tree.MAX_DATA_BYTES`)."""
 
 CallId = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 
@@ -111,7 +109,7 @@ class NodeAnswer(Message, frozen=True):
 class RecordSeen(msgspec.Struct, frozen=True, array_like=True):
     """A deployment's record as somebody wrote it, and what ZooKeeper said of that write: see `zk.tree.Stat`."""
 
-    data: Annotated[bytes, msgspec.Meta(max_length=MAX_RECORD_BYTES)]
+    data: Annotated[bytes, msgspec.Meta(max_length=MAX_DATA_BYTES)]
     version: Number
     czxid: Number
     mzxid: Number

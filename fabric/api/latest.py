@@ -74,6 +74,9 @@ class Latest:
         return heard.at + TRUST_S if heard is not None else 0.0
 
     def _keep(self, now: float, found: Versioned[Deployment]) -> None:
+        known = self._heard.get(found.record.id)
+        if known is not None and known.found.stat.mzxid > found.stat.mzxid:
+            return  # a coordinator was quicker with what came after it than ZooKeeper's answer to our own write
         self._heard[found.record.id] = _Heard(found, now)
         self._heard.move_to_end(found.record.id)
         while len(self._heard) > MOST:

@@ -35,7 +35,8 @@ class Worker(Protocol):
 
     @property
     def mark(self) -> Hashable:
-        """Another one when `vitals` are. Asked after every input, so it must cost nothing."""
+        """Another one when what matters to a leader of `vitals` has changed. Asked after every input, so it must cost
+        nothing."""
 
     @property
     def vitals(self) -> Vitals: ...

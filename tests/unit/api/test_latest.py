@@ -61,3 +61,14 @@ def test_it_keeps_so_many_and_no_more() -> None:
         latest.wrote(1.0, at(11, msgspec.structs.replace(RECORD, id=f"d-{number:08d}")))
     assert latest.known(1.0, "d-00000004") is None
     assert latest.known(1.0, "d-00000005") is not None
+
+
+def test_what_is_older_than_the_news_does_not_take_their_place() -> None:
+    """A coordinator in charge may have gone on before ZooKeeper's answer to our own write is looked at."""
+    latest, _ = heard()
+    latest.wrote(5.0, at(11))
+    latest.tell(5.1, news(13))
+    assert latest.wrote(5.2, at(12)).mzxid == 12, "the coordinator is told what was written"
+    found = latest.known(5.2, ID)
+    assert found is not None
+    assert found.stat.mzxid == 13
