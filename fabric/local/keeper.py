@@ -46,6 +46,9 @@ from fabric.runtime import stepping
 from zk.server import ServerFailed
 
 PARALLEL = 64
+"""Processes that start together, of one agent each."""
+SHARING = 8
+"""So many agents that share a process weigh as much as one in a process of its own: most of a start is Python's."""
 TURN_S, TURN_FAST_S = 0.2, 0.02
 RETRY_S = 1.0
 STATE_EVERY_S = 0.2
@@ -223,11 +226,11 @@ class Keeper:
     # --- children ------------------------------------------------------------------------------------------------
 
     def _fork_due(self, now: float) -> None:
-        starting = sum(len(job.nodes) for job in self.jobs.values() if job.starting)
+        starting = sum(_weight(job) for job in self.jobs.values() if job.starting)
         for job in self.jobs.values():
             if job.due is None or job.due > now or job.running:
                 continue
-            if job.nodes and starting and starting + len(job.nodes) > PARALLEL:
+            if job.nodes and starting and starting + _weight(job) > PARALLEL:
                 continue
             log = self.folder.log(job.name)
             try:
@@ -241,7 +244,7 @@ class Keeper:
                 continue
             job.forked(process(pid), now)
             self.crew.network.forked(job.name, pid)
-            starting += len(job.nodes)
+            starting += _weight(job)
             self.dirty = True
 
     def _reap(self, now: float) -> None:
@@ -389,6 +392,11 @@ class Keeper:
 
 def _helper(one: Helper) -> Job:
     return Job(one.name, one.body, unseen=True, keep=one.keep)
+
+
+def _weight(job: Job) -> int:
+    """What its start counts, of PARALLEL."""
+    return -(-len(job.nodes) // SHARING)
 
 
 def now_ms() -> int:
