@@ -1,23 +1,28 @@
 """The floor under a request: a bare tree of ZeroMQ sockets that gathers one answer from every agent, and does no more.
 
     with Tree(racks=25, agents=40) as tree:
-        tree.ask(repeat=30)      # seconds, each
+        tree.ask(repeat=30)                                  # seconds, each
+        tree.cycles(clients=32, of_rack=2, for_s=10)         # a second
 
 Theory of operation. The sockets and hops of a discussion without its protocol: a root asks one leader a rack, each
 leader asks the agents of its rack in parallel, and answers when all have. Every party is one bound ROUTER, driven by
 `add_reader` and drained, as those of the fabric are (fabric.runtime.bus); questions and answers are 200 bytes of
 msgpack, made and read, but neither sealed nor checked. The parties of a rack share a process, as agents do that are
 started several a process; the root has its own. Nothing is lost on loopback, so nobody waits for anybody in vain.
+
+A cycle is what a deployment, made and deleted, sends: a question to every leader (the short discussion), then three to
+some agents of each rack by way of its leader (reserve, confirm, stop), each when the one before is answered.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from multiprocessing.connection import Connection
 from types import TracebackType
@@ -29,6 +34,8 @@ import zmq
 PAYLOAD = "x" * 150
 READY_WAIT_S = 60.0
 ASK_WAIT_S = 30.0
+ROUNDS = (False, True, True, True)
+"""Of a cycle: whether the agents are asked."""
 MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 NOBLOCK = int(zmq.NOBLOCK)
 
@@ -83,20 +90,24 @@ class Leader:
         for agent in self.agents:
             agent.heard = partial(answer, agent)
         self.names = [self.party.connect(agent.address) for agent in self.agents]
-        self.open: dict[int, tuple[bytes, list[str]]] = {}
+        self.open: dict[int, tuple[bytes, int, list[str]]] = {}
+        self.next = 0
+        """Who is asked first when not all are."""
 
     def heard(self, name: bytes, message: dict[str, Any]) -> None:
-        call = message["call"]
-        if message.get("ask"):
-            self.open[call] = name, []
-            for agent in self.names:
-                self.party.send(agent, {"call": call, "p": PAYLOAD})
-            return
-        root, answers = self.open[call]
-        answers.append(message["p"])
-        if len(answers) == len(self.names):
+        """`ask`: how many agents to ask, each time others."""
+        call, asked = message["call"], message.get("ask")
+        if asked is None:
+            name, asked, answers = self.open[call]
+            answers.append(message["p"])
+        else:
+            self.open[call] = name, asked, (answers := [])
+            for place in range(self.next, self.next + asked):
+                self.party.send(self.names[place % len(self.names)], {"call": call, "p": PAYLOAD})
+            self.next = (self.next + asked) % len(self.names)
+        if len(answers) == asked:
             del self.open[call]
-            self.party.send(root, {"call": call, "answers": answers})
+            self.party.send(name, {"call": call, "answers": answers})
 
 
 def rack(agents: int, pipe: Connection) -> None:
@@ -154,34 +165,73 @@ class Tree:
         """Seconds of each of `repeat` gathers over all agents, one after the other, after two that do not count."""
         return asyncio.run(self._ask(repeat + 2))[2:]
 
+    def cycles(self, clients: int, of_rack: int, for_s: float) -> float:
+        """How many cycles a second end that `clients` begin one after the other, each over `of_rack` agents a rack."""
+        return asyncio.run(self._cycles(clients, of_rack, for_s))
+
     async def _ask(self, repeat: int) -> list[float]:
-        loop = asyncio.get_running_loop()
-        answered: asyncio.Future[None] = loop.create_future()
-        left = 0
-
-        def heard(_name: bytes, message: dict[str, Any]) -> None:
-            nonlocal left
-            assert len(message["answers"]) == self.agents
-            left -= 1
-            if not left:
-                answered.set_result(None)
-
-        context: Any = zmq.Context()
-        root = Party(context, heard)
-        names = [root.connect(address) for address in self.addresses]
         took: list[float] = []
-        for call in range(repeat):
-            answered, left = loop.create_future(), len(names)
-            began = time.perf_counter()
-            for name in names:
-                root.send(name, {"call": call, "ask": True, "p": PAYLOAD})
-            async with asyncio.timeout(ASK_WAIT_S):
-                await answered
-            took.append(time.perf_counter() - began)
-        loop.remove_reader(root.socket.FD)
-        root.socket.close(0)
-        context.term()
+        with Root(self.addresses) as root:
+            for _ in range(repeat):
+                began = time.perf_counter()
+                await root.gather(self.agents)
+                took.append(time.perf_counter() - began)
         return took
+
+    async def _cycles(self, clients: int, of_rack: int, for_s: float) -> float:
+        ended = 0
+        with Root(self.addresses) as root:
+            await root.gather(self.agents)
+            began = time.perf_counter()
+
+            async def client() -> None:
+                nonlocal ended
+                while time.perf_counter() < began + for_s:
+                    for with_agents in ROUNDS:
+                        await root.gather(of_rack if with_agents else 0)
+                    ended += 1
+
+            await asyncio.gather(*(client() for _ in range(clients)))
+            return ended / (time.perf_counter() - began)
+
+
+class Root:
+    """Who asks all leaders. Made on a loop."""
+
+    def __init__(self, addresses: Sequence[str]) -> None:
+        self.context: Any = zmq.Context()
+        self.party = Party(self.context, self.heard)
+        self.names = [self.party.connect(address) for address in addresses]
+        self.open: dict[int, tuple[asyncio.Future[None], int, list[int]]] = {}
+        self.calls = itertools.count()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.party.loop.remove_reader(self.party.socket.FD)
+        self.party.socket.close(0)
+        self.context.term()
+
+    async def gather(self, agents: int) -> None:
+        """Of each rack so many agents. Raises TimeoutError."""
+        call = next(self.calls)
+        answered: asyncio.Future[None] = self.party.loop.create_future()
+        self.open[call] = answered, agents, []
+        for name in self.names:
+            self.party.send(name, {"call": call, "ask": agents, "p": PAYLOAD})
+        async with asyncio.timeout(ASK_WAIT_S):
+            await answered
+
+    def heard(self, _name: bytes, message: dict[str, Any]) -> None:
+        answered, wanted, racks = self.open[message["call"]]
+        racks.append(len(message["answers"]))
+        assert racks[-1] == wanted
+        if len(racks) == len(self.names):
+            del self.open[message["call"]]
+            answered.set_result(None)
 
 
 def main() -> None:

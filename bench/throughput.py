@@ -3,11 +3,15 @@
 The yardstick is Slurm's, of the same shape on such a machine: allocations of 50 tasks on 50 nodes, 16 clients, each
 freed before the next (28 a second; 39 with 1 or 4 clients). A request here is a deployment of 50 on 50 nodes, made,
 seen running, deleted, seen gone: so creates a second are compared.
+
+What this machine could do at all is told beside it: the bare tree (bench/floor.py) sends the same questions and
+answers, for as many clients, over the same sockets and hops, and does nothing else, when the fabric is down.
 """
 
 from __future__ import annotations
 
 from bench.fabrics import Shape
+from bench.floor import Tree
 from bench.wanted import Part, Row, at_least, at_most, say, told
 from fabric.load import place, plan, results
 from fabric.load.plan import Plan, checked
@@ -18,6 +22,7 @@ SLURM_A_SECOND, SLURM_MOST_A_SECOND = 28.0, 39.0
 TIMES = 5.0
 WRITES = 4.0
 READS = ("get", "children")
+BARE_S = 10.0
 
 
 THOUSAND = Shape(25, 40)
@@ -40,17 +45,21 @@ def throughput(
     with Interrupts() as interrupts, place.brought_up(fabric, interrupts) as there:
         result = Session(asked, fabric, there, "python -m bench.speed --part throughput", interrupts, tell).run()
         interrupts.check()
+    say("the bare tree")
+    with Tree(shape.racks, shape.compute) as tree:
+        bare = tree.cycles(clients, max(1, count // shape.racks), BARE_S)
     how = f"{shape}, a rack a process, driver null; {asked.loop}; {count} Large on {count} nodes, {for_s:g} s."
-    return Part("throughput", how, tuple(_rows(result)), _costs(result))
+    return Part("throughput", how, tuple(_rows(result, bare)), _costs(result))
 
 
-def _rows(one: results.Result) -> list[Row]:
+def _rows(one: results.Result, bare: float) -> list[Row]:
     per_s = one.per_s.get("create", 0.0)
     broken = [check for check in one.checks if not check.holds]
     rows = [
         at_least(2, "deployments a second, made and deleted", per_s, TIMES * SLURM_A_SECOND, "/s", 1),
         told(f"times Slurm's {SLURM_A_SECOND:g}/s (16 clients), {SLURM_MOST_A_SECOND:g}/s (its best)",
              f"{per_s / SLURM_A_SECOND:.2f}, {per_s / SLURM_MOST_A_SECOND:.2f}", 2),
+        told("the same messages over a bare tree, nothing else, a second", f"{bare:.0f}; we: {per_s / bare:.0%}", 2),
         Row(2, "over-committed nodes, lost requests, instances left", "0",
             "; ".join(check.found for check in broken) or "0", not broken),
     ]  # fmt: skip
