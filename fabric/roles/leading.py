@@ -1,9 +1,9 @@
 """What a compute rack leader does beside its rack: coordinate deployments, and look for those that need it.
 
-Deployments reach it in three ways: by `Submit` (step 3), by its own sweep over the open markers, and by its patrol over
-those at rest (`patrol`), which also looks after lost nodes (`losses`) with the other leaders. Sweep and patrol are
-shared by all leaders: rendezvous hashing says which leader looks after which deployment, so nothing waits for one
-process, and two leaders that disagree for a moment meet at the owner znode, which only one of them gets.
+Deployments reach it in three ways: by `Submit` (step 3), by its sweep over the open markers (`sweep`), and by its
+patrol over those at rest (`patrol`), which also looks after lost nodes (`losses`) with the other leaders. Sweep and
+patrol are shared by all leaders: rendezvous hashing says which leader looks after which deployment, so nothing waits
+for one process, and two leaders that disagree for a moment meet at the owner znode, which only one of them gets.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from fabric.roles.outbox import Outbox, earliest
 from fabric.roles.patrol import Patrol
 from fabric.roles.rack import RackLeader
 from fabric.roles.settings import Identity, Settings
+from fabric.roles.sweep import Sweep
 from zk import paths
-from zk.tree import Children, Delete, Existed, Exists, Listed, Outcome, SessionChanged
+from zk.tree import Delete, Outcome, SessionChanged
 
 _ID = re.compile(r"d-[0-9a-z]{6,24}")
-SWEEP = "sweep:"
-MAX_SWEPT = 64
-"""Open deployments looked at in one sweep, at most."""
+LEFT = "left:"
+"""Token of the end of an owner znode that nobody waits for."""
 
 
 class Leading:
@@ -53,7 +53,15 @@ class Leading:
             self.losses,
             is_mine=lambda one: _ID.fullmatch(one) is not None and self._is_mine(one),
             leaders=lambda: len(self.directory.leaders),
-            free=lambda one: one not in self._charges and len(self._charges) < settings.max_coordinated,
+            free=lambda one: one not in self._charges and self._room(),
+            take=lambda now, one: self._take(now, one),
+        )
+        self._sweep = Sweep(
+            settings,
+            rng,
+            out,
+            is_mine=lambda one: _ID.fullmatch(one) is not None and one not in self._charges and self._is_mine(one),
+            room=self._room,
             take=lambda now, one: self._take(now, one),
         )
         self._led: dict[str, int] = {}
@@ -64,9 +72,6 @@ class Leading:
         self._session = 0
         self._active = False
         self._held = False
-        self._sweep_at: float | None = None
-        self._swept_to = ""
-        """The last one looked at: the next sweep goes on after it."""
         self._wants: frozenset[tuple[str, int]] = frozenset()
 
     @property
@@ -83,7 +88,7 @@ class Leading:
         self.census.start()
         self.losses.begin(now)
         self.patrol.begin(now)
-        self._sweep_at = now + self._settings.sweep_interval_s * self._rng.random()
+        self._sweep.begin(now, session)
 
     def end(self, session_lives: bool) -> None:
         """Leadership is over: everything in charge is dropped, and the next owner reads the records. In a session that
@@ -92,7 +97,7 @@ class Leading:
         for charge in self._charges.values():
             charge.drop()
             if session_lives and charge.claimed:
-                self._out.tree(f"{SWEEP}left", Delete(paths.owner(charge.deployment)))
+                self._out.tree(LEFT, Delete(paths.owner(charge.deployment)))
         self._charges.clear()
         self._once_more.clear()
         self.directory.stop()
@@ -100,7 +105,7 @@ class Leading:
         self.losses.end()
         self.patrol.end()
         self._led.clear()
-        self._sweep_at = None
+        self._sweep.end()
 
     def hold(self) -> None:
         self._held = self.calls.held = True
@@ -121,7 +126,7 @@ class Leading:
             self._charges[submit.deployment].look()
         elif not self._active or self._held:
             reason = "this agent does not lead its rack now"
-        elif len(self._charges) >= self._settings.max_coordinated:
+        elif not self._room():
             reason = f"{len(self._charges)} deployments are in its charge, the most it takes"
         else:
             reason = ""
@@ -159,10 +164,7 @@ class Leading:
             if charge is not None:
                 charge.on_tree(now, token, outcome)
             return True
-        if token.startswith(SWEEP):
-            self._swept(now, token[len(SWEEP) :], outcome)
-            return True
-        return False
+        return token == LEFT or self._sweep.on_tree(now, token, outcome, self._held)
 
     def _take(self, now: float, deployment: str, submitter: str = "", submit: Submit | None = None) -> None:
         charge = Coordinator(
@@ -188,29 +190,10 @@ class Leading:
         if again is not None and self._active and not self._held:
             self._take(now, deployment, *again)
 
-    # --- sweep ---------------------------------------------------------------------------------------------------
+    # --- what is whose -------------------------------------------------------------------------------------------
 
-    def _swept(self, now: float, deployment: str, outcome: Outcome) -> None:
-        if not self._active or self._held:
-            return
-        if isinstance(outcome, Listed):
-            mine = [
-                one
-                for one in outcome.names
-                if _ID.fullmatch(one) and one not in self._charges and self._is_mine(one)
-            ]
-            later = [one for one in mine if one > self._swept_to]
-            batch = [*later, *(one for one in mine if one <= self._swept_to)][:MAX_SWEPT]
-            self._swept_to = batch[-1] if batch else ""
-            for one in batch:
-                self._out.tree(f"{SWEEP}{one}", Exists(paths.owner(one)))
-        elif isinstance(outcome, Existed) and deployment not in self._charges:
-            if outcome.stat is not None and outcome.stat.owner != self._session:
-                return  # somebody coordinates it; one of our own session, not in our charge, is a leftover of ours
-            if len(self._charges) >= self._settings.max_coordinated:
-                return  # the next sweep finds it again
-            self._out.note("info", f"{deployment}: open and without an owner: taking it")
-            self._take(now, deployment)
+    def _room(self) -> bool:
+        return len(self._charges) < self._settings.max_coordinated
 
     def _is_mine(self, name: str) -> bool:
         """Rendezvous hashing over the racks that have a leader."""
@@ -244,10 +227,7 @@ class Leading:
         self.patrol.tick(now, self._held)
         for charge in list(self._charges.values()):
             charge.tick(now)
-        if self._sweep_at is not None and now >= self._sweep_at:
-            self._sweep_at = now + self._settings.sweep_interval_s * (0.75 + 0.5 * self._rng.random())
-            if not self._held:
-                self._out.tree(SWEEP, Children(paths.OPEN))
+        self._sweep.tick(now, self._held)
 
     @property
     def next_deadline(self) -> float | None:
@@ -263,5 +243,5 @@ class Leading:
             self.census.next_deadline,
             None if self._held else self.losses.next_deadline,
             None if self._held else self.patrol.next_deadline,
-            self._sweep_at,
+            self._sweep.next_deadline,
         )

@@ -20,6 +20,7 @@ from fabric.roles.ledger import Ledger
 from fabric.roles.recordkeeper import RecordKeeper
 from fabric.roles.repair import Repair
 from fabric.roles.stopping import Stopping
+from fabric.roles.sweep import Sweep
 from fabric.roles.verify import Verifier
 from fabric.roles.work import Work
 from fabric.sim.fetches import Fetches
@@ -168,7 +169,7 @@ def records_are_written_whatever_their_version() -> Patches:
 
 @mutation("ends", seed=70)
 def nobody_looks_for_what_has_no_owner() -> Patches:
-    return [(Leading, "_swept", nothing)]
+    return [(Sweep, "_unowned", nothing)]
 
 
 @mutation("heal", "ends", seed=1)

@@ -78,17 +78,13 @@ def test_fifty_large_instances_from_nothing_to_nothing(demo: Running) -> None:
     assert told["image"]["size"] >= 64 << 20
     racks = {view["node"]["name"]: view["node"]["rack"] for view in nodes}
     assert len({racks[holder] for holder in told["image"]["holders"]}) == 2
-    steps: set[int] = set()
     for asked in (told["first"], told["second"]):
         assert [one["ordinal"] for one in asked["instances"]] == list(range(50))
         assert len({one["pid"] for one in asked["instances"]}) == 50
         run = asked["run"]
-        steps |= {span["step"] for span in run["spans"]}
-        # A sweep that comes between the record and its submission may take it first: then nobody was picked.
-        assert {span["step"] for span in run["spans"]} >= set(range(3, 10))
+        assert {span["step"] for span in run["spans"]} == set(range(1, 10))
         assert run["zookeeper_writes"] <= 6
         assert run["messages"] > 0
-    assert steps == set(range(1, 10))
     by_rack = [sum(one["rack"] == rack for one in told["first"]["instances"]) for rack in ("r1", "r2", "r3")]
     assert sorted(by_rack) == [16, 17, 17], "spread"
     assert all(node["fetch"]["cached"] for node in told["second"]["run"]["nodes"] if node["fetch"])
