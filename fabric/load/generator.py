@@ -76,6 +76,8 @@ class Generator:
     stock: Stock = field(default_factory=Stock)
     unsent_s: list[float] = field(default_factory=list)
     stopping: bool = False
+    _unanswered: dict[int, Asked] = field(default_factory=dict)
+    """Creates, by number."""
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _change: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -104,14 +106,23 @@ class Generator:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def clear(self) -> None:
-        """Delete all that stands. After `run`."""
+        """Delete all that stands, and what creates without an answer have made: asked once more, with the same key,
+        they say what. After `run`, which may have cut requests off in the middle."""
         slots = asyncio.Semaphore(CLEAR_AT_ONCE)
+
+        async def find(asked: Asked) -> None:
+            async with slots:
+                _, view = await self.asker.ask(asked)
+            del self._unanswered[asked.number]
+            if view is not None:
+                await delete(self.stock.accepted(None, view.id, asked.count))
 
         async def delete(one: Standing) -> None:
             async with slots:
                 await self._one("delete", one, None)
 
-        await asyncio.gather(*(delete(one) for one in tuple(self.stock.standing.values()) if not one.busy))
+        stands, perhaps = tuple(self.stock.standing.values()), tuple(self._unanswered.values())
+        await asyncio.gather(*map(delete, stands), *map(find, perhaps))
 
     # --- the paces ---------------------------------------------------------------------------------------------------
 
@@ -203,7 +214,10 @@ class Generator:
         try:
             if asked.deployment:
                 self.changing(asked.deployment)
+            else:
+                self._unanswered[asked.number] = asked
             attempt, view = await self.asker.ask(asked)
+            self._unanswered.pop(asked.number, None)
             if view is None:
                 self.stock.refused(one, there=attempt.status != 404)
                 return None

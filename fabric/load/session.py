@@ -12,6 +12,7 @@ the run made is deleted, as far as the API answers, unless the fabric goes with 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import secrets
@@ -36,7 +37,7 @@ from fabric.load.preparing import SHOWN, Known
 from fabric.load.results import Check, Counted, Group, Result
 from fabric.load.stock import Cycles, Mix
 from fabric.load.traces import Sampler, traced
-from fabric.local.interrupts import Interrupts
+from fabric.local.interrupts import Interrupted, Interrupts
 
 T = TypeVar("T")
 TURN_S = 0.1
@@ -139,10 +140,11 @@ class Session:
         generator.stop()
         await self._drain(generator, running, INTERRUPTED_DRAIN_S if interrupted else DRAIN_S)
         window = Window(from_s, to_s, self._clock.now())
+        cut_off = bool(self.interrupts.number)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         asked = requests(self._history.attempts, self._history.ends)
-        checks = await self._checks(api, known, generator, asked, interrupted)
+        checks = await self._checks(api, known, generator, asked, cut_off)
         return self._result(known, generator, sampler, asked, window, groups, before, after, checks, interrupted)
 
     # --- making the load ---------------------------------------------------------------------------------------------
@@ -220,10 +222,11 @@ class Session:
         return _Look(cpu_s, used, ensemble, meters.api_counters(metrics), exchanges)
 
     async def _checks(
-        self, api: Connections, known: Known, generator: Generator, asked: tuple[Asked, ...], interrupted: bool
+        self, api: Connections, known: Known, generator: Generator, asked: tuple[Asked, ...], cut_off: bool
     ) -> tuple[Check, ...]:
+        """`cut_off`: a signal came before what was open had ended."""
         lost = [one for one in asked if (told := measured.failure(one)) and told[0] in ("lost", "not at rest")]
-        if interrupted:  # what was cut off on purpose is not lost
+        if cut_off:  # what was cut off on purpose is not lost
             lost = [one for one in lost if one.last.again]
         over = self._books.overcommitted(known.need, known.nodes)
         wrong = self._books.miscounted
@@ -237,15 +240,16 @@ class Session:
                 f"{len(wrong)} do not: {', '.join(wrong[:SHOWN])}" if wrong else "all do",
             ),
         ]
-        if interrupted and self.place.own:
+        if cut_off and self.place.own:
             return tuple(checks)
         self.tell("deleting what stands", 0, 0)
         await self._clear(generator)
         self.tell("looking for what is left", 0, 0)
         checks.append(await preparing.nothing_left(api, generator.stock.counts))
-        if self.plan.audit and not interrupted:
+        if self.plan.audit and not self.interrupts.number:
             self.tell("auditing", 0, 0)
-            checks.append(await preparing.audited(api))
+            with contextlib.suppress(Interrupted):  # what was measured is told all the same
+                checks.append(await self._unless_interrupted(preparing.audited(api)))
         return tuple(checks)
 
     def _result(

@@ -168,3 +168,43 @@ def test_a_deployment_that_fails_is_deleted_by_its_cycle(api: Fake) -> None:
     assert [(one.kind, one.end.state) for one in found.asked if one.end][:2] == [
         ("create", "failed"), ("delete", "deleted"),
     ]  # fmt: skip
+
+
+def test_clearing_deletes_what_was_cut_off_in_the_middle_too(api: Fake) -> None:
+    """A create that is being made ready, one whose answer is on its way, and one that a delete was asked for."""
+    held = threading.Event()
+
+    def refuse(method: str, path: str, n: int) -> tuple[int, dict[str, str], dict[str, object]] | None:
+        if held.is_set():
+            return None
+        name = path.split("?")[0].rpartition("/")[2]
+        if method == "POST" and len(api.made) == 2:  # it is made, and the answer is lost
+            api.keys[api.asked[-1][2]] = "d-lost"
+            api.made["d-lost"] = api.view("d-lost", "accepted", 3)
+            return 0, {}, {}
+        if method == "POST" and len(api.made) > 2:
+            return 503, {}, {}
+        if method == "GET" and (name != "d-000000" or api.made[name]["state"] == "deleting"):
+            return 200, {}, api.made[name]
+        return None
+
+    async def main() -> None:
+        async with Connections(api.url) as connections:
+            asker = Asker(connections, History(), Clock(), "run")
+            draw: Callable[[Kind], tuple[int, dict[str, object]]] = lambda kind: (3, {"count": 3})  # noqa: E731
+            generator = Generator(asker, Clients(3), Cycles(), draw, random.Random(1), Clock())
+            running = asyncio.create_task(generator.run())
+            async with asyncio.timeout(END_S):
+                while len(api.made) < 3 or api.made["d-000000"]["state"] != "deleting":
+                    await asyncio.sleep(0.005)
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            held.set()
+            async with asyncio.timeout(END_S):
+                await generator.clear()
+
+    api.refuse = refuse
+    asyncio.run(main())
+    assert {name: one["state"] for name, one in api.made.items()} == {
+        "d-000000": "deleted", "d-000001": "deleted", "d-lost": "deleted",
+    }  # fmt: skip
