@@ -17,6 +17,7 @@ from fabric.cli.bench import shape_given
 from fabric.cli.client import address
 from fabric.cli.exits import Exit, Failure
 from fabric.load import comparing, plotting, results
+from fabric.load.http import Connections
 from fabric.load.place import Place, at, brought_up, local
 from fabric.load.plan import BadPlan, Plan, Shape, checked
 from fabric.load.preparing import CannotRun
@@ -102,6 +103,8 @@ def _asked(args: Namespace) -> tuple[Plan, Shape | None]:
     except (BadPlan, plotting.CannotPlot) as error:
         raise Failure(str(error), Exit.USAGE) from None
     for path in (args.output, args.plot):
+        if path is not None and path.is_dir():
+            raise Failure(f"expected a file that can be written at {path}, found a folder", Exit.USAGE)
         if path is not None and not os.access(path.absolute().parent, os.W_OK):
             raise Failure(f"expected a folder that can be written at {path.absolute().parent}, found none", Exit.USAGE)
     return plan, shape
@@ -115,7 +118,12 @@ def _place(args: Namespace, shape: Shape | None, interrupts: Interrupts) -> Iter
     elif args.dir:
         yield local(args.dir)
     else:
-        yield at(address(args.api))
+        url = address(args.api)
+        try:
+            Connections(url)
+        except ValueError as error:
+            raise Failure(f"the API's address: {error}", Exit.USAGE) from None
+        yield at(url)
 
 
 def _command() -> str:
@@ -138,17 +146,19 @@ def _teller(progress: output.Progress) -> Tell:
 
 
 def _tell(args: Namespace, result: Result) -> None:
+    """Shown first: a disk that is full by now does not take it away. Raises Failure."""
+    if output.wants_json(args):
+        sys.stdout.write(results.encode(result).decode())
+    else:
+        show(result)
     try:
         if args.output:
             args.output.write_bytes(results.encode(result))
         if args.plot:
             plotting.plot(result, args.plot)
     except OSError as error:
-        raise Failure(f"{error.filename}: can't be written: {error.strerror}") from None
-    if output.wants_json(args):
-        sys.stdout.write(results.encode(result).decode())
-    else:
-        show(result)
+        where = error.filename or args.output or args.plot
+        raise Failure(f"{where}: can't be written: {error.strerror or error}") from None
 
 
 # --- what people see -------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ Measured (2 cores): 0.15 ms of CPU an exchange, of which h11 takes a third; http
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ import msgspec
 CONNECT_S = 2.0
 ANSWER_S = 20.0
 MAX_ANSWER_BYTES = 64 << 20
+URL_CHARS = re.compile(r"[!-~]+")
 MAX_KEPT = 512
 """Connections that wait for their next exchange."""
 
@@ -49,11 +51,16 @@ class Connections:
     """To one API: `base` is http(s)://host[:port]. An async context manager. Raises ValueError of another address."""
 
     def __init__(self, base: str) -> None:
-        parts = urlsplit(base)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(base)
+            host, port = parts.hostname, parts.port
+            (host or "").encode("idna")
+        except ValueError as error:
+            raise ValueError(f"expected http(s)://HOST[:PORT], found {base!r} ({error})") from None
+        if parts.scheme not in ("http", "https") or not host or not URL_CHARS.fullmatch(base):
             raise ValueError(f"expected http(s)://HOST[:PORT], found {base!r}")
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
-        self._host, self._port = parts.hostname, parts.port or (443 if self._tls else 80)
+        self._host, self._port = host, port or (443 if self._tls else 80)
         self._prefix = parts.path.rstrip("/")
         self._named = parts.netloc.rpartition("@")[2]
         self._kept: list[_Connection] = []

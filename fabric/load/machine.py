@@ -19,7 +19,10 @@ def machine() -> str:
     model = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     total = re.search(r"^MemTotal: +(\d+)", Path("/proc/meminfo").read_text(), re.MULTILINE)
     gib = int(total[1]) / 2**20 if total else 0
-    distribution = platform.freedesktop_os_release().get("PRETTY_NAME", "Linux")
+    try:
+        distribution = platform.freedesktop_os_release().get("PRETTY_NAME", "Linux")
+    except OSError:  # a container that does not say; no reason to lose what was measured
+        distribution = "Linux"
     processor = model[1] if model else platform.machine()
     return f"{cores()} cores ({processor}), {gib:.0f} GiB, {distribution}, Python {platform.python_version()}"
 

@@ -16,15 +16,21 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from fabric.local.folder import NODES
 from fabric.local.state import LocalState
+from zk import connect
 from zk.server import ask_status
 
 TICKS = os.sysconf("SC_CLK_TCK")
 GENERATOR = "load generator"
 OURS = "keeper and eyes"
+STARTERS = "instance starters"
+"""A process beside each agent that has started an instance, which starts them. The keeper adopts it."""
 ROLES = (
-    "compute agents", "compute rack leaders", "storage agents", "storage leaders", "API", "ZooKeeper", OURS, GENERATOR,
+    "compute agents", "compute rack leaders", STARTERS, "storage agents", "storage leaders", "API", "ZooKeeper", OURS,
+    GENERATOR,
 )  # fmt: skip
 
 
@@ -54,6 +60,9 @@ def roles(state: LocalState | None, generator: int) -> dict[str, tuple[int, ...]
     found[OURS] = dict.fromkeys((state.keeper.pid, *children(state.keeper.pid), *companions))
     known = {pid for role, pids in found.items() if role != OURS for pid in pids}
     found[OURS] = {pid: None for pid in found[OURS] if pid not in known}
+    nodes = Path(state.folder) / NODES
+    found[STARTERS] = {pid: None for pid in found[OURS] if _works_in(pid, nodes)}
+    found[OURS] = {pid: None for pid in found[OURS] if pid not in found[STARTERS]}
     found[GENERATOR][generator] = None
     return {role: tuple(pids) for role, pids in found.items() if pids}
 
@@ -64,6 +73,13 @@ def children(pid: int) -> tuple[int, ...]:
             return tuple(map(int, file.read().split()))
     except OSError:
         return ()
+
+
+def _works_in(pid: int, folder: Path) -> bool:
+    try:
+        return Path(os.readlink(f"/proc/{pid}/cwd")).is_relative_to(folder)
+    except OSError:
+        return False
 
 
 def cpu_s(pids: Iterable[int]) -> float:
@@ -132,23 +148,21 @@ class Ensemble:
     packets: int
 
 
-def ensemble(servers: Sequence[str]) -> Ensemble | None:
-    """By the servers' own word; None when none answers. `servers`: host:port each."""
+def ensemble(servers: Sequence[tuple[str, int]]) -> Ensemble | None:
+    """By the servers' own word; None when none answers."""
     found = []
-    for where in servers:
-        host, _, port = where.rpartition(":")
-        if port.isdecimal() and (status := ask_status(int(port), host)) is not None:
+    for host, port in servers:
+        if (status := ask_status(port, host)) is not None:
             found.append(status)
     if not found:
         return None
     return Ensemble(max(one.zxid for one in found), sum(one.received for one in found))
 
 
-def servers_of(state: LocalState) -> tuple[str, ...]:
+def servers_of(state: LocalState) -> tuple[tuple[str, int], ...]:
     """Those of a fabric's own, or of the connect string it was given."""
-    if state.zookeepers:
-        return tuple(one.where for one in state.zookeepers.values())
-    return tuple(state.zookeeper.where.partition("/")[0].split(","))
+    own = ",".join(one.where for one in state.zookeepers.values())
+    return connect.parse(own or state.zookeeper.where).servers
 
 
 _SENT = re.compile(r"^fabric_api_bus_sent_total\{[^}]*\} ([0-9.e+]+)$", re.MULTILINE)

@@ -35,10 +35,11 @@ def plot(result: Result, path: Path) -> None:
 
     figure, (over_time, times) = pyplot.subplots(2, 1, figsize=(9, 8), layout="constrained")
     at = [one.at_s for one in result.seconds]
+    ends = at[-1:] and [at[-1] + 1]  # so that the last second is as wide as the others
     for kind in ("create", "scale", "delete", "failed"):
         counts = [getattr(one, kind) for one in result.seconds]
         if any(counts):
-            over_time.step(at, counts, where="post", label=kind)
+            over_time.step(at + ends, counts + counts[-1:], where="post", label=kind)
     over_time.axvspan(min(at, default=0), 0, color="0.92", label="warm-up")
     over_time.set(xlabel="seconds", ylabel="ended in a second", ylim=(0, None))
     plan = result.plan

@@ -209,9 +209,14 @@ async def _read(api: Connections, target: str, kind: type[T], answer_s: float = 
     answer = await api.ask("GET", target, answer_s=answer_s)
     if not answer.good:
         raise CannotRun(f"GET {target}: expected an answer, found {answer.status} {said(answer)[:300]}")
+    return _decoded(target, answer.content, kind)
+
+
+def _decoded(target: str, content: bytes | msgspec.Raw, kind: type[T]) -> T:
+    """Raises CannotRun."""
     try:
-        return msgspec.json.decode(answer.content, type=kind)
-    except msgspec.DecodeError as error:
+        return msgspec.json.decode(content, type=kind)
+    except (msgspec.DecodeError, RecursionError) as error:
         raise CannotRun(f"GET {target}: expected an answer of a fabric's API, found {error}") from None
 
 
@@ -220,7 +225,7 @@ async def _items(api: Connections, target: str, kind: type[T]) -> AsyncIterator[
     after, pages = "", 0
     while pages < MAX_PAGES:
         page = await _read(api, f"{target}?limit={PAGE}{f'&after={quote(after)}' if after else ''}", _Page)
-        for one in msgspec.json.decode(page.items, type=list[kind]):  # type: ignore[valid-type]
+        for one in _decoded(target, page.items, list[kind]):  # type: ignore[valid-type]
             yield one
         if page.next is None:
             return

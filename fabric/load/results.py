@@ -147,18 +147,19 @@ def read(path: Path) -> Result:
     """Raises BadResult."""
     expected = f"{path}: expected a result of `{FORMAT} --output`"
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise BadResult(f"{expected}, found a file of over {MAX_FILE_BYTES} bytes")
-        content = path.read_bytes()
+        with path.open("rb") as file:  # which may be a pipe, or a device without an end
+            content = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise BadResult(f"{expected}, found: {error.strerror}") from None
+    if len(content) > MAX_FILE_BYTES:
+        raise BadResult(f"{expected}, found more than {MAX_FILE_BYTES} bytes")
     try:
         head = msgspec.json.decode(content, type=_Head)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise BadResult(f"{expected}, found: {error}") from None
     if (head.format, head.version) != (FORMAT, VERSION):
         raise BadResult(f"{expected} of version {VERSION}, found {head.format!r} of version {head.version}")
     try:
         return msgspec.json.decode(content, type=Result)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise BadResult(f"{expected}, found: {error}") from None

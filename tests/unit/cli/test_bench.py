@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
 from fabric.cli import loading
-from fabric.cli.exits import Exit
+from fabric.cli.exits import Exit, Failure
 from fabric.cli.main import main
 from fabric.load.plotting import CannotPlot, ready
 from fabric.load.results import Check, encode
@@ -39,6 +40,11 @@ LOAD = ["bench", "load"]
         (["--clients", "1", "--driver", "qemu"], "invalid choice"),
         (["--clients", "1", "--plot", "a.pdf"], "expected a name that ends in .png or .svg"),
         (["--clients", "1", "--output", "/no/such/folder/a.json"], "expected a folder that can be written"),
+        (["--clients", "1", "--output", "/"], "expected a file that can be written at /, found a folder"),
+        (["--clients", "1", "--api", "http://127.0.0.1:99999"], "found 'http://127.0.0.1:99999' (Port out of range"),
+        (["--clients", "1", "--api", "http://"], "expected http(s)://HOST[:PORT]"),
+        (["--clients", "1", "--api", "http://a..b"], "expected http(s)://HOST[:PORT]"),
+        (["--clients", "1", "--api", "http://127.0.0.1:1/x y"], "expected http(s)://HOST[:PORT]"),
         (["--clients", "1", "--image-size", "much"], "expected a size such as 4MiB"),
         (["--clients", "1", "--image-size", "2GiB"], "--image-size: expected at most 1024 MiB, found 2048 MiB"),
         (["--clients", "1", "--racks", "200", "--compute", "1000"], "expected 1 to 5000 agents"),
@@ -118,3 +124,12 @@ def test_a_result_is_shown_with_what_broke(capsys: pytest.CaptureFixture[str]) -
         "failed: no room", "BROKEN: no request is lost (1 lost: d-7)",
     ):  # fmt: skip
         assert words in said, words
+
+
+def test_a_result_that_can_not_be_written_is_shown_all_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "write_bytes", lambda self, data: (_ for _ in ()).throw(OSError(28, "No space left")))
+    with pytest.raises(Failure, match=r"A\.json: can't be written: No space left"):
+        loading._tell(Namespace(output=tmp_path / "A.json", plot=None, format="table"), RESULT)
+    assert "create settled" in capsys.readouterr().out

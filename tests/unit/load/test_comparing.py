@@ -33,6 +33,7 @@ def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
         (b'{"items": []}', "found: Object missing required field `format`"),
         (b'{"format": "fabric bench load", "version": 99}', "of version 1, found 'fabric bench load' of version 99"),
         (b'{"format": "fabric bench load", "version": 1}', "missing required field"),
+        (b'{"deep": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "maximum recursion depth exceeded"),
     ],
 )
 def test_what_is_no_result_is_told_in_one_line(content: bytes | None, says: str, tmp_path: Path) -> None:
@@ -44,6 +45,11 @@ def test_what_is_no_result_is_told_in_one_line(content: bytes | None, says: str,
     assert says in str(raised.value)
     assert str(path) in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_of_a_file_without_an_end_no_more_is_read_than_a_result_can_have() -> None:
+    with pytest.raises(BadResult, match="found more than 67108864 bytes"):
+        read(Path("/dev/zero"))
 
 
 def test_the_same_is_not_worse_and_nothing_is_unlike() -> None:

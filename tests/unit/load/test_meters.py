@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import mmap
 import os
+import subprocess
 import time
+from pathlib import Path
 
+import msgspec
 import pytest
 
 from fabric.load import meters
+from fabric.local.folder import NODES
 from fabric.local.spec import make_spec
 from fabric.local.state import LocalState, Node, NodeView, Process, Service, ZooKeeper
 
@@ -41,7 +45,24 @@ def test_a_process_belongs_to_its_heaviest_role() -> None:
         meters.GENERATOR: (99,),
     }
     assert meters.roles(None, 99) == {meters.GENERATOR: (99,)}
-    assert meters.servers_of(STATE) == ("127.0.0.1:1",)
+    assert meters.servers_of(STATE) == (("127.0.0.1", 1),)
+
+
+def test_servers_are_those_of_the_connect_string_when_the_fabric_has_none_of_its_own() -> None:
+    """A port that is not said is ZooKeeper's, and IPv6 stands in brackets."""
+    given = msgspec.structs.replace(STATE, zookeepers={}, zookeeper=Service("one,[::1]:2182/site", None, True))
+    assert meters.servers_of(given) == (("one", 2181), ("::1", 2182))
+
+
+def test_who_starts_instances_is_not_the_keeper(tmp_path: Path) -> None:
+    """The keeper adopts the process that each agent has for it, in its node's folder."""
+    folder = tmp_path / NODES / "r1c01"
+    folder.mkdir(parents=True)
+    state = msgspec.structs.replace(STATE, folder=str(tmp_path), keeper=Process(os.getpid(), 1))
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, cwd=folder) as starter:
+        found = meters.roles(state, 99)
+        assert found[meters.STARTERS] == (starter.pid,)
+        assert starter.pid not in found[meters.OURS]
 
 
 def test_cpu_of_this_process_is_what_the_process_itself_says() -> None:
