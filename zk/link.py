@@ -74,8 +74,9 @@ class Link:
         self.owner = owner
         self.session = NO_SESSION
         self._where = where
+        self._asked_s = session_timeout_s
         self._timeout_s = session_timeout_s
-        self._patience_s = max(MIN_PATIENCE_S, session_timeout_s / 3 / len(where.servers))
+        """What was granted last: before that, what is asked for."""
         self._silent = False  # one was, in this round of the servers
         self._zxid = 0
         self._left: tuple[str, int] | None = None
@@ -139,6 +140,7 @@ class Link:
     # --- connecting -----------------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
         delay_s, patience_s = RECONNECT_MIN_DELAY_S, self._patience_s
         while not self._stopping:
             refusals: list[str] = []
@@ -150,6 +152,7 @@ class Link:
                     refusals.append(str(error))
                     continue
                 for address in random.sample(found, len(found)):
+                    began = loop.time()
                     refusal = await self._attempt(address, patience_s)
                     if self._stopping:
                         return
@@ -157,8 +160,11 @@ class Link:
                     if refusal:
                         refusals.append(f"{host}:{port}: {refusal}")
                     else:
-                        delay_s, patience_s = RECONNECT_MIN_DELAY_S, self._patience_s
+                        patience_s = self._patience_s
                         refusals.clear()
+                        # One that welcomes and breaks at once, again and again, is no better than one that refuses.
+                        if not self.session.session_id or loop.time() - began >= RECONNECT_MAX_DELAY_S:
+                            delay_s = RECONNECT_MIN_DELAY_S
             if refusals:
                 self._say(refusals)
                 if self._silent:
@@ -166,6 +172,10 @@ class Link:
                     patience_s = max(2 * MIN_PATIENCE_S, self._timeout_s / at_stake)
             await asyncio.sleep(random.uniform(0.5, 1.0) * delay_s)
             delay_s = min(2 * delay_s, RECONNECT_MAX_DELAY_S)
+
+    @property
+    def _patience_s(self) -> float:
+        return max(MIN_PATIENCE_S, self._timeout_s / 3 / len(self._where.servers))
 
     def _in_turn(self) -> list[tuple[str, int]]:
         """All servers at random, but the one that was tried or left just now at the end."""
@@ -175,7 +185,7 @@ class Link:
     async def _attempt(self, address: Address, patience_s: float) -> str:
         """Have this server carry the session, and wait for the end of that. Why it did not come to that; "" when it
         did, or when the server had the last word on the session."""
-        line = _Line(self, Connection(self.session, self._timeout_s, self._zxid, self._where.chroot))
+        line = _Line(self, Connection(self.session, self._asked_s, self._zxid, self._where.chroot))
         try:
             async with asyncio.timeout(patience_s):
                 await line.connect(address)
@@ -207,6 +217,7 @@ class Link:
     def welcomed(self, line: _Line, session: Session, timeout_s: float) -> None:
         self._line = line
         self.session = session
+        self._timeout_s = timeout_s
         self.owner.linked(session.session_id, timeout_s)
 
     def expired(self) -> None:

@@ -19,6 +19,7 @@ import pytest
 from tests.contract.scripted import CLOSE, EXISTS, PING_XID, SYNC, Asked, Scripted, scripted
 from tests.packets import greeting, packet, reply
 from tests.zookeeper import LOCAL, ServerSession, eventually
+from zk import link, names
 from zk.client import TreeClient
 from zk.connect import Unreachable
 from zk.server import free_ports
@@ -90,7 +91,9 @@ def test_nonsense_costs_the_connection_and_no_more(nonsense: bytes, why: str, ca
     assert why in said
 
 
-def test_random_bytes_from_a_server_never_reach_the_loop(caplog: pytest.LogCaptureFixture) -> None:
+def test_random_bytes_from_a_server_never_reach_the_loop(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng = random.Random(11)
 
     async def main() -> None:
@@ -104,6 +107,47 @@ def test_random_bytes_from_a_server_never_reach_the_loop(caplog: pytest.LogCaptu
             await eventually(lambda: s.tree.state is CONNECTED)
 
     caplog.set_level(logging.CRITICAL, "fabric.zk.link")
+    monkeypatch.setattr(link, "RECONNECT_MAX_DELAY_S", link.RECONNECT_MIN_DELAY_S)
+    quietly(main)
+
+
+def test_a_server_that_breaks_each_session_at_once_is_asked_less_and_less_often() -> None:
+    """Or else thousands of clients would keep it, and the disk with their logs, busy."""
+
+    def answer(server: Scripted, asked: Asked) -> bytes | None:
+        return server.plain(asked) if asked.kind is None else None
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        async with on_scripted() as (server, s):
+            server.answer = lambda asked: answer(server, asked)
+            server.cut()
+            began, before = loop.time(), len(server.greetings())
+            await eventually(lambda: loop.time() - began > 2.5)
+            assert 2 <= len(server.greetings()) - before <= 8
+            server.answer = server.plain
+            assert await s.client.exists("/a") is not None
+
+    quietly(main)
+
+
+def test_a_silent_server_is_left_in_time_for_the_session_that_was_granted() -> None:
+    """Which may be much shorter than the one that was asked for."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        async with on_scripted(session_timeout_s=60.0) as (server, s):
+            welcomed = len(server.greetings())
+
+            def answer(asked: Asked) -> bytes | None:
+                return b"" if len(server.greetings()) == welcomed + 1 else server.plain(asked)
+
+            server.answer = answer
+            server.cut()
+            began = loop.time()
+            await eventually(lambda: s.states() == [CONNECTED, SUSPENDED, CONNECTED])
+            assert loop.time() - began < 3.0
+
     quietly(main)
 
 
@@ -344,6 +388,26 @@ def test_name_servers_that_say_nothing_hold_up_neither_the_loop_nor_its_end(monk
         quietly(main)
     finally:
         answered.set()
+
+
+def test_a_process_without_another_thread_to_be_had_asks_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def main() -> None:
+        async with scripted() as server:
+            resolve_as(monkeypatch, "crowded.test", LOCAL)
+            with monkeypatch.context() as crowded:
+                crowded.setattr(threading.Thread, "start", start)
+                with pytest.raises(OSError, match=r"crowded\.test can't be looked up"):
+                    await names.addresses("crowded.test", server.port, 1.0)
+                tree = SessionTree(f"crowded.test:{server.port}")
+                opening = asyncio.ensure_future(tree.open(10))
+                await eventually(lambda: tree._link._said_at > 0)
+            await opening
+            await tree.close()
+
+    quietly(main)
 
 
 def test_servers_have_addresses_of_version_6_too() -> None:
