@@ -47,7 +47,6 @@ ORDERED = (
     ("hop_margin_s", "command_wait_s"),
     ("heartbeat_interval_s", "silent_after_s"),
     ("retry_min_s", "retry_max_s"),
-    ("answer_linger_s", "command_wait_s"),
 )
 """Limits of which the first must be less than the second."""
 
@@ -220,6 +219,10 @@ def settings(values: Values) -> Settings:
         if getattr(made, low) >= getattr(made, high):
             expected = f"more than limits.{low} ({getattr(made, low):g})"
             raise values.error(f"limits.{high}", expected, f"{getattr(made, high):g}")
+    waits_s = made.command_wait_s - made.hop_margin_s
+    if made.answer_linger_s >= waits_s:  # every agent that lingers would count as one that does not answer
+        expected = f"less than a rack leader waits for it (command_wait_s less hop_margin_s: {waits_s:g})"
+        raise values.error("limits.answer_linger_s", expected, f"{made.answer_linger_s:g}")
     return made
 
 

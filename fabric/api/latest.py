@@ -21,6 +21,8 @@ from zk import paths
 from zk.tree import Stat
 
 TRUST_S = 2.0
+KEEP_S = 30.0
+"""For so long after the last word on a record there may be news of it; it is not trusted meanwhile."""
 MOST = 4096
 """Records; of more, those heard of longest ago are forgotten."""
 
@@ -59,6 +61,9 @@ class Latest:
         except BadRecord as error:
             _log.warning("news from a coordinator: %s", error)
             return
+        if record.id != news.deployment:
+            _log.warning("news from a coordinator: %s: expected the record of that, found %s's", path, record.id)
+            return
         stat = Stat(seen.czxid, seen.mzxid, seen.version, 0, 0, seen.ctime_ms, seen.mtime_ms)
         self._keep(now, Versioned(record, stat))
         self._changed(path)
@@ -79,5 +84,5 @@ class Latest:
             return  # a coordinator was quicker with what came after it than ZooKeeper's answer to our own write
         self._heard[found.record.id] = _Heard(found, now)
         self._heard.move_to_end(found.record.id)
-        while len(self._heard) > MOST:
+        while len(self._heard) > MOST or next(iter(self._heard.values())).at < now - KEEP_S:
             self._heard.popitem(last=False)

@@ -156,6 +156,7 @@ def test_a_host_that_keeps_everything() -> None:
         ("state_dir = 5", "state_dir: expected a path, found 5"),
         ("lifeline_fd = 5", "expected only known keys, found 'lifeline_fd'"),
         ("[limits]\nmax_rounds = 0", "limits.max_rounds: expected a whole number from 1 to 1000000, found 0"),
+        ("[limits]\nanswer_linger_s = 1.8", "answer_linger_s: expected less than a rack leader waits for it"),
         ("[limits]\nsilent_after_s = 0.5", "silent_after_s: expected more than limits.heartbeat_interval_s (30)"),
         ("rack = ", "expected TOML, found: Invalid value"),
     ],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from fabric.api.latest import MOST, TRUST_S, Latest
+from fabric.api.latest import KEEP_S, MOST, TRUST_S, Latest
 from fabric.api.reading import Versioned
 from fabric.messages import RecordNews, RecordSeen
 from fabric.records import Deployment, Spec, State, encode
@@ -53,6 +53,25 @@ def test_old_news_of_others_and_nonsense_change_nothing() -> None:
     assert found is not None
     assert found.stat.mzxid == 20
     assert changed == []
+
+
+def test_a_record_under_another_name_is_not_taken_for_either() -> None:
+    latest, changed = heard()
+    latest.wrote(5.0, at(20))
+    latest.tell(5.0, news(21, data=encode(msgspec.structs.replace(RECORD, id="d-abcdef02"))))
+    found = latest.known(5.0, ID)
+    assert found is not None
+    assert found.stat.mzxid == 20
+    assert latest.known(5.0, "d-abcdef02") is None
+    assert changed == []
+
+
+def test_what_nobody_has_spoken_of_for_long_is_given_up() -> None:
+    latest, _ = heard()
+    for number in range(10):
+        latest.wrote(float(number), at(11, msgspec.structs.replace(RECORD, id=f"d-{number:08}")))
+    latest.wrote(KEEP_S + 5.5, at(11))
+    assert len(latest._heard) == 5
 
 
 def test_it_keeps_so_many_and_no_more() -> None:
