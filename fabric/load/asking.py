@@ -150,12 +150,13 @@ class _Problem(msgspec.Struct, frozen=True):
 
 
 def said(answer: Answer) -> str:
-    """What an answer that is no success says: the words of its problem details, or what else it is."""
+    """What an answer that is no success says, in one line: the words of its problem details, or what else it is."""
     try:
         problem = msgspec.json.decode(answer.content, type=_Problem)
     except msgspec.DecodeError:
         problem = _Problem()
-    return problem.detail or problem.title or answer.content.decode("utf-8", "replace")
+    kind = answer.headers.get("content-type", "unknown type")
+    return " ".join((problem.detail or problem.title or f"and {kind}, no problem details").split())
 
 
 def pause_s(answer: Answer | None) -> float:

@@ -75,6 +75,8 @@ class Session:
     _books: Books = field(default_factory=Books)
     _done: int = 0
     _failed: int = 0
+    _cleared: bool = False
+    """It was tried, in CLEAR_S: a fabric that is gone is not waited for twice."""
 
     def run(self) -> Result:
         """Raises CannotRun; Interrupted before anything was measured."""
@@ -95,7 +97,7 @@ class Session:
                     generator.stop()
                     running.cancel()
                     await asyncio.gather(running, return_exceptions=True)
-                    if not self.place.own:
+                    if not self.place.own and not self._cleared:
                         await self._clear(generator)
             finally:
                 if not self.plan.image and not self.place.own:
@@ -203,6 +205,7 @@ class Session:
             await asyncio.wait({running}, timeout=TELL_EVERY_S)
 
     async def _clear(self, generator: Generator) -> None:
+        self._cleared = True
         try:
             async with asyncio.timeout(CLEAR_S):
                 await generator.clear()

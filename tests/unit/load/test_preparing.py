@@ -10,7 +10,8 @@ import tarfile
 import pytest
 
 from fabric.load import image
-from fabric.load.http import Connections
+from fabric.load.asking import said
+from fabric.load.http import Answer, Connections
 from fabric.load.plan import Plan
 from fabric.load.preparing import CannotRun, prepared
 from tests.unit.load.api import fake_api
@@ -37,3 +38,15 @@ def test_an_image_is_drawn_in_pieces_as_randbytes_has_a_limit() -> None:
     size = 2 * image.PIECE_BYTES + 5
     with tarfile.open(fileobj=io.BytesIO(image.build(size, Drawn(1)))) as archive:
         assert {one.name: one.size for one in archive}["content.bin"] == size
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"<html>\n<h1>Bad Gateway</h1>\n</html>", "and text/html, no problem details"),
+        (b'{"title": "no room", "detail": "no room\\nanywhere"}', "no room anywhere"),
+        (b'{"title": "no room"}', "no room"),
+    ],
+)
+def test_what_an_answer_says_is_one_line(content: bytes, says: str) -> None:
+    assert said(Answer(502, {"content-type": "text/html"}, content)) == says
