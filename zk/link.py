@@ -42,6 +42,7 @@ start (ZooKeeper 3.8.0) keeps the connection open and never answers. But what se
 all servers in vain each has twice this, or a third of the timeout; or all of it, when there is no session to lose."""
 SAY_EVERY_S = 10.0
 """How often at most it is logged that no server can be had."""
+CLOSED = "the server closed it"
 MAX_UNSENT_BYTES = 256 * 1024
 """What may wait for the socket before no more calls are taken; the last of them may exceed it."""
 
@@ -250,7 +251,7 @@ class _Line(asyncio.Protocol):
         self.connection = connection
         self.greeted = asyncio.Event()
         self.ended = asyncio.Event()
-        self.why = "the server closed it"
+        self.why = CLOSED
         self.server = ("", 0)
         self._link = link
         self._loop = asyncio.get_running_loop()
@@ -364,6 +365,9 @@ class _Line(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         if error is not None:
             self.why = str(error)
+        elif self.why == CLOSED and self._pulse is None and self.connection.zxid:
+            # Said to nobody: it only hangs up. Of servers that have lost their data none will ever do.
+            self.why += f", as one does that is behind transaction {self.connection.zxid:#x}, which was seen already"
         if self._timer is not None:
             self._timer.cancel()
         if self._pulse is not None:

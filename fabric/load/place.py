@@ -67,8 +67,10 @@ def brought_up(shape: Shape, interrupts: Interrupts) -> Iterator[Place]:
 
 
 def local(folder: Path) -> Place:
-    """Of the fabric that runs in a folder. Raises ControlError."""
+    """Of the fabric that is up in a folder. Raises ControlError."""
     state = ControlClient(Folder(folder.absolute())).status()
+    if state.phase != "up":
+        raise ControlError(f"the fabric in {state.folder} is {state.phase}: expected one that is up")
     return Place(state.api.where, f"the fabric in {state.folder}", state)
 
 

@@ -219,8 +219,10 @@ class Journal:
             raise JournalError(f"journal {directory}: expected a directory to write to, found: {error}") from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as error:
             os.close(self._lock)
+            if not isinstance(error, BlockingIOError):
+                raise JournalError(f"journal {directory}: can't be locked: {error}") from None
             raise JournalInUse(
                 f"journal {directory}: another agent has it open; stop that agent, or give this one another state "
                 "directory"
@@ -288,15 +290,15 @@ class Journal:
         for append in appends:
             puts.update(append.puts)
             puts.update(dict.fromkeys(append.deletes))
-        frame = frame_of(
-            self._sequence + 1,
-            [(key, value) for key, value in puts.items() if value is not None],
-            [key for key, value in puts.items() if value is None],
-        )
         try:
+            frame = frame_of(
+                self._sequence + 1,
+                [(key, value) for key, value in puts.items() if value is not None],
+                [key for key, value in puts.items() if value is None],
+            )
             _write_all(self._fd, frame, self._end)
             os.fdatasync(self._fd)
-        except OSError as error:
+        except (OSError, ValueError, MemoryError) as error:  # each ends this journal, not the thread of all
             self._failed = JournalError(f"journal {self.path}: a write failed, nothing more is kept: {error}")
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, self._end)

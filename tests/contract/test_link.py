@@ -131,6 +131,22 @@ def test_a_server_that_breaks_each_session_at_once_is_asked_less_and_less_often(
     quietly(main)
 
 
+def test_servers_that_are_behind_hang_up_and_it_is_said_why_they_may(caplog: pytest.LogCaptureFixture) -> None:
+    """As all do that have lost their data: then nobody but an operator can help."""
+
+    async def main() -> None:
+        async with on_scripted() as (server, s):
+            server.answer = lambda asked: None if asked.zxid else server.plain(asked)
+            server.cut()
+            await eventually(lambda: "no ZooKeeper server can be had" in caplog.text)
+            assert f"{LOCAL}:{server.port}: the server closed it, as one does that is behind" in caplog.text
+            assert "transaction 0x5, which was seen already" in caplog.text
+            server.answer = server.plain
+            await eventually(lambda: s.tree.state is CONNECTED)
+
+    quietly(main)
+
+
 def test_a_silent_server_is_left_in_time_for_the_session_that_was_granted() -> None:
     """Which may be much shorter than the one that was asked for."""
 

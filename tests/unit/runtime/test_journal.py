@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import fcntl
 import random
 import subprocess
 import sys
@@ -245,6 +247,39 @@ def test_a_second_agent_in_the_same_directory_is_refused(tmp_path: Path) -> None
         assert unlocked(tmp_path)
 
     run(body)
+
+
+def test_a_disk_that_knows_no_locks_is_not_taken_for_another_agent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(fd: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    async def body(writer: Writer) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        with pytest.raises(JournalError, match=r"can't be locked: .*No locks available") as raised:
+            Journal(tmp_path, writer)
+        assert not isinstance(raised.value, JournalInUse)
+
+    run(body)
+
+
+def test_what_can_not_be_written_ends_its_journal_and_not_those_of_others(tmp_path: Path) -> None:
+    """Their thread is one: without it every agent of the process would wait for ever."""
+
+    async def body(writer: Writer) -> None:
+        ours, others = Journal(tmp_path / "ours", writer), Journal(tmp_path / "others", writer)
+        for journal in (ours, others):
+            journal.load()
+        error = await put(ours, ("\ud800", b"no text"))
+        assert error is not None
+        assert "a write failed, nothing more is kept" in str(error)
+        assert await put(others, ("k", b"v")) is None
+        await closed(ours)
+        await closed(others)
+
+    run(body)
+    assert contents(tmp_path / "others") == {"k": b"v"}
 
 
 def test_a_directory_that_cannot_be_is_a_clear_error(tmp_path: Path) -> None:
