@@ -1,7 +1,8 @@
 """Two results side by side: what got better, what got worse, and in what the two runs were not alike. Pure.
 
-Each figure has a direction. *Worse* is what is off by more than the given part in the wrong direction; a figure that
-was 0 and is not any more is worse if less is better. Figures that only one of the two has are left out.
+Each figure has a direction. *Worse* is what is off by more than the given part in the wrong direction, and by more
+than it can be measured (LEAST); a count that was 0 and is not any more is worse if less is better. Figures that only
+one of the two has are left out.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import msgspec
 from fabric.load.results import Result
 
 Better = Literal["more", "less"]
-LEAST_MS = 1.0
-"""Times that differ by less are the same: traces count whole milliseconds."""
+LEAST = {"ms": 1.0, "ms CPU": 0.1, "MiB": 1.0}
+"""What differs by less is the same: traces count whole milliseconds, CPU is told in ticks of 10 ms a process."""
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -95,7 +96,7 @@ def _row(name: str, unit: str, better: Better, before: float, after: float, wors
     if better == "more":
         worse = after < before * (1 - worse_part)
     else:
-        worse = after > before * (1 + worse_part) and not (unit == "ms" and after - before < LEAST_MS)
+        worse = after > before * (1 + worse_part) and after - before >= LEAST.get(unit, 0.0)
     return Row(name, unit, better, before, after, None if ratio is None else round(ratio, 3), worse)
 
 

@@ -84,3 +84,13 @@ def test_settings_that_are_not_alike_are_named() -> None:
     other = result(machine="4 cores", plan=msgspec.structs.replace(RESULT.plan, clients=32, count=50))
     found = {one.setting: (one.before, one.after) for one in compare(RESULT, other, NAMES, 0.1).differences}
     assert found == {"machine": ("2 cores", "4 cores"), "plan.clients": ("2", "32"), "plan.count": ("4", "50")}
+
+
+def test_a_tick_of_a_role_that_does_nothing_is_no_difference() -> None:
+    """Of a hundred requests, one tick of 10 ms is 0.1 ms each: what is below can't be told from none."""
+    idle, ticked = (result(groups=(Group("storage leaders", 2, cpu, cpu, 20.0, 30.0),)) for cpu in (0.0, 0.06))
+    assert compare(idle, ticked, NAMES, 0.1).worse == ()
+    fatter = result(groups=(Group("storage leaders", 2, 0.0, 0.2, 23.0, 30.0),))
+    assert [row.figure for row in compare(idle, fatter, NAMES, 0.1).worse] == [
+        "CPU a request, storage leaders", "memory, storage leaders",
+    ]  # fmt: skip
