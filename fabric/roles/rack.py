@@ -57,7 +57,7 @@ class _Seen:
     registered: int = 0
     """The zxid of its registration."""
     free: Resources = ZERO
-    """As it said last; less what it was asked to reserve and has not answered."""
+    """As it said last, less what it was asked to reserve since."""
 
 
 @dataclass(slots=True)
@@ -335,7 +335,7 @@ class RackLeader:
         entry.late.discard(answer.node)
         entry.results[answer.node] = answer.answer
         if seen is not None and isinstance(answer.answer, Reserved) and seen.vitals is not None:
-            seen.free = seen.vitals.free  # nothing is under way any more
+            seen.free = seen.vitals.free  # also when it refused, and so has no news
         if not entry.waiting:
             self._answer(key)
 
