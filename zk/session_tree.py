@@ -125,7 +125,7 @@ class SessionTree:
     @property
     def suspended_since(self) -> float | None:
         """Loop time at which the connection was seen to be lost; None while connected. LOST is said only when a
-        server answers again: with no server to say so, this clock tells when the session may be over."""
+        server answers again: with no server to say so, a clock from here on is all there is (roles have theirs)."""
         return self._suspended_since
 
     @property
@@ -218,6 +218,11 @@ class SessionTree:
             self._prepared = False
         self._state = SessionState.CONNECTED
         self._session_id = session_id
+        if abs(timeout_s - self._session_timeout_s) > 0.001:
+            _log.info(
+                "ZooKeeper grants a session of %g s, and not of %g s: see its minSessionTimeout and maxSessionTimeout "
+                "(2 and 20 ticks)", timeout_s, self._session_timeout_s,
+            )  # fmt: skip
         self._session_timeout_s = timeout_s
         self._suspended_since = None
         self._emit(SessionChanged(self._state, session_id))

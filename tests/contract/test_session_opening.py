@@ -115,7 +115,11 @@ def test_a_session_has_no_thread_and_leaves_no_descriptor(chroot: str) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_the_server_has_the_last_word_on_the_session_timeout(server: Server) -> None:
+def test_the_server_has_the_last_word_on_the_session_timeout(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who configured another one is told, as so long a dead agent stays unnoticed."""
+
     async def main() -> None:
         tree = SessionTree(server.hosts, session_timeout_s=0.3)
         assert tree.session_timeout_s == 0.3
@@ -123,7 +127,9 @@ def test_the_server_has_the_last_word_on_the_session_timeout(server: Server) -> 
         assert tree.session_timeout_s == 1.0, "two ticks"
         await tree.close()
 
-    asyncio.run(main())
+    with caplog.at_level(logging.INFO, "fabric.zk"):
+        asyncio.run(main())
+    assert "ZooKeeper grants a session of 1 s, and not of 0.3 s" in caplog.text
 
 
 def test_a_server_that_accepts_and_says_nothing_does_not_keep_us_from_the_others(chroot: str) -> None:
