@@ -125,7 +125,7 @@ def _where(group: Any) -> None:
     add = group.add_argument
     add("--api", metavar="URL", default=argparse.SUPPRESS, help="the API of one that runs, here or elsewhere")
     add("--dir", type=Path, metavar="DIR", help="the one that 'fabric up --dir DIR' started")
-    add("--racks", type=number(1, 200), metavar="R", help="bring one up: so many racks (3)")
+    add("--racks", type=number(2, 200), metavar="R", help="bring one up: so many racks (3); images are held in two")
     add("--compute", type=number(1, 1000), metavar="C", help="bring one up: compute agents in each rack (8)")
     add("--storage", type=number(1, 1000), metavar="S", help="bring one up: storage agents in each rack (2)")
     add("--zk", metavar="HOSTS", help="bring one up: on this ensemble ($FABRIC_ZK) instead of a server of its own")

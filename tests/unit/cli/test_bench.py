@@ -47,6 +47,7 @@ LOAD = ["bench", "load"]
         (["--clients", "1", "--api", "http://127.0.0.1:1/x y"], "expected http(s)://HOST[:PORT]"),
         (["--clients", "1", "--image-size", "much"], "expected a size such as 4MiB"),
         (["--clients", "1", "--image-size", "2GiB"], "--image-size: expected at most 1024 MiB, found 2048 MiB"),
+        (["--clients", "1", "--racks", "1"], "expected a whole number from 2 to 200, found '1'"),
         (["--clients", "1", "--racks", "200", "--compute", "1000"], "expected 1 to 5000 agents"),
     ],
 )
