@@ -34,13 +34,13 @@ async def addresses(host: str, port: int, wait_s: float) -> list[Address]:
     looking = _looking.setdefault(loop, {})
     found = looking.get((host, port))
     if found is None:
-        found = looking[host, port] = loop.create_future()
-        found.add_done_callback(lambda _: looking.pop((host, port)))
+        found = loop.create_future()
         try:
             threading.Thread(target=_look_up, args=(host, port, loop, found), name="zk-name", daemon=True).start()
         except RuntimeError as error:  # of threads this process may have no more: as if nobody had answered
-            found.cancel()
             raise OSError(f"the name {host} can't be looked up ({error})") from None
+        looking[host, port] = found
+        found.add_done_callback(lambda _: looking.pop((host, port)))
     try:
         return await asyncio.wait_for(asyncio.shield(found), wait_s)
     except TimeoutError:

@@ -415,8 +415,9 @@ def test_a_process_without_another_thread_to_be_had_asks_again_later(monkeypatch
             resolve_as(monkeypatch, "crowded.test", LOCAL)
             with monkeypatch.context() as crowded:
                 crowded.setattr(threading.Thread, "start", start)
-                with pytest.raises(OSError, match=r"crowded\.test can't be looked up"):
-                    await names.addresses("crowded.test", server.port, 1.0)
+                asked = (names.addresses("crowded.test", server.port, 1.0) for _ in range(3))
+                for refused in await asyncio.gather(*asked, return_exceptions=True):
+                    assert "the name crowded.test can't be looked up" in str(refused)
                 tree = SessionTree(f"crowded.test:{server.port}")
                 opening = asyncio.ensure_future(tree.open(10))
                 await eventually(lambda: tree._link._said_at > 0)
