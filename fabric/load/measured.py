@@ -79,15 +79,15 @@ def ended(asked: Iterable[Asked], window: Window) -> Counter[str]:
 
 
 def seconds(asked: Sequence[Asked], window: Window) -> tuple[Second, ...]:
-    """From the first request to the window's end, one for each, also where nothing ended; whole ones only, unless the
-    window is shorter than that."""
+    """From the first request to the window's end, one for each, also where nothing ended; whole ones only, at both
+    ends, unless the window is shorter than that."""
     counts: dict[int, Counter[str]] = {}
     for one in asked:
         at_s = one.end.at_s if one.end is not None else one.last.answered_s
         if at_s < window.to_s and (one.end is not None or not one.last.accepted):
             named = one.kind if good(one) else "failed"
             counts.setdefault(math.floor(at_s - window.from_s), Counter())[named] += 1
-    first = math.floor(min((one.due_s for one in asked), default=window.from_s) - window.from_s)
+    first = math.ceil(min((one.due_s for one in asked), default=window.from_s) - window.from_s)
     last = max(1, math.floor(window.length_s))
     return tuple(Second(at, **counts.get(at, Counter())) for at in range(first, last))
 

@@ -71,7 +71,7 @@ def test_many_kinds_of_failures_are_counted_together_at_the_end() -> None:
 
 def test_each_second_of_the_run_is_there_also_where_nothing_ended() -> None:
     found = [
-        asked(1, "create", 0.1, 0.2),
+        asked(1, "create", 0.0, 0.2),
         asked(2, "create", 2.1, 2.2),
         asked(3, "delete", 2.3, 2.4),
         asked(4, "create", 4.1, 4.2, state="failed"),
@@ -81,3 +81,9 @@ def test_each_second_of_the_run_is_there_also_where_nothing_ended() -> None:
     assert seconds(found, WINDOW) == (
         Second(-2, create=1), Second(-1), Second(0, create=1, delete=1), Second(1), Second(2, failed=2),
     )  # fmt: skip
+
+
+def test_a_second_that_the_run_began_in_is_no_whole_one() -> None:
+    """Without a warm-up the first request is due a moment before the window begins: that is no second of nothing."""
+    found = [asked(1, "create", 1.997, 2.2), asked(2, "create", 2.3, 2.4)]
+    assert seconds(found, WINDOW)[0] == Second(0, create=2)
