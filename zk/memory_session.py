@@ -289,7 +289,7 @@ class MemoryTree:
         self._linked = True
         self._state = SessionState.CONNECTED
         self._session_id = session_id
-        self._emit(SessionChanged(self._state, session_id))
+        self._emit(SessionChanged(self._state, session_id, self.session_timeout_s))
         self._pump()
 
     def _lost(self, connection: Connection) -> None:

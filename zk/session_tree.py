@@ -82,7 +82,6 @@ class SessionTree:
         self._state = SessionState.LOST
         self._session_id = 0
         self._session_timeout_s = session_timeout_s
-        self._suspended_since: float | None = None
         self._prepared = False
         """The session has found the chroot and the roots, or made them."""
         self._ready = False
@@ -121,12 +120,6 @@ class SessionTree:
         return dict(self._operations)
 
     # --- beyond the port ------------------------------------------------------------------------------------------
-
-    @property
-    def suspended_since(self) -> float | None:
-        """Loop time at which the connection was seen to be lost; None while connected. LOST is said only when a
-        server answers again: with no server to say so, a clock from here on is all there is (roles have theirs)."""
-        return self._suspended_since
 
     @property
     def session_timeout_s(self) -> float:
@@ -224,8 +217,7 @@ class SessionTree:
                 "(2 and 20 ticks)", timeout_s, self._session_timeout_s,
             )  # fmt: skip
         self._session_timeout_s = timeout_s
-        self._suspended_since = None
-        self._emit(SessionChanged(self._state, session_id))
+        self._emit(SessionChanged(self._state, session_id, timeout_s))
         self._preparing = self._loop.create_task(self._catch_up() if self._prepared else self._prepare())
 
     def unlinked(self) -> None:
@@ -233,7 +225,6 @@ class SessionTree:
         if self._preparing is not None:
             self._preparing.cancel()
         self._state = SessionState.SUSPENDED
-        self._suspended_since = self._loop.time()
         self._emit(SessionChanged(self._state, self._session_id))
 
     def expired(self) -> None:

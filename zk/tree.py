@@ -228,10 +228,12 @@ Outcome = Result | TreeError
 
 @dataclass(frozen=True, slots=True)
 class SessionChanged:
-    """`session_id` is the id of the session that is now CONNECTED, or of the one that is SUSPENDED or LOST."""
+    """`session_id` is the id of the session that is now CONNECTED, or of the one that is SUSPENDED or LOST.
+    `timeout_s`: of one that is CONNECTED, as it was granted, which need not be what was asked for."""
 
     state: SessionState
     session_id: int
+    timeout_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,7 +109,10 @@ class Agent:
         self._layers = [role for role in everybody if role is not None]
         self._timed: tuple[_Timed, ...] = (self._member, self._candidacy, self._rack, self._beats, *self._layers)
         self._session = 0
-        self._suspended_at: float | None = None
+        self._session_s = settings.session_timeout_s
+        """As it was granted."""
+        self._out_at: float | None = None
+        """When to count itself out, should the session stay SUSPENDED."""
         self._was_present = False
         self._cordon_at: float | None = None
         self._hint_at: float | None = None
@@ -150,8 +153,8 @@ class Agent:
     def tick(self, now: float, wall_ms: int) -> list[Effect]:
         """`next_deadline` has passed."""
         self._out.wall_ms = wall_ms
-        if self._suspended_at is not None and now >= self._suspended_at + self.settings.session_timeout_s * 2 / 3:
-            self._suspended_at = None
+        if self._out_at is not None and now >= self._out_at:
+            self._out_at = None
             self._count_out()
         if self._leaving_at is not None and now >= self._leaving_at:
             self._quit()
@@ -170,10 +173,7 @@ class Agent:
         return self._out.take()
 
     def next_deadline(self) -> float | None:
-        out_at = (
-            self._suspended_at + self.settings.session_timeout_s * 2 / 3 if self._suspended_at is not None else None
-        )
-        first = earliest(out_at, None if self._gone else self._leaving_at, self._hint_at, self._cordon_at)
+        first = earliest(self._out_at, None if self._gone else self._leaving_at, self._hint_at, self._cordon_at)
         for role in self._timed:
             due = role.next_deadline
             if due is not None and (first is None or due < first):
@@ -231,8 +231,8 @@ class Agent:
         if self._storage_leading is not None:
             self._storage_leading.on_session(now, event)
         if event.state is SessionState.CONNECTED:
-            self._session = event.session_id
-            self._suspended_at = None
+            self._session, self._session_s = event.session_id, event.timeout_s
+            self._out_at = None
             if self._compute is not None and self._member.present:  # it was counted as present all the time
                 self._compute.touch.found()
                 self._compute.touch.resume(now)
@@ -243,14 +243,14 @@ class Agent:
             if self._leading is not None:
                 self._leading.release(now)
         elif event.state is SessionState.SUSPENDED:
-            self._suspended_at = now
+            self._out_at = now + self._session_s * 2 / 3
             if self._compute is not None:
                 self._compute.touch.lost(now)
             self._submit(self._candidacy.on_session(event))
             if self._leading is not None:
                 self._leading.hold()
         else:
-            self._suspended_at = None
+            self._out_at = None
             self._standing = False
             if self._compute is not None:
                 self._compute.touch.lost(now)

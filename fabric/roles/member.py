@@ -89,6 +89,8 @@ class Membership:
         self._serial = 0
         self._step = ""
         self._refuse_at: float | None = None
+        self._session_s = settings.session_timeout_s
+        """As it was granted: whoever died lately had such a one too."""
         self._retry_at: float | None = None
         self._delay_s = settings.retry_min_s
         self._other = ""
@@ -102,6 +104,8 @@ class Membership:
 
     def on_session(self, event: SessionChanged) -> None:
         self._connected = event.state is SessionState.CONNECTED
+        if self._connected:
+            self._session_s = event.timeout_s
         if event.state is SessionState.LOST:
             self._session = 0
             self.present = False
@@ -222,7 +226,7 @@ class Membership:
                 self._ask("tidy", Multi((here, *rest)))
                 return
         if self._refuse_at is None:
-            wait_s = self._settings.session_timeout_s * 1.5
+            wait_s = self._session_s * 1.5
             self._refuse_at = now + wait_s
             self._out.note("warning", f"node id is taken ({self._other}); waiting {wait_s:.0f} s for it to go")
         self._ask("watch", Exists(self._contested, watch=True))

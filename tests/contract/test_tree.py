@@ -56,7 +56,7 @@ def test_opening_makes_the_roots_and_says_connected(make_tree: MakeTree) -> None
         for root in paths.ROOTS:
             assert await s.client.exists(root) is not None
         assert s.tree.state is SessionState.CONNECTED
-        assert s.events == [SessionChanged(SessionState.CONNECTED, s.tree.session_id)]
+        assert s.events == [SessionChanged(SessionState.CONNECTED, s.tree.session_id, s.tree.session_timeout_s)]
         assert s.tree.session_id != 0
 
     in_session(make_tree, body)

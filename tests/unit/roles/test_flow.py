@@ -283,7 +283,7 @@ def test_nothing_is_awarded_while_the_session_is_suspended():
     world.give(leader, zt.SessionChanged(zt.SessionState.SUSPENDED, leader.session), 0)
     world.pass_time(2)
     assert world.running(deployment) == {}
-    world.give(leader, zt.SessionChanged(zt.SessionState.CONNECTED, leader.session), 0)
+    world.give(leader, zt.SessionChanged(zt.SessionState.CONNECTED, leader.session, 4.0), 0)
     world.until_final(deployment)
     exactly(world, deployment, 20)
 
@@ -369,7 +369,7 @@ def test_two_agents_with_one_node_id_the_second_is_refused():
     second = Host(stranger, Agent(stranger, world.settings, random.Random(1), {}), session=99)
     world.hosts["stranger"] = second
     world.give(second, fx.Adopted((), ()))
-    world.give(second, zt.SessionChanged(zt.SessionState.CONNECTED, 99))
+    world.give(second, zt.SessionChanged(zt.SessionState.CONNECTED, 99, 4.0))
     world.run(lambda: second.quit is not None, 30, "the second one leaves")
     assert "'r1c01'" in second.quit
     assert "is taken" in second.quit

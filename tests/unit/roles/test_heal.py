@@ -119,7 +119,7 @@ def test_a_node_whose_session_ended_unnoticed_does_the_same():
     world.run(lambda: sorted(len(n) for n in world.running(deployment).values())[-1] == 2, 30, "copies")
     world.give(victim, zt.SessionChanged(zt.SessionState.LOST, victim.session), 0)
     victim.session = next(world.sessions)
-    world.give(victim, zt.SessionChanged(zt.SessionState.CONNECTED, victim.session), 0.01)
+    world.give(victim, zt.SessionChanged(zt.SessionState.CONNECTED, victim.session, 4.0), 0.01)
     world.run(lambda: not victim.agent.present, 30, "it knows")
     world.run(lambda: victim.agent.present, 30, "it is a member again")
     assert not victim.running
@@ -414,7 +414,7 @@ def test_who_comes_back_in_a_new_session_stops_in_time_what_may_start_elsewhere(
     world.pass_time(4)
     world.give(victim, zt.SessionChanged(zt.SessionState.LOST, victim.session), 0)
     victim.session = next(world.sessions)
-    world.give(victim, zt.SessionChanged(zt.SessionState.CONNECTED, victim.session), 0.01)
+    world.give(victim, zt.SessionChanged(zt.SessionState.CONNECTED, victim.session, 4.0), 0.01)
     for _ in range(300):
         world.pass_time(0.1)
         assert all(len(nodes) == 1 for nodes in world.running(deployment).values())
@@ -537,7 +537,7 @@ def test_a_node_that_is_connected_but_not_counted_stops_its_own_in_time():
     write(world, zt.Create(paths.node(node), record))
     world.give(victim, zt.SessionChanged(zt.SessionState.LOST, victim.session), 0)
     victim.session = next(world.sessions)
-    world.give(victim, zt.SessionChanged(zt.SessionState.CONNECTED, victim.session), 0.01)
+    world.give(victim, zt.SessionChanged(zt.SessionState.CONNECTED, victim.session, 4.0), 0.01)
     twice: set[int] = set()
     world.run(
         lambda: twice.update(in_two_places(world, deployment)) or world.record(deployment).generation > 1, 30, "heals"

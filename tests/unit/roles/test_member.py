@@ -23,13 +23,15 @@ SETTINGS = Settings(session_timeout_s=4.0)
 class Bench:
     """One agent's membership on a tree."""
 
-    def __init__(self, tree: Tree, identity: Identity, session: int) -> None:
+    def __init__(
+        self, tree: Tree, identity: Identity, session: int, session_s: float = SETTINGS.session_timeout_s
+    ) -> None:
         self.tree, self.session, self.now = tree, session, 0.0
         self.out = Outbox()
         self.role = Membership(identity, SETTINGS, self.out)
         self.asked: list[CallTree] = []
         self.quit = ""
-        self.role.on_session(zt.SessionChanged(zt.SessionState.CONNECTED, session))
+        self.role.on_session(zt.SessionChanged(zt.SessionState.CONNECTED, session, session_s))
         self.take()
 
     def take(self) -> None:
@@ -83,6 +85,17 @@ def test_the_second_agent_of_a_node_id_is_refused_wherever_it_is(rack, layer):
     assert "is taken: registered in rack 'r1' (compute) by host1 pid 11" in twin.quit
     assert twin.now >= SETTINGS.session_timeout_s
     assert owners(tree, FIRST) == (1, 1)
+
+
+def test_who_has_the_name_is_waited_for_as_long_as_sessions_live_that_zookeeper_grants():
+    """Which may be longer than what was asked for (minSessionTimeout): whoever died lately is seen for so long."""
+    tree = Tree()
+    Bench(tree, FIRST, 1).settle()
+    granted_s = 5 * SETTINGS.session_timeout_s
+    twin = Bench(tree, replace(FIRST, guid="bbbb00000001", pid=22), 2, granted_s).settle()
+    twin.wake()
+    assert twin.quit
+    assert twin.now >= granted_s
 
 
 def test_the_second_agent_takes_over_when_the_session_of_the_first_ends():
@@ -156,7 +169,7 @@ def test_in_a_fabric_the_twin_in_another_rack_gets_no_work_and_leaves():
     host = Host(twin, Agent(twin, world.settings, random.Random(1), {}), session=999)
     world.hosts["twin"] = host
     world.give(host, Adopted((), ()))
-    world.give(host, zt.SessionChanged(zt.SessionState.CONNECTED, 999))
+    world.give(host, zt.SessionChanged(zt.SessionState.CONNECTED, 999, SETTINGS.session_timeout_s))
     world.run(lambda: host.quit is not None, 30, "the twin leaves")
     assert "in rack 'r1' (compute)" in (host.quit or "")
     assert paths.member("compute", "r2", "r1c02") not in world.tree.nodes

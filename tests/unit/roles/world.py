@@ -154,7 +154,7 @@ class World:
         self.hosts[node] = host
         self.by_address[address] = node
         self.perform(host, agent.start(self.now))
-        self.give(host, zt.SessionChanged(zt.SessionState.CONNECTED, host.session))
+        self.give(host, zt.SessionChanged(zt.SessionState.CONNECTED, host.session, self.settings.session_timeout_s))
         if layer == "storage":
             self.tell_store(host)
         else:
@@ -177,7 +177,7 @@ class World:
     def resume(self, host: Host) -> None:
         """In the same session, as after an outage of the quorum, however long it was."""
         waiting = self.away.pop(host.session)
-        self.give(host, zt.SessionChanged(zt.SessionState.CONNECTED, host.session), 0)
+        self.give(host, zt.SessionChanged(zt.SessionState.CONNECTED, host.session, self.settings.session_timeout_s), 0)
         self.at(HOP_S / 2, lambda: self.perform(host, waiting))
 
     def _expire(self, session: int) -> None:

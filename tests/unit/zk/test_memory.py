@@ -137,7 +137,7 @@ def test_a_process_stopped_past_its_timeout_first_sees_what_came_and_then_that_i
         SessionChanged(SUSPENDED, first),
         WatchFired("/never"),
         SessionChanged(LOST, first),
-        SessionChanged(CONNECTED, one.tree.session_id),
+        SessionChanged(CONNECTED, one.tree.session_id, one.tree.session_timeout_s),
     ]
     assert one.tree.session_id != first
     assert [type(outcome) for outcome in late] == [ConnectionLost]
