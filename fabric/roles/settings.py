@@ -103,7 +103,9 @@ class Settings:
     repair_copies_a_target: int = 2
     """Of these, to one storage agent."""
     holders_fresh_s: float = 1.0
-    """A storage leader tells again who holds an image for so long, instead of asking all storage agents anew."""
+    """A storage leader tells again who holds an image for so long, instead of asking anew."""
+    holders_known_s: float = 600.0
+    """After it asked all storage agents who holds an image, it asks those who do alone for so long."""
     max_rounds: int = 12
     """Rounds of placing again what another request took first, before the racks are asked anew."""
     max_coordinated: int = 256

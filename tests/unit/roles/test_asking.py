@@ -47,8 +47,17 @@ class Leading:
         return [(effect.to, effect.message) for effect in self.out.take() if isinstance(effect, fx.Send)]
 
     def questions(self) -> list[RackCall]:
+        """To everyone."""
         found = [message for _, message in self.sent() if isinstance(message, RackCall)]
         assert all(isinstance(one.everyone, HasImage) for one in found)
+        return found
+
+    def checks(self) -> list[RackCall]:
+        """To some nodes: each is asked whether it still holds the image."""
+        found = [message for _, message in self.sent() if isinstance(message, RackCall)]
+        for one in found:
+            assert one.everyone is None
+            assert all(entry.command == HasImage(DIGEST) for entry in one.commands)
         return found
 
     def answer(self, now: float, call: str, silent: tuple[str, ...] = ()) -> list[tuple[str, Holders]]:
@@ -82,8 +91,63 @@ def test_what_was_found_is_told_again_for_a_moment():
     ((to, told),) = one.sent()
     assert isinstance(told, Holders)
     assert (to, told.call, len(told.chosen)) == ("route:2", "f-2", 2)
+
+
+def found_before() -> Leading:
+    """A search over all was at 1.1."""
+    one = Leading()
+    one.ask(1.0, 1)
+    one.answer(1.1, one.questions()[0].call)
+    return one
+
+
+def test_later_only_those_who_were_found_are_asked_whether_they_still_hold_it():
+    one = found_before()
+    one.ask(1.2 + FRESH_S, 2)
+    checks = one.checks()
+    assert [[entry.node for entry in check.commands] for check in checks] == [["s-r1"], ["s-r2"]]
+    ((to, told),) = one.answer(1.3 + FRESH_S, checks[0].call)
+    assert (to, {ref.node for ref in told.chosen}) == ("route:2", {"s-r1", "s-r2"})
+    one.ask(1.4 + FRESH_S, 3)
+    assert [type(message) for _, message in one.sent()] == [Holders], "fresh again"
+
+
+def test_when_one_of_them_holds_it_no_more_all_are_asked():
+    one = found_before()
+    one.ask(1.2 + FRESH_S, 2)
+    checks = one.checks()
     one.ask(1.2 + FRESH_S, 3)
-    assert len(one.questions()) == len(RACKS), "then it is asked anew"
+    for rack in RACKS:
+        held = NodeResult(f"s-{rack}", ImageHeld(rack != "r1", f"tcp://data-{rack}", 100, 0))
+        one.role.calls.on_answer(1.3 + FRESH_S, RackAnswer(checks[0].call, rack, True, (held,), (), (), 2))
+    questions = one.questions()
+    assert len(questions) == len(RACKS), "nobody is told before all were asked"
+    told = dict(one.answer(1.4 + FRESH_S, questions[0].call))
+    assert list(told) == ["route:2", "route:3"]
+    assert told["route:2"].messages == 13, "both rounds are counted"
+
+
+def test_when_one_of_them_is_silent_all_are_asked_while_the_askers_still_wait():
+    one = found_before()
+    asked_at = 1.2 + FRESH_S
+    one.ask(asked_at, 2)
+    assert one.checks()
+    questions: list[RackCall] = []
+    while not questions:
+        due = one.role.calls.next_deadline
+        assert due is not None
+        assert due < asked_at + Settings().command_wait_s
+        one.role.calls.tick(due)
+        calls = [message for _, message in one.sent() if isinstance(message, RackCall)]
+        questions = [call for call in calls if call.everyone is not None]  # the others: a check is repeated once
+    told = one.answer(due, questions[0].call)
+    assert [to for to, _ in told] == ["route:2"]
+
+
+def test_after_a_while_all_are_asked_again():
+    one = found_before()
+    one.ask(1.2 + Settings().holders_known_s, 2)
+    assert len(one.questions()) == len(RACKS)
 
 
 def test_who_says_that_holders_failed_is_not_told_what_was_found_before():
@@ -107,7 +171,7 @@ def test_who_wants_all_to_be_asked_anew_is_told_nothing_of_before():
     assert len(other) == len(RACKS), "not even what is being asked already"
     assert [to for to, _ in one.answer(1.3, anew[0].call)] == ["route:2"]
     assert [to for to, _ in one.answer(1.3, other[0].call)] == ["route:3"]
-    assert one.role._open == 0
+    assert one.role.load == 0
 
 
 def test_what_was_found_while_somebody_was_silent_is_not_told_again():
