@@ -11,12 +11,12 @@ compressed with gzip or xz, that has an executable regular file `entrypoint` at 
     prepared = unpack(blob, folder)              # the same rules, from a file; prepared.entrypoint is to be run
 
 Unpacking writes files without write permission and without setuid, owned by whoever unpacks; times and owners of the
-archive are not taken over. From a plain archive file bodies are copied inside the kernel.
+archive are not taken over. From a plain archive file bodies are copied inside the kernel, or, if they are files already
+(`fabric.images.placing`), these are taken over.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fabric.images.errors import BadImage
-from fabric.images.hollow import MIN_MOVED_BYTES, PIECE_BYTES, Moved, can_punch, punch
+from fabric.images.hollow import Moved, Placed, copy
 from fabric.images.inflate import Gzip, Plain, Xz, inflater
 from fabric.images.manifest import Buffer
 from fabric.images.tarstream import Receiver, TarStream
@@ -37,7 +37,6 @@ _READ_BYTES = 1 << 18
 _COPY_BYTES = 1 << 30
 _BLOCK_BYTES = 4096
 """What a file takes on the disk is a multiple of this."""
-_NO_KERNEL_COPY = {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP}
 _KNOWN_HEADS = {
     b"PK\x03\x04": "a zip archive",
     b"BZh": "bzip2 data",
@@ -58,6 +57,11 @@ class Prepared:
 def is_program(head: bytes) -> bool:
     """Whether a file that begins with `head` is a single executable."""
     return head.startswith((b"\x7fELF", b"#!"))
+
+
+def is_plain(head: bytes) -> bool:
+    """Whether a file that begins with `head` is an archive that isn't compressed, if it is one."""
+    return not is_program(head) and isinstance(inflater(head), Plain)
 
 
 class Checker:
@@ -142,26 +146,23 @@ def unpack(
     *,
     limits: Limits | None = None,
     room: Callable[[int], None] | None = None,
-    moved: list[Moved] | None = None,
-) -> Prepared:
+    placed: Placed | None = None,
+) -> tuple[Prepared, tuple[Moved, ...]]:
     """Unpacks the image in the file `blob` to the new folder `into`, in constant memory.
 
-    `room(bytes)` is told before each file what it will take, and may raise to stop. With a list `moved`, large files
-    of a plain archive are moved out of the blob and noted there: see `fabric.images.hollow`. A single executable
-    becomes a hard link of the blob, or a copy where that can't be. On any error `into` is removed. Raises `BadImage`,
-    `OSError`.
+    `room(bytes)` is told before each file what it will take, and may raise to stop. What of a plain archive is `placed`
+    is not in the blob: it is renamed into `into`, and the answer says to what. A single executable becomes a hard link
+    of the blob, or a copy where that can't be. On any error `into` is removed. Raises `BadImage`, `OSError`.
     """
     into.mkdir()
+    extractor = _Extractor(into, room or _any_room, placed)
     try:
-        with open(blob, "rb" if moved is None else "r+b", buffering=0) as source:
+        with open(blob, "rb", buffering=0) as source:
             head = os.pread(source.fileno(), _HEAD_BYTES, 0)
             if is_program(head):
                 _place_program(blob, into / ENTRYPOINT, room or _any_room)
             else:
-                if moved is not None and not (isinstance(inflater(head), Plain) and can_punch(source.fileno())):
-                    moved = None
-                extractor = _Extractor(into, room or _any_room, moved)
-                if isinstance(inflater(head), Plain):
+                if is_plain(head):
                     layout = _unpack_plain(source.fileno(), limits or Limits(), extractor, head)
                 else:
                     layout = _unpack_stream(source.fileno(), limits or Limits(), extractor)
@@ -169,7 +170,7 @@ def unpack(
     except BaseException:
         remove_tree(into)
         raise
-    return Prepared(into, into / ENTRYPOINT)
+    return Prepared(into, into / ENTRYPOINT), tuple(extractor.moved)
 
 
 def remove_tree(root: Path) -> None:
@@ -198,20 +199,28 @@ def _place_program(blob: Path, entrypoint: Path, room: Callable[[int], None]) ->
 class _Extractor(Receiver):
     """Writes members below `root`. The layout has made sure that every parent is a real folder in it."""
 
-    def __init__(self, root: Path, room: Callable[[int], None], moved: list[Moved] | None) -> None:
+    def __init__(self, root: Path, room: Callable[[int], None], placed: Placed | None) -> None:
         self.fd = -1  # of the file being written
-        self.moved = moved
+        self.moved: list[Moved] = []
         self._root = str(root)
         self._room = room
+        self._bodies = placed.folder if placed is not None else root
+        self._placed = {part.at: part for part in placed.parts} if placed is not None else {}
 
-    def begin(self, body: Body) -> None:
+    def begin(self, body: Body, at: int = -1) -> None:
+        """`at`: where in the blob its content is, if that is known."""
         member = body.member
-        taken = 0 if self.moves(member) else member.size
+        placed = self._placed.pop(at, None)
+        taken = member.size if placed is None else 0
         self._room(_BLOCK_BYTES * (1 + len(body.parents) + taken // _BLOCK_BYTES))
         for parent in body.parents:
             os.mkdir(self._at(parent), 0o755)
         path = self._at(member.path)
-        if member.kind == "folder":
+        if placed is not None:
+            os.chmod(self._bodies / placed.path, _mode(member))
+            os.rename(self._bodies / placed.path, path)
+            self.moved.append(Moved(at, member.size, member.path))
+        elif member.kind == "folder":
             with suppress(FileExistsError):
                 os.mkdir(path, 0o755)
         elif member.kind == "symlink":
@@ -222,16 +231,13 @@ class _Extractor(Receiver):
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             self.fd = os.open(path, flags, 0o600)
 
-    def moves(self, member: Member) -> bool:
-        return self.moved is not None and member.size >= MIN_MOVED_BYTES
-
     def data(self, data: memoryview) -> None:
         while data:
             data = data[os.write(self.fd, data) :]
 
     def end(self, member: Member) -> None:
         if self.fd >= 0:
-            os.fchmod(self.fd, 0o555 if member.kind == "program" else 0o444)
+            os.fchmod(self.fd, _mode(member))
             self.close()
 
     def close(self) -> None:
@@ -246,6 +252,10 @@ class _Extractor(Receiver):
 
     def _at(self, path: str) -> str:
         return f"{self._root}/{path}" if path else self._root
+
+
+def _mode(member: Member) -> int:
+    return 0o555 if member.kind == "program" else 0o444
 
 
 def _unpack_stream(source: int, limits: Limits, extractor: _Extractor) -> Layout:
@@ -273,10 +283,9 @@ def _unpack_plain(source: int, limits: Limits, extractor: _Extractor, head: byte
                 answer = os.pread(source, wanted.bytes, at)
                 at += len(answer)
                 continue
-            extractor.begin(wanted)
-            _copy(source, at, extractor.fd, wanted.member, extractor.moves(wanted.member))
-            if extractor.moved is not None and extractor.moves(wanted.member):
-                extractor.moved.append(Moved(at, wanted.member.size, wanted.member.path))
+            extractor.begin(wanted, at)
+            if extractor.fd >= 0:
+                _copy(source, at, extractor.fd, wanted.member)
             extractor.end(wanted.member)
             at += wanted.padded_bytes
             answer = b""
@@ -289,31 +298,14 @@ def _unpack_plain(source: int, limits: Limits, extractor: _Extractor, head: byte
         extractor.close()
 
 
-def _copy(source: int, at: int, into: int, member: Member, move: bool) -> None:
-    """Copies the content of a member inside the kernel, or moves it there piece by piece."""
-    copy = _copy_range
-    end = at + member.size
-    while at < end:
-        try:
-            copied = copy(source, into, min(end - at, PIECE_BYTES if move else _COPY_BYTES), at)
-        except OSError as error:
-            if error.errno not in _NO_KERNEL_COPY or copy is _send_file:
-                raise
-            copy = _send_file
-            continue
+def _copy(source: int, start: int, into: int, member: Member) -> None:
+    """Copies the content of a member inside the kernel."""
+    done = 0
+    while done < member.size:
+        copied = copy(source, start + done, into, done, min(member.size - done, _COPY_BYTES))
         if not copied:
             raise BadImage(
-                f"member {member.path!r}: expected {end - at} more bytes of its content, found the end of the input: "
-                "it was cut off"
+                f"member {member.path!r}: expected {member.size - done} more bytes of its content, found the end of "
+                "the input: it was cut off"
             )
-        if move:
-            punch(source, at, at + copied)
-        at += copied
-
-
-def _copy_range(source: int, into: int, size: int, at: int) -> int:
-    return os.copy_file_range(source, into, size, at)
-
-
-def _send_file(source: int, into: int, size: int, at: int) -> int:
-    return os.sendfile(into, source, at, size)
+        done += copied

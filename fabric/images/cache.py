@@ -6,8 +6,8 @@
       making/           entries being made or removed; emptied at opening
       entries/<hex>/    one image each
         root/             the image, unpacked; `root/entrypoint` is what instances run
-        blob              the image as fetched, to be given to other nodes, but for large files that were moved to
-        root/ complete          the marker, written last: bytes taken, the boot it was written in, and what was moved
+        blob              the image as fetched, to be given to other nodes, but for large files, which are in root/ only
+        complete          the marker, written last: bytes taken, the boot it was written in, and what is in root/ only
 
 An entry is made in `making/` and renamed into place when it is whole, so what is in `entries/` is complete. It is not
 made durable: that would cost each node as much again as the fetch, for something that can be fetched again. A machine
@@ -43,8 +43,9 @@ import msgspec
 
 from fabric.images.archive import ENTRYPOINT, Prepared, remove_tree, unpack
 from fabric.images.errors import CacheFull, EmptyImage, NotCached, UnpacksTooLarge
-from fabric.images.hollow import Moved, Parts
+from fabric.images.hollow import Moved, Parts, Placed
 from fabric.images.manifest import Chunker, digest_hex
+from fabric.images.placing import place
 from fabric.images.shelf import lock_directory
 from fabric.images.tarwalk import Limits
 
@@ -154,25 +155,26 @@ class ImageCache:
         self._empty_trash()
         return self._incoming / digest_hex(digest)
 
-    def admit(self, digest: str, blob: Path, *, pin: str | None = None) -> Prepared:
-        """Takes over the verified file `blob` (on the same file system) and unpacks it. What is here already is kept.
+    def admit(self, digest: str, blob: Path, placed: Placed | None = None, *, pin: str | None = None) -> Prepared:
+        """Takes over the verified file `blob` (on the same file system), and what of it is `placed` elsewhere there
+        already, and unpacks it. What is here already is kept.
 
         `pin`: a key that pins it at once, so that nothing can evict it before it is used.
-        Raises `BadImage`, or `CacheFull`; then `blob` is removed and nothing is left.
+        Raises `BadImage`, or `CacheFull`; then what was to be taken over is removed and nothing is left.
         """
         with self._changed:
             self._wait_for(digest)
             if digest in self._entries:
-                blob.unlink(missing_ok=True)
+                _discard(blob, placed)
                 self._touch(digest)
                 if pin is not None:
                     self._entries[digest].pins.add(pin)
                 return self._prepared(digest)
             self._busy.add(digest)
         try:
-            return self._make(digest, blob, {pin} if pin is not None else set())
+            return self._make(digest, blob, placed, {pin} if pin is not None else set())
         finally:
-            blob.unlink(missing_ok=True)
+            _discard(blob, placed)
             self._free(digest)
 
     def read(self, digest: str) -> Iterator[bytes]:
@@ -245,7 +247,7 @@ class ImageCache:
         finally:
             self._free(digest)
 
-    def _make(self, digest: str, blob: Path, pins: set[str]) -> Prepared:
+    def _make(self, digest: str, blob: Path, placed: Placed | None, pins: set[str]) -> Prepared:
         taken = 0
 
         def room(size: int) -> None:
@@ -262,10 +264,13 @@ class ImageCache:
             room(_on_disk(blob.stat().st_size))
             folder.mkdir()
             os.rename(blob, folder / "blob")
-            moved: list[Moved] = []
+            if placed is None:
+                placed = place(folder / "blob", folder / "bodies")
             limits = Limits(unpacked_bytes=self.max_bytes)
-            unpack(folder / "blob", folder / "root", limits=limits, room=room, moved=moved)
-            marker = _Marker(1, taken, self._boot, tuple(moved))
+            _, moved = unpack(folder / "blob", folder / "root", limits=limits, room=room, placed=placed)
+            if placed is not None and placed.parts:
+                placed.folder.rmdir()
+            marker = _Marker(1, taken, self._boot, moved)
             (folder / "complete").write_bytes(msgspec.msgpack.encode(marker))
             _stamp(folder)
             with self._changed:
@@ -304,7 +309,7 @@ class ImageCache:
             if not sound:
                 log.warning("image %s did not survive the restart of the machine: removed", digest)
                 return None
-            return self._make(digest, blob, entry.pins)
+            return self._make(digest, blob, None, entry.pins)
         finally:
             blob.unlink(missing_ok=True)
 
@@ -387,6 +392,12 @@ class ImageCache:
         while self._used > self.max_bytes and self._entries:  # the limit was lowered
             self._remove(next(iter(self._entries)))
         self._empty_trash()
+
+
+def _discard(blob: Path, placed: Placed | None) -> None:
+    blob.unlink(missing_ok=True)
+    if placed is not None:
+        remove_tree(placed.folder)
 
 
 def _stamp(folder: Path) -> None:

@@ -4,7 +4,8 @@
 had, when the time is over or when `cancelled` is set. First the manifest is asked of all holders and the first one
 that has the digest is taken; then `fabric.images.transfer` says which chunk to ask of whom. A chunk is hashed before
 it is written, so the file never has a byte that fails its hash. The file is written beside its final name and renamed
-at the end; a failure leaves nothing.
+at the end; a failure leaves nothing. Large files of an archive may go to files of their own instead, as they come
+(`fabric.images.placing`).
 
 Nodes of a rack that fetch the same image pass chunks on to each other, if they are given `Neighbours`: who has which is
 the affair of `fabric.images.company`, and what a mate sends is trusted no more than what a holder sends.
@@ -27,20 +28,23 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 from uuid import uuid4
 
 import zmq
 
+from fabric.images.archive import remove_tree
 from fabric.images.company import HAVE_ID, MATES_ID, Company
 from fabric.images.errors import EndpointError, FetchCancelled, FetchFailed, ManifestError, StoreFull
 from fabric.images.heap import roomy
+from fabric.images.hollow import Placed
 from fabric.images.links import Arrived, Links, Lost
 from fabric.images.manifest import MAX_CHUNKS, Manifest, chunk_hash, digest_hex, digest_of
 from fabric.images.mates import MIN_SHARED_BYTES
 from fabric.images.pieces import Pieces
+from fabric.images.placing import Placer
 from fabric.images.protocol import (
     Data,
     GetChunk,
@@ -90,7 +94,7 @@ class Neighbours:
 @dataclass(frozen=True, slots=True)
 class FetchReport:
     """`bytes_by_holder`: node (also a mate) -> bytes taken from it; `chunks`: distinct chunks fetched; `wasted_bytes`:
-    came twice."""
+    came twice. `placed`: what is not in the file, if that was asked for."""
 
     manifest: Manifest
     bytes_by_holder: dict[str, int]
@@ -98,6 +102,7 @@ class FetchReport:
     dropped: list[Dropped]
     chunks: int
     wasted_bytes: int
+    placed: Placed | None = None
 
 
 class Sink(Protocol):
@@ -123,23 +128,27 @@ def fetch(
     window: int = WINDOW,
     progress: Progress | None = None,
     neighbours: Neighbours | None = None,
+    place: bool = False,
 ) -> FetchReport:
     """Writes the image `digest` to the file `into`, which appears whole or not at all.
+
+    With `place`, large bodies of a plain archive are not in it, but beside it, where the report says.
 
     `more(excluded)` is asked for other holders when none is left; `progress(done, total)` is told bytes, from this
     thread. With `neighbours`, who takes the file from here says so to `neighbours.pieces`. Raises `FetchFailed` with a
     reason for each holder, `FetchCancelled`, `StoreFull` if the disk is full, `BadDigest`.
     """
     partial = into.with_name(f".{into.name}.{uuid4().hex}.partial")
+    bodies = partial.with_suffix(".bodies")
     fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     whole = False
     try:
-        sink = _FileSink(fd, digest, neighbours.pieces if neighbours is not None else None)
+        sink = _FileSink(fd, bodies if place else None, digest, neighbours.pieces if neighbours is not None else None)
         fetching = Fetching(digest, sink, context, more, window, stall_s, progress, neighbours)
         report = fetching.run(holders, cancelled or threading.Event(), deadline_s)
         os.rename(partial, into)
         whole = True
-        return report
+        return replace(report, placed=sink.placer.placed())
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreFull(f"{into}: the disk refused a write ({error.strerror}): make room") from error
@@ -150,25 +159,25 @@ def fetch(
             neighbours.pieces.end(digest)
         with suppress(FileNotFoundError):
             partial.unlink()
+        if not whole:
+            remove_tree(bodies)
 
 
-@dataclass(frozen=True, slots=True)
 class _FileSink:
-    fd: int
-    digest: str
-    pieces: Pieces | None
+    placer: Placer
+
+    def __init__(self, fd: int, bodies: Path | None, digest: str, pieces: Pieces | None) -> None:
+        self.fd, self.bodies, self.digest, self.pieces = fd, bodies, digest, pieces
 
     def start(self, manifest: Manifest) -> set[int]:
+        self.placer = Placer(self.fd, self.bodies, manifest.size, manifest.chunk_bytes)
         if self.pieces is not None:
-            self.pieces.begin(self.digest, manifest, self.fd)
+            self.pieces.begin(self.digest, manifest, self.placer.reader())
         return set()
 
     def write(self, manifest: Manifest, places: list[int], data: memoryview) -> None:
         for index in places:
-            at, left = index * manifest.chunk_bytes, data
-            while left:
-                written = os.pwrite(self.fd, left, at)
-                at, left = at + written, left[written:]
+            self.placer.write(index, data)
         if self.pieces is not None:
             self.pieces.arrived(self.digest, places[0], data)
 

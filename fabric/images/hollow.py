@@ -1,26 +1,29 @@
 """Keeping the blob of an image without keeping its bytes twice.
 
-A plain tar archive and the folder unpacked from it have the same file bodies. So when a cache unpacks one, it moves
-the large bodies: a piece is copied to the file, then cut out of the blob (a hole punched: the blocks are free, the
-offsets stay), and so on. What the blob lacks is noted as `Moved`, and `Parts` puts it together again from both.
-That halves what a cached image takes on the disk, and, because the pages of a piece that was cut out are used again
-for the next piece, also the memory that unpacking takes from the page cache (bench/RESULTS.md).
+A plain tar archive and the folder unpacked from it have the same file bodies. So the large ones are not in the blob: as
+an image comes they are written to files of their own (`fabric.images.placing`), and what came before it was known to be
+part of one is moved there: copied inside the kernel, then cut out of the blob (a hole punched: the blocks are free, the
+offsets stay). What the blob lacks is noted as `Moved`, and `Parts` puts it together again from both. That halves what a
+cached image takes on the disk, and the memory that it takes from the page cache (bench/RESULTS.md).
 
-Where the file system can't punch holes nothing is moved and the blob stays whole.
+Where the file system can't punch holes nothing is kept apart and the blob is whole.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 MIN_MOVED_BYTES = 1 << 16
 """A smaller body isn't worth the system calls."""
-PIECE_BYTES = 1 << 20
+_PIECE_BYTES = 1 << 20
+_NO_KERNEL_COPY = {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP}
 _BLOCK_BYTES = 4096
 _KEEP_SIZE_AND_PUNCH_HOLE = 0x01 | 0x02  # linux/falloc.h
 
@@ -29,11 +32,19 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """`size` bytes at the offset `at` of the blob are those of the file `path` in the unpacked folder."""
+    """`size` bytes at the offset `at` of the blob are those of the file `path` in some folder."""
 
     at: int
     size: int
     path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """The large bodies of a blob, each in a file of its own in `folder`, which need not be there if there are none."""
+
+    folder: Path
+    parts: tuple[Moved, ...] = ()
 
 
 def can_punch(fd: int) -> bool:
@@ -49,18 +60,67 @@ def punch(fd: int, start: int, end: int) -> None:
         _fallocate(fd, start, end - start)
 
 
+def copy(source: int, start: int, into: int, at: int, size: int) -> int:
+    """Copies bytes from one file to another inside the kernel, at most `size`; answers with how many, 0 at the end of
+    the source."""
+    try:
+        return os.copy_file_range(source, into, size, start, at)
+    except OSError as error:
+        if error.errno not in _NO_KERNEL_COPY:
+            raise
+    os.lseek(into, at, os.SEEK_SET)
+    return os.sendfile(into, source, start, size)
+
+
+def move(source: int, start: int, into: int, at: int, size: int) -> None:
+    """The same for all of `size` bytes, which are then cut out of the source. Raises `EOFError` if it has fewer."""
+    end = start + size
+    while start < end:
+        copied = copy(source, start, into, at, min(end - start, _PIECE_BYTES))
+        if not copied:
+            raise EOFError(f"expected {end - start} more bytes")
+        punch(source, start, start + copied)
+        start, at = start + copied, at + copied
+
+
+def parts_in(parts: Sequence[Moved], start: int, end: int) -> Iterator[Moved]:
+    """Those of `parts`, which are in order, that have bytes between two offsets."""
+    first = bisect_right(parts, start, key=lambda part: part.at) - 1
+    for part in islice(parts, max(0, first), None):
+        if part.at >= end:
+            return
+        if part.at + part.size > start:
+            yield part
+
+
+def read_parts(blob: int, folder: Path, parts: Sequence[Moved], start: int, end: int) -> Iterator[bytes]:
+    """The bytes between two offsets of the whole; `parts`, in order, are in `folder`. Raises `OSError`, `EOFError`."""
+    at = start
+    for part in parts_in(parts, start, end):
+        if at < part.at:
+            yield from _read(blob, at, part.at)
+            at = part.at
+        body = os.open(folder / part.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            stop = min(end, part.at + part.size)
+            yield from _read(body, at - part.at, stop - part.at)
+        finally:
+            os.close(body)
+        at = stop
+    yield from _read(blob, at, end)
+
+
 def _fallocate(fd: int, at: int, size: int) -> bool:
     return bool(_libc.fallocate64(fd, _KEEP_SIZE_AND_PUNCH_HOLE, ctypes.c_int64(at), ctypes.c_int64(size)) == 0)
 
 
 class Parts:
-    """A blob and what was moved out of it, as one run of bytes."""
+    """A blob and what is not in it, as one run of bytes."""
 
     def __init__(self, blob: Path, root: Path, moved: Sequence[Moved]) -> None:
         self._blob = blob
         self._root = root
         self._moved = sorted(moved, key=lambda each: each.at)
-        self._starts = [part.at for part in self._moved]
 
     def read(self, at: int, size: int) -> bytes:
         """The bytes from `at` on. Raises `OSError`, `EOFError`."""
@@ -70,28 +130,12 @@ class Parts:
         """The bytes between two offsets, in order; to the end of the blob by default. Raises `OSError`, `EOFError`."""
         with open(self._blob, "rb", buffering=0) as hollow:
             fd = hollow.fileno()
-            at, end = start, os.fstat(fd).st_size if end is None else end
-            for part in self._moved[max(0, bisect_right(self._starts, start) - 1) :]:
-                if part.at >= end:
-                    break
-                if part.at + part.size <= at:
-                    continue
-                if at < part.at:
-                    yield from _read(fd, at, part.at)
-                    at = part.at
-                body = os.open(self._root / part.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-                try:
-                    stop = min(end, part.at + part.size)
-                    yield from _read(body, at - part.at, stop - part.at)
-                finally:
-                    os.close(body)
-                at = stop
-            yield from _read(fd, at, end)
+            yield from read_parts(fd, self._root, self._moved, start, os.fstat(fd).st_size if end is None else end)
 
 
 def _read(fd: int, start: int, end: int) -> Iterator[bytes]:
     while start < end:
-        data = os.pread(fd, min(PIECE_BYTES, end - start), start)
+        data = os.pread(fd, min(_PIECE_BYTES, end - start), start)
         if not data:
             raise EOFError(f"expected {end - start} more bytes")
         yield data

@@ -5,10 +5,13 @@ An image comes in with `begin`, when its manifest is known; each chunk is given 
 then they are read from the cache (`settled`), until it evicts it. `KEEP_S` after it was last asked for, the image is
 forgotten here; nobody sends others to this node for longer than that (`mates.LEASE_S`).
 
-A chunk that has not come, of an image that is under way, is `NotYet`: the chunk server lets who asks wait. Most chunks
-are asked for at the moment they come, so the last `HOT_CHUNKS` of them are kept in memory as they were verified. What
-is read from the disk is hashed before it is handed out, as in the chunk store, so nothing is served that rotted, or
-that the cache moved, or evicted, at the wrong moment.
+A chunk that has not come, of an image that is under way, is `NotYet`: the chunk server lets who asks wait. What mates
+ask for at the moment it comes is what came from a holder, and what they wait for already: of these, the `HOT_CHUNKS`
+that were given last are kept in memory as they were verified.
+
+What is read from a file is hashed before it is handed out, as in the chunk store, so nothing is served that rotted, or
+that the cache moved, or evicted, at the wrong moment. Only while the image comes it is not: each chunk was hashed a
+moment ago, the file is the fetch's alone, and whoever gets the chunk hashes it anyway.
 
 Threads: every method may be called from any thread. The fetch of an image calls `begin`, then `arrived` and `coming`,
 then `moving` and `settled`, or `end`.
@@ -16,13 +19,12 @@ then `moving` and `settled`, or `end`.
 
 from __future__ import annotations
 
-import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import Lock, RLock
-from typing import Literal
+from typing import Literal, Protocol
 
 from fabric.images.errors import ChunkCorrupt, NotCached, NotHeld, NotYet
 from fabric.images.hollow import Parts
@@ -31,16 +33,27 @@ from fabric.images.mates import bits
 
 KEEP_S = 75.0
 HOT_CHUNKS = 8
+MAX_AWAITED = 512
 MAX_IMAGES = 32
 """In all; of those that are whole, the one that was asked for least lately goes."""
 
 State = Literal["coming", "moving", "cached"]
 
 
+class Source(Protocol):
+    """What has come of an image."""
+
+    def read(self, at: int, size: int) -> bytes:
+        """Raises `OSError`, `EOFError`: it is elsewhere by now."""
+
+    def close(self) -> None: ...
+
+
 @dataclass(slots=True)
 class _Image:
     manifest: Manifest
-    fd: int
+    source: Source | None
+    """While it comes, and until it is settled."""
     used_at: float
     state: State = "coming"
     here: bytearray = field(default_factory=bytearray)
@@ -52,9 +65,9 @@ class _Image:
     parts: Parts | None = None
 
     def close(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        if self.source is not None:
+            self.source.close()
+            self.source = None
 
 
 class Pieces:
@@ -65,9 +78,11 @@ class Pieces:
         self._lock = Lock()
         self._images: dict[str, _Image] = {}
         self._hot: OrderedDict[bytes, Buffer] = OrderedDict()
-        """Of images that come; the newest last."""
-        self.changed: Callable[[], None] = lambda: None
-        """Called when who waits may be given something, or be refused."""
+        """Of images that come; what came or was given last is last."""
+        self._awaited: set[bytes] = set()
+        """Chunks that somebody asked for before they came."""
+        self.changed: Callable[[bytes | None], None] = lambda chunk: None
+        """Called when who waits for this chunk may be given it; with None, when who waits for any may be refused."""
 
     def __len__(self) -> int:
         with self._lock:
@@ -75,10 +90,10 @@ class Pieces:
 
     # -- the fetch -----------------------------------------------------------------------------------------------------
 
-    def begin(self, digest: str, manifest: Manifest, fd: int) -> None:
-        """`fd`: the file that the chunks are written to, each at its place."""
+    def begin(self, digest: str, manifest: Manifest, source: Source) -> None:
+        """`source`: reads the chunks that have arrived; it is closed here, in the end."""
         places = {chunk: index for index, chunk in reversed(list(enumerate(manifest.chunks)))}
-        image = _Image(manifest, os.dup(fd), self._clock(), here=bytearray(len(manifest.chunks)), places=places)
+        image = _Image(manifest, source, self._clock(), here=bytearray(len(manifest.chunks)), places=places)
         with self._lock:
             old = self._images.pop(digest, None)
             whole = [one for one, kept in self._images.items() if kept.state == "cached"]
@@ -92,15 +107,18 @@ class Pieces:
                 old.close()
 
     def arrived(self, digest: str, index: int, data: Buffer) -> None:
-        """A chunk was verified and written, at the first of its places. `data` is kept: nobody may change it."""
+        """A chunk was verified and written, at the first of its places. `data` may be kept: nobody may change it."""
         image = self._images.get(digest)
         if image is not None:
+            chunk = image.manifest.chunks[index]
             with self._lock:
-                self._hot[image.manifest.chunks[index]] = data
-                if len(self._hot) > HOT_CHUNKS:
-                    self._hot.popitem(last=False)
-            image.here[index] = True
-            self.changed()
+                if index in image.asked or chunk in self._awaited:
+                    self._awaited.discard(chunk)
+                    self._hot[chunk] = data
+                    if len(self._hot) > HOT_CHUNKS:
+                        self._hot.popitem(last=False)
+                image.here[index] = True
+            self.changed(chunk)
 
     def coming(self, digest: str, asked: frozenset[int]) -> None:
         """These chunks were asked of holders, and will be here soon."""
@@ -122,8 +140,8 @@ class Pieces:
                 image.used_at, image.asked = self._clock(), frozenset()
                 image.state = "cached"
                 image.close()
-            self._cool()
-            self.changed()
+            self._cool(image)
+            self.changed(None)
 
     def end(self, digest: str) -> None:
         """It did not come, or it could not be unpacked. Nothing happens if it is settled, or not here."""
@@ -148,6 +166,7 @@ class Pieces:
         with self._lock:
             hot = self._hot.get(chunk)
             if hot is not None:
+                self._hot.move_to_end(chunk)
                 return hot
             images = [(digest, image) for digest, image in self._images.items() if chunk in image.places]
         for digest, image in images:
@@ -155,19 +174,23 @@ class Pieces:
             if not image.here[index]:
                 waits = True
                 continue
-            moving = image.state == "moving"
+            before = image.state
             data = self._read(digest, image, index)
-            if data is None:
-                continue
-            if chunk_hash(data) == chunk:
+            coming = image.state == "coming"  # so it was while its bytes were read
+            if data is not None and (coming or chunk_hash(data) == chunk):
                 image.used_at = self._clock()
                 return data
-            if moving:
+            if before != "cached" and not coming:
                 waits = True
+                continue
+            if data is None and not coming:
                 continue
             self._forget(digest, image)
             raise ChunkCorrupt(f"chunk {chunk.hex()}: the bytes that were written no longer have this hash")
         if waits:
+            with self._lock:
+                if len(self._awaited) < MAX_AWAITED:
+                    self._awaited.add(chunk)
             raise NotYet(f"chunk {chunk.hex()} has not come yet")
         raise NotHeld(f"chunk {chunk.hex()} is not here")
 
@@ -181,9 +204,10 @@ class Pieces:
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
-    def _cool(self) -> None:
-        """No memory is kept when nothing comes."""
+    def _cool(self, image: _Image) -> None:
+        """Nobody waits for an image that is here, or is forgotten, and no memory is kept when nothing comes."""
         with self._lock:
+            self._awaited.difference_update(image.places)
             if all(image.state == "cached" for image in self._images.values()):
                 self._hot.clear()
 
@@ -197,14 +221,15 @@ class Pieces:
     def _read(self, digest: str, image: _Image, index: int) -> bytes | None:
         at, size = index * image.manifest.chunk_bytes, image.manifest.size_of(index)
         with image.lock:
-            if image.fd >= 0:
-                return os.pread(image.fd, size, at)
             try:
+                if image.source is not None:
+                    return image.source.read(at, size)
                 if image.parts is None:
                     image.parts = self._parts(digest)
                 return image.parts.read(at, size)
-            except (NotCached, OSError, EOFError):  # evicted
-                self._forget(digest, image)
+            except (NotCached, OSError, EOFError):
+                if image.state == "cached" and image.source is None:
+                    self._forget(digest, image)  # evicted
                 return None
 
     def _forget(self, digest: str, image: _Image) -> None:
@@ -213,5 +238,5 @@ class Pieces:
                 del self._images[digest]
         with image.lock:
             image.close()
-        self._cool()
-        self.changed()
+        self._cool(image)
+        self.changed(None)

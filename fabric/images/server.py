@@ -8,8 +8,8 @@ Reading is paid by credit: a chunk that was handed to ZeroMQ counts until it was
 and a peer that reads slowly waits for itself alone. Peers are served in turn, a chunk each. What a peer asks beyond
 `PEER_REQUESTS` waiting requests is rejected.
 
-A chunk that is not here yet, but will be (`NotYet`), is waited for: the request is parked, `MAX_PARKED` at most, and
-tried again when the source says that something has changed. Meanwhile the asker is told `Underway` every `SWEEP_S`, so
+A chunk that is not here yet, but will be (`NotYet`), is waited for: the request is parked (`fabric.images.parking`),
+and tried again when the source says that the chunk has come. Meanwhile the asker is told `Underway` every `SWEEP_S`, so
 that it can tell waiting from dead.
 
 Who asks for mates is put in touch with the others of its rack (`fabric.images.mates`). What only a storage agent is
@@ -25,6 +25,7 @@ import logging
 import socket as sockets
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -34,9 +35,10 @@ import zmq
 
 from fabric.images import heap
 from fabric.images.credit import ChunkQueue
-from fabric.images.errors import EndpointError, ImageError, NotYet, StoreBusy
+from fabric.images.errors import EndpointError, ImageError, NotYet
 from fabric.images.manifest import Buffer
 from fabric.images.mates import MateTable
+from fabric.images.parking import Parked, Turn
 from fabric.images.protocol import (
     MAX_DATA_BYTES,
     Answer,
@@ -59,8 +61,6 @@ from fabric.images.protocol import (
 )
 from fabric.images.refusals import refusal
 
-MAX_PARKED = 512
-"""Requests that may wait for a chunk to come here."""
 SWEEP_S = 1.0
 """How often idle pushes are looked for, and those who wait are told that they are not forgotten."""
 HEARTBEAT_MS = 3_000
@@ -164,7 +164,9 @@ class ChunkServer:
         self._counters = Counters()
         self._chunks = ChunkQueue()
         self._mates = MateTable()
-        self._parked: list[tuple[bytes, GetChunk]] = []
+        self._parked = Parked()
+        self._news: deque[bytes | None] = deque()
+        """Chunks that came; None: any may have come, or never will."""
         self._roomy = False
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -219,9 +221,10 @@ class ChunkServer:
         jobs, pushes = self._intake.count() if self._intake is not None else (0, 0)
         return replace(self._counters, peers=len(self._chunks), jobs=jobs, pushes=pushes)
 
-    def changed(self) -> None:
-        """Of the source: what was not there yet may be."""
-        if self._parked:
+    def changed(self, chunk: bytes | None) -> None:
+        """Of the source: this chunk was not there yet, and may be; None: any."""
+        if self._parked.awaits(chunk):
+            self._news.append(chunk)
             self.wake()
 
     def wake(self) -> None:
@@ -271,18 +274,18 @@ class ChunkServer:
             self._wake_in.recv(4096)
         if self._intake is not None:
             self._intake.look()
-        parked, self._parked = self._parked, []
-        for peer, request in parked:
-            self._queue(peer, request)
+        while self._news:
+            for peer, request in self._parked.take(self._news.popleft()):
+                self._queue(peer, request)
 
     def _sweep(self) -> None:
         if self._intake is not None:
             self._intake.sweep()
         self._chunks.tidy()
         self._keep_room()
-        for peer, request in dict(self._parked).items():  # one word to each
+        for peer, request in self._parked.one_each():
             if not self.answer(peer, Underway(id=request.id, done=0, total=0)):
-                self._parked = [one for one in self._parked if one[0] != peer]
+                self._parked.gone(peer)
 
     def _take(self) -> None:
         for _ in range(_TAKE_AT_ONCE):
@@ -384,21 +387,19 @@ class ChunkServer:
                 self._watcher.after(request)
         return True
 
-    def _read(self, turn: tuple[bytes, GetChunk]) -> Buffer | None:
+    def _read(self, turn: Turn) -> Buffer | None:
         """The chunk that is asked for; None: it has not come yet, and the request is parked."""
         chunk = turn[1].hash
         try:
             return self._source.read_chunk(chunk)
         except NotYet:
-            if len(self._parked) >= MAX_PARKED:
-                raise StoreBusy(f"{MAX_PARKED} others wait for chunks already: try again later") from None
-        self._parked.append(turn)
+            self._parked.add(turn)
         try:
             data = self._source.read_chunk(chunk)  # once more: what came just before it was parked has woken nobody
         except NotYet:
             return None
         except Exception:
-            self._parked.remove(turn)
+            self._parked.forget(turn)
             raise
-        self._parked.remove(turn)
+        self._parked.forget(turn)
         return data

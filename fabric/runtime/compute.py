@@ -151,11 +151,12 @@ class ComputeWorld:
             cancelled=talk.cancelled,
             progress=progress,
             neighbours=self._sharing.neighbours,
+            place=True,
         )
         began, pieces = time.monotonic(), self._sharing.pieces
         pieces.moving(digest)
         try:
-            self._cache.admit(digest, blob, pin=PIN)
+            self._cache.admit(digest, blob, report.placed, pin=PIN)
             pieces.settled(digest)
         finally:
             pieces.end(digest)

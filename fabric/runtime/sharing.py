@@ -61,11 +61,11 @@ class Sharing:
                     self._loop.call_soon_threadsafe(self._begin_to_look)
             return self._here
 
-    def _changed(self) -> None:
+    def _changed(self, chunk: bytes | None) -> None:
         """On any thread."""
         server = self._server
         if server is not None:
-            server.changed()
+            server.changed(chunk)
 
     def _begin_to_look(self) -> None:
         if self._looking is None and not self._closed:

@@ -291,7 +291,7 @@ def test_a_node_that_only_fetches_takes_no_pushes(peers: Peers, rack: Rack) -> N
 def test_no_more_than_so_many_wait_at_one_node(
     peers: Peers, rack: Rack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fabric.images.server.MAX_PARKED", 3)
+    monkeypatch.setattr("fabric.images.parking.MAX_PARKED", 3)
     node = rack.node("c1")
     with (tmp_path / "partial").open("w+b") as file, Links(peers.context) as links:
         node.pieces.begin(IMAGE.digest, IMAGE.manifest, file.fileno())

@@ -11,7 +11,7 @@ from pathlib import Path
 from fabric.images.cache import ImageCache
 from fabric.images.errors import NotCached
 from fabric.images.fetch import FetchReport, Neighbours, fetch
-from fabric.images.hollow import Parts
+from fabric.images.hollow import Parts, Placed
 from fabric.images.pieces import Pieces
 from fabric.images.protocol import Holder
 from fabric.images.server import ChunkServer
@@ -51,12 +51,14 @@ class Node:
             into,
             context=self._context,
             neighbours=neighbours,
+            place=self.cache is not None,
             **options,  # type: ignore[arg-type]
         )
-        assert into.read_bytes() == image.data
+        placed = report.placed or Placed(into)
+        assert b"".join(Parts(into, placed.folder, placed.parts).pieces(0)) == image.data
         self.pieces.moving(image.digest)
         if self.cache is not None:
-            self.cache.admit(image.digest, into)
+            self.cache.admit(image.digest, into, report.placed)
             self.pieces.settled(image.digest)
         return report
 

@@ -63,7 +63,7 @@ def unpacked(data: bytes, directory: Path, limits: Limits | None = None) -> Prep
     blob = directory / "blob"
     blob.unlink(missing_ok=True)
     blob.write_bytes(data)
-    return unpack(blob, directory / "root", limits=limits)
+    return unpack(blob, directory / "root", limits=limits)[0]
 
 
 def refusal(data: bytes, directory: Path, limits: Limits | None = None) -> str:
@@ -353,7 +353,7 @@ def test_without_kernel_copies_between_file_systems_it_is_sent(tmp_path: Path) -
     blob = other / f"images-{os.getpid()}-{threading.get_ident()}.tar"
     try:
         blob.write_bytes(tar_of(START, member("data", content)))
-        assert (unpack(blob, tmp_path / "root").root / "data").read_bytes() == content
+        assert (unpack(blob, tmp_path / "root")[0].root / "data").read_bytes() == content
     finally:
         blob.unlink(missing_ok=True)
         remove_tree(tmp_path / "root")

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from fabric.images.archive import remove_tree, unpack
+from fabric.images.archive import Prepared, remove_tree, unpack
 from fabric.images.hollow import MIN_MOVED_BYTES, Moved, Parts, can_punch
+from fabric.images.placing import place
 from tests.unit.images.test_archive import START, member, tar_of
 
 LARGE = os.urandom(3_333_333)
@@ -19,6 +20,12 @@ DATA = tar_of(
     member("small", b"s" * (MIN_MOVED_BYTES - 1)),
     member("b/other", LARGE[:MIN_MOVED_BYTES]),
 )
+
+
+def unpacked(blob: Path, folder: Path) -> tuple[Prepared, tuple[Moved, ...]]:
+    placed = place(blob, folder / "bodies")
+    assert placed is not None
+    return unpack(blob, folder / "root", placed=placed)
 
 
 def blocks(path: Path) -> int:
@@ -31,8 +38,8 @@ def test_large_bodies_move_and_the_blob_reads_as_before(tmp_path: Path) -> None:
     with open(blob, "r+b") as file:
         if not can_punch(file.fileno()):
             pytest.skip("this file system punches no holes")
-    moved: list[Moved] = []
-    root = unpack(blob, tmp_path / "root", moved=moved).root
+    prepared, moved = unpacked(blob, tmp_path)
+    root = prepared.root
     assert [(part.path, part.size) for part in moved] == [("a/large", len(LARGE)), ("b/other", MIN_MOVED_BYTES)]
     assert (root / "a/large").read_bytes() == LARGE
     assert blob.stat().st_size == len(DATA)
@@ -50,23 +57,23 @@ def test_large_bodies_move_and_the_blob_reads_as_before(tmp_path: Path) -> None:
 
 def test_a_compressed_archive_and_a_program_stay_whole(tmp_path: Path) -> None:
     for data in (gzip.compress(DATA, 1), b"#!/bin/sh\n" + bytes(100_000)):
-        moved: list[Moved] = []
         blob = tmp_path / "blob"
         blob.write_bytes(data)
-        unpack(blob, tmp_path / "root", moved=moved)
-        assert (moved, blob.read_bytes()) == ([], data)
+        _, moved = unpacked(blob, tmp_path)
+        assert (moved, blob.read_bytes()) == ((), data)
         remove_tree(tmp_path / "root")
         blob.unlink()
 
 
 def test_where_no_holes_can_be_punched_nothing_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fabric.images.archive.can_punch", lambda fd: False)
+    monkeypatch.setattr("fabric.images.placing.can_punch", lambda fd: False)
     blob = tmp_path / "blob"
     blob.write_bytes(DATA)
-    moved: list[Moved] = []
     told: list[int] = []
-    root = unpack(blob, tmp_path / "root", moved=moved, room=told.append).root
-    assert (moved, blob.read_bytes()) == ([], DATA)
+    assert place(blob, tmp_path / "bodies") is None
+    prepared, moved = unpack(blob, tmp_path / "root", room=told.append)
+    root = prepared.root
+    assert (moved, blob.read_bytes()) == ((), DATA)
     assert (root / "a/large").read_bytes() == LARGE
     assert sum(told) > len(LARGE)
     remove_tree(root)
@@ -77,7 +84,6 @@ def test_bounds_of_a_hole_are_whole_blocks(tmp_path: Path) -> None:
     blob = tmp_path / "blob"
     headers = tar_of(START, *(member(f"{n}", bytes([n]) * (MIN_MOVED_BYTES + n * 512 + 7)) for n in range(8)))
     blob.write_bytes(headers)
-    moved: list[Moved] = []
-    root = unpack(blob, tmp_path / "root", moved=moved).root
-    assert b"".join(Parts(blob, root, moved).pieces(0)) == headers
-    remove_tree(root)
+    prepared, moved = unpacked(blob, tmp_path)
+    assert b"".join(Parts(blob, prepared.root, moved).pieces(0)) == headers
+    remove_tree(prepared.root)

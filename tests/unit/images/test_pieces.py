@@ -12,6 +12,7 @@ from fabric.images.cache import ImageCache
 from fabric.images.errors import ChunkCorrupt, NotHeld, NotYet
 from fabric.images.mates import bits
 from fabric.images.pieces import HOT_CHUNKS, KEEP_S, Pieces
+from fabric.images.placing import Placer
 from tests.unit.images.content import Image, image_of, random_image
 from tests.unit.images.rack import nothing_cached
 from tests.unit.images.test_archive import START, member, tar_of
@@ -20,16 +21,17 @@ IMAGE = random_image(5 * 4096 + 9)
 
 
 class Coming:
-    """An image that is being fetched into a file."""
+    """An image that is being fetched into a file; with `bodies`, large ones are placed there."""
 
-    def __init__(self, pieces: Pieces, image: Image, path: Path) -> None:
+    def __init__(self, pieces: Pieces, image: Image, path: Path, bodies: Path | None = None) -> None:
         self.pieces, self.image = pieces, image
         self.fd = os.open(path, os.O_RDWR | os.O_CREAT)
-        pieces.begin(image.digest, image.manifest, self.fd)
+        self.placer = Placer(self.fd, bodies, image.manifest.size, image.manifest.chunk_bytes)
+        pieces.begin(image.digest, image.manifest, self.placer.reader())
 
     def take(self, *indices: int) -> None:
         for index in indices:
-            os.pwrite(self.fd, self.image.chunks[index].data, index * self.image.manifest.chunk_bytes)
+            self.placer.write(index, self.image.chunks[index].data)
             self.pieces.arrived(self.image.digest, index, self.image.chunks[index].data)
 
     def read(self, index: int) -> bytes:
@@ -41,13 +43,13 @@ class Coming:
 
 def test_what_has_come_is_given_and_what_comes_is_waited_for(tmp_path: Path) -> None:
     pieces = Pieces(nothing_cached)
-    woken: list[int] = []
-    pieces.changed = lambda: woken.append(1)
+    woken: list[bytes | None] = []
+    pieces.changed = woken.append
     coming = Coming(pieces, IMAGE, tmp_path / "a")
     coming.take(1, 4)
     coming.close()  # the fetch is done with it
     assert coming.read(4) == IMAGE.chunks[4].data
-    assert len(woken) == 2
+    assert woken == [IMAGE.chunks[1].hash, IMAGE.chunks[4].hash]
     with pytest.raises(NotYet):
         coming.read(0)
     with pytest.raises(NotHeld):
@@ -61,52 +63,73 @@ def test_what_has_come_is_given_and_what_comes_is_waited_for(tmp_path: Path) -> 
             read()
 
 
-def test_bytes_that_rotted_after_they_were_written_are_not_given(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("fabric.images.pieces.HOT_CHUNKS", 0)
+def test_what_cannot_be_read_any_more_is_not_given(tmp_path: Path) -> None:
     coming = Coming(Pieces(nothing_cached), IMAGE, tmp_path / "a")
-    coming.take(0, 1)
-    os.pwrite(coming.fd, b"rot", 4096)
+    coming.take(0, 5)
+    os.ftruncate(coming.fd, 4096)
     assert coming.read(0) == IMAGE.chunks[0].data
     with pytest.raises(ChunkCorrupt):
-        coming.read(1)
+        coming.read(5)
     with pytest.raises(NotHeld):
         coming.read(0)
     coming.take(2)  # the fetch goes on, for itself
     coming.close()
 
 
-def test_what_came_last_is_given_from_memory(tmp_path: Path) -> None:
+def test_what_the_holders_gave_last_or_somebody_waited_for_is_given_from_memory(tmp_path: Path) -> None:
     image = random_image(3 * HOT_CHUNKS * 4096, seed=3)
     pieces = Pieces(nothing_cached)
     coming = Coming(pieces, image, tmp_path / "a")
+    last = len(image.chunks) - 1
+    with pytest.raises(NotYet):
+        coming.read(1)
+    pieces.coming(image.digest, frozenset(range(last - HOT_CHUNKS + 1, last)))
     coming.take(*range(len(image.chunks)))
     os.ftruncate(coming.fd, 0)
-    assert coming.read(len(image.chunks) - HOT_CHUNKS) == image.chunks[-HOT_CHUNKS].data
+    for index in (1, *range(last - HOT_CHUNKS + 1, last)):
+        assert coming.read(index) == image.chunks[index].data
     pieces.settled(image.digest)
     with pytest.raises(NotHeld):
-        coming.read(len(image.chunks) - 1)  # nothing comes any more, so nothing is kept
+        coming.read(1)  # nothing comes any more, so nothing is kept
     coming.close()
 
 
-def cached(tmp_path: Path, between: Callable[[Coming], None]) -> tuple[Pieces, ImageCache, Image]:
+def test_what_is_kept_in_memory_is_bounded_and_what_was_given_last_stays(tmp_path: Path) -> None:
+    image = random_image((HOT_CHUNKS + 2) * 4096, seed=4)
+    pieces = Pieces(nothing_cached)
+    coming = Coming(pieces, image, tmp_path / "a")
+    pieces.coming(image.digest, frozenset(range(len(image.chunks))))
+    coming.take(*range(HOT_CHUNKS))
+    coming.read(0)
+    coming.take(HOT_CHUNKS, HOT_CHUNKS + 1)
+    os.ftruncate(coming.fd, 0)
+    assert coming.read(0) == image.chunks[0].data
+    with pytest.raises(ChunkCorrupt):
+        coming.read(1)
+    coming.close()
+
+
+def cached(tmp_path: Path, between: Callable[[Coming], None], place: bool = True) -> tuple[Pieces, ImageCache, Image]:
     """An image that was fetched and unpacked; `between`: while it is unpacked."""
     image = image_of(tar_of(START, member("data", os.urandom(300_000)), member("b", b"b" * 9000)), 4096)
     cache = ImageCache(tmp_path / "cache", 600_000)
     pieces = Pieces(cache.parts)
     blob = cache.incoming(image.digest, 0)
-    coming = Coming(pieces, image, blob)
+    coming = Coming(pieces, image, blob, tmp_path / "bodies" if place else None)
     coming.take(*range(len(image.chunks)))
     pieces.moving(image.digest)
-    cache.admit(image.digest, blob)
+    if place:
+        cache.admit(image.digest, blob, coming.placer.placed())
+    else:
+        cache.admit(image.digest, blob)
     between(coming)
     pieces.settled(image.digest)
     coming.close()
     return pieces, cache, image
 
 
-def test_while_it_is_unpacked_nothing_wrong_is_given(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", [True, False])
+def test_while_it_is_unpacked_nothing_wrong_is_given(tmp_path: Path, place: bool) -> None:
     def look(coming: Coming) -> None:
         waited = 0
         for index, chunk in enumerate(coming.image.chunks):
@@ -116,9 +139,29 @@ def test_while_it_is_unpacked_nothing_wrong_is_given(tmp_path: Path) -> None:
                 waited += 1
         assert 0 < waited < len(coming.image.chunks), "the large body has moved out, the rest is there"
 
-    pieces, cache, image = cached(tmp_path, look)
+    pieces, cache, image = cached(tmp_path, look, place)
     for chunk in image.chunks:
         assert pieces.read_chunk(chunk.hash) == chunk.data
+    cache.close()
+
+
+@pytest.mark.parametrize("where", ["data", "blob"])
+def test_bytes_that_rotted_in_the_cache_are_not_given(tmp_path: Path, where: str) -> None:
+    pieces, cache, image = cached(tmp_path, lambda coming: None)
+    folder = tmp_path / "cache" / "entries" / image.digest[3:]
+    path = folder / "blob" if where == "blob" else folder / "root" / "data"
+    path.chmod(0o600)
+    at = path.stat().st_size - 20
+    with open(path, "r+b") as file:
+        file.seek(at)
+        index = image.data.rindex(file.read(20)) // 4096
+        file.seek(at)
+        file.write(b"rot")
+    assert pieces.read_chunk(image.chunks[0].hash) == image.chunks[0].data
+    with pytest.raises(ChunkCorrupt):
+        pieces.read_chunk(image.chunks[index].hash)
+    with pytest.raises(NotHeld):
+        pieces.read_chunk(image.chunks[0].hash)
     cache.close()
 
 
