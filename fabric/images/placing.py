@@ -24,7 +24,7 @@ from threading import Lock
 
 from fabric.images.archive import is_plain
 from fabric.images.errors import BadImage
-from fabric.images.hollow import MIN_MOVED_BYTES, Moved, Placed, can_punch, move, parts_in, read_parts
+from fabric.images.hollow import MIN_MOVED_BYTES, Moved, Placed, can_punch, move, parts_in, punch, read_parts
 from fabric.images.manifest import CHUNK_BYTES, Buffer
 from fabric.images.tarwalk import BLOCK, Body, Layout, Limits, Member, Need, walk
 
@@ -150,6 +150,7 @@ class Placer:
             if self._here[index]:
                 move(self._blob, at, body, at - part.at, stop - at)
             at = stop
+        punch(self._blob, part.at, end)  # also the blocks that two chunks share
 
 
 class Reader:
