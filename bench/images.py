@@ -241,10 +241,11 @@ def report(spreads: Sequence[Spread]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.images", description="Measures the distribution of images.")
-    parser.add_argument("--repeat", type=int, default=3, metavar="N", help="repetitions of what is small (3)")
+    parser.add_argument("--repeat", type=int, default=3, metavar="N", help="repetitions (3)")
     parser.add_argument("--no-write", action="store_true", help="print the figures only")
     args = parser.parse_args()
-    section = report([measure_spread(shape) for shape in (Shape(24, 3, 64, args.repeat), Shape(8, 2, 1024, 1))])
+    shapes = (Shape(24, 3, 64, args.repeat), Shape(8, 2, 1024, args.repeat))
+    section = report([measure_spread(shape) for shape in shapes])
     print(section)
     if not args.no_write:
         write("images", section)

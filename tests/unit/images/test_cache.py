@@ -18,6 +18,7 @@ import pytest
 from fabric.images.archive import ENTRYPOINT, Prepared
 from fabric.images.cache import CachedImage, ImageCache
 from fabric.images.errors import BadImage, CacheFull, NotCached, StoreBusy
+from fabric.images.placing import Placer
 from tests.unit.images.content import Image, image_of
 from tests.unit.images.test_archive import START, member, tar_of
 
@@ -46,6 +47,16 @@ def admit(cache: ImageCache, what: Image) -> Prepared:
     blob = cache.incoming(what.digest, len(what.data))
     blob.write_bytes(what.data)
     return cache.admit(what.digest, blob)
+
+
+def admit_as_it_came(cache: ImageCache, what: Image) -> Prepared:
+    """As a fetch does: its chunks come in any order, and its large body is in a file already."""
+    blob = cache.incoming(what.digest, len(what.data))
+    with open(blob, "x+b", buffering=0) as file:
+        placer = Placer(file.fileno(), blob.with_suffix(".bodies"), what.manifest.size, what.manifest.chunk_bytes)
+        for index in reversed(range(len(what.chunks))):
+            placer.write(index, what.chunks[index].data)
+    return cache.admit(what.digest, blob, placer.placed(), pin="a")
 
 
 def reopened(cache: ImageCache, directory: Path, max_bytes: int = 10 * MIB) -> ImageCache:
@@ -77,6 +88,39 @@ def test_what_is_counted_is_what_it_takes(cache: ImageCache, tmp_path: Path) -> 
     folder = tmp_path / "cache" / "entries"
     on_disk = sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
     assert abs(cache.used_bytes() - on_disk) < 5 * 4096
+
+
+def test_what_was_placed_as_it_came_is_taken_over(cache: ImageCache, tmp_path: Path) -> None:
+    large = image_of(tar_of(START, member("data", os.urandom(3 * MIB)), member("more", b"m" * 100_000)), MIB)
+    prepared = admit_as_it_came(cache, large)
+    body = prepared.root / "data"
+    assert (stat.S_IMODE(body.stat().st_mode), body.stat().st_nlink) == (0o444, 1)
+    assert b"".join(cache.read(large.digest)) == large.data
+    assert sorted(os.listdir(prepared.root.parent)) == ["blob", "complete", "root"]
+    before = cache.images()
+    inode = body.stat().st_ino
+    assert admit_as_it_came(cache, large) == prepared, "it is here already"
+    assert body.stat().st_ino == inode
+    assert (cache.images(), is_tidy(tmp_path)) == (before, True)
+    cache.unpin(large.digest, "a")
+    again = reopened(cache, tmp_path, 11 * MIB)
+    assert [each.bytes for each in again.images()] == [each.bytes for each in before]
+    of_another_boot(tmp_path, large)
+    revived = reopened(again, tmp_path)
+    assert revived.get(large.digest) == prepared
+    assert b"".join(revived.read(large.digest)) == large.data
+    assert [each.bytes for each in revived.images()] == [each.bytes for each in before]
+    assert is_tidy(tmp_path)
+    revived.close()
+
+
+def test_a_bad_image_that_was_placed_leaves_nothing(cache: ImageCache, tmp_path: Path) -> None:
+    with pytest.raises(BadImage, match="expected each path once"):
+        admit_as_it_came(cache, image_of(tar_of(START, member("a", b"d" * MIB), member("b"), member("b")), 65536))
+    assert (cache.images(), cache.used_bytes(), is_tidy(tmp_path)) == ([], 0, True)
+    with pytest.raises(CacheFull):
+        admit_as_it_came(cache, image_of(tar_of(START, *(member(f"{n}", b"d" * MIB) for n in range(11))), MIB))
+    assert (cache.images(), cache.used_bytes(), is_tidy(tmp_path)) == ([], 0, True)
 
 
 def test_one_executable_counts_once(cache: ImageCache) -> None:
@@ -205,6 +249,8 @@ def test_half_entries_are_removed_at_opening(cache: ImageCache, tmp_path: Path) 
             (entries / name / "complete").write_bytes(marker)
     shutil.copytree(entries / SMALL.digest[3:], tmp_path / "cache" / "making" / "7")
     (tmp_path / "cache" / "incoming" / ".x.partial").write_bytes(b"half an image")
+    (tmp_path / "cache" / "incoming" / ".x.bodies").mkdir(mode=0o700)
+    (tmp_path / "cache" / "incoming" / ".x.bodies" / "0").write_bytes(b"half a file of it")
     again = reopened(cache, tmp_path)
     assert os.listdir(entries) == [SMALL.digest[3:]]
     assert digests(again) == [SMALL.digest]
