@@ -2,7 +2,7 @@
 and passed on within a rack.
 
     manifest    an image is the list of the hashes of its chunks; its digest is the hash of that list
-    protocol    how chunks and manifests travel, on an endpoint of their own
+    protocol    how chunks and manifests travel, on an endpoint of their own (frames: on a socket)
     store       a holder's chunks and manifests on disk (ledger: what refers to what; shelf: the files)
     server      a thread that serves chunks (credit: who may be sent the next one; parking: who waits;
                 intake: what only a store is asked)

@@ -70,10 +70,17 @@ class Company:
         """A holder's answer. `holders`: those of this fetch, whose names nobody else may have."""
         self._asked[holder] = True
         self._versions[holder] = version
-        for mate in mates:
-            if mate.node != self._here.node and mate.node not in holders and mate not in self._dropped:
-                self._known[mate.node] = mate
-        self._connect(now)
+        news = {
+            mate.node: mate
+            for mate in mates
+            if mate.node != self._here.node
+            and mate.node not in holders
+            and mate not in self._dropped
+            and self._known.get(mate.node) != mate
+        }
+        if news:  # mostly they are those that another holder told of
+            self._known |= news
+            self._connect(now)
 
     def has(self, now: float, mate: str, bits: bytes) -> None:
         if mate in self._linked:

@@ -14,6 +14,7 @@ from types import TracebackType
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
+from fabric.images.frames import receive, send
 from fabric.images.manifest import Buffer
 from fabric.images.protocol import MAX_DATA_BYTES, Answer, Holder, ProtocolError, Request, decode_answer, encode
 
@@ -119,9 +120,8 @@ class Links:
         link = self._links.get(node)
         if link is None:
             return
-        frames: list[Buffer] = [encode(request)] if data is None else [encode(request), data]
         try:
-            link.socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
+            send(link.socket, (encode(request),), data)
         except zmq.Again:  # a DEALER without a connection takes nothing; callers have too little in flight to fill one
             self.drop(node)
             self._broken.append(Lost(node, "connection lost"))
@@ -145,15 +145,15 @@ class Links:
 
     def _drain(self, node: str, link: _Link, found: list[Arrived | Lost]) -> None:
         for _ in range(_DRAIN_AT_ONCE):
-            try:
-                frames = link.socket.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
+            frames = receive(link.socket, 1)
+            if frames is None:
                 return
+            (header,), rest = frames
             try:
-                if len(frames) > 2:
-                    raise ProtocolError(f"expected 1 or 2 frames, found {len(frames)}")
-                data = frames[1].buffer if len(frames) == 2 else None
-                answer = decode_answer(frames[0].buffer, None if data is None else len(data))
+                if len(rest) > 1:
+                    raise ProtocolError(f"expected 1 or 2 frames, found {1 + len(rest)}")
+                data = rest[0] if rest else None
+                answer = decode_answer(header, None if data is None else len(data))
             except ProtocolError as error:
                 self.drop(node)
                 found.append(Lost(node, f"broke the protocol: {error}"))

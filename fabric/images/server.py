@@ -36,6 +36,7 @@ import zmq
 from fabric.images import heap
 from fabric.images.credit import ChunkQueue
 from fabric.images.errors import EndpointError, ImageError, NotYet
+from fabric.images.frames import receive, send
 from fabric.images.manifest import Buffer
 from fabric.images.mates import MateTable
 from fabric.images.parking import Parked, Turn
@@ -289,19 +290,20 @@ class ChunkServer:
 
     def _take(self) -> None:
         for _ in range(_TAKE_AT_ONCE):
-            try:
-                frames = self._router.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
+            frames = receive(self._router, 2)
+            if frames is None:
                 return
+            first, rest = frames
             try:
-                if len(frames) not in (2, 3):
-                    raise ProtocolError(f"expected 1 or 2 frames, found {len(frames) - 1}")
-                data = frames[2].buffer if len(frames) == 3 else None
-                request = decode_request(frames[1].buffer, None if data is None else len(data))
+                if len(first) < 2 or len(rest) > 1:
+                    raise ProtocolError(f"expected 1 or 2 frames, found {len(first) - 1 + len(rest)}")
+                peer, header = first
+                data = rest[0] if rest else None
+                request = decode_request(header, None if data is None else len(data))
             except ProtocolError:
                 self._counters.rejected += 1
                 continue
-            self._handle(frames[0].bytes, request, data if data is not None else memoryview(b""))
+            self._handle(peer, request, data if data is not None else memoryview(b""))
 
     def _handle(self, peer: bytes, request: Request, data: memoryview) -> None:
         self._counters.bytes_in += len(data)
@@ -350,8 +352,7 @@ class ChunkServer:
             return None
 
     def _send(self, peer: bytes, answer: Answer, data: Buffer | None = None) -> zmq.MessageTracker | None:
-        frames: list[Buffer] = [peer, encode(answer)] if data is None else [peer, encode(answer), data]
-        tracker = self._router.send_multipart(frames, zmq.NOBLOCK, copy=False, track=data is not None)
+        tracker = send(self._router, (peer, encode(answer)), data, track=data is not None)
         if data is not None:
             self._counters.bytes_out += len(data)
         self._counters.refused += isinstance(answer, Refused)
