@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from fabric.images.hollow import Moved, Placed, copy
 from fabric.images.inflate import Gzip, Plain, Xz, inflater
 from fabric.images.manifest import Buffer
 from fabric.images.tarstream import Receiver, TarStream
-from fabric.images.tarwalk import Body, Layout, Limits, Member, Need, NotTar, walk
+from fabric.images.tarwalk import Body, Layout, Limits, Member, Need, NotTar, Walked, walk
 
 ENTRYPOINT = "entrypoint"
 _HEAD_BYTES = 6
@@ -155,7 +155,11 @@ def unpack(
     of the blob, or a copy where that can't be. On any error `into` is removed. Raises `BadImage`, `OSError`.
     """
     into.mkdir()
+    limits = limits or Limits()
     extractor = _Extractor(into, room or _any_room, placed)
+    walked = placed.walked if placed is not None else None
+    if walked is not None and walked.layout.limits != limits:
+        walked = None
     try:
         with open(blob, "rb", buffering=0) as source:
             head = os.pread(source.fileno(), _HEAD_BYTES, 0)
@@ -163,9 +167,9 @@ def unpack(
                 _place_program(blob, into / ENTRYPOINT, room or _any_room)
             else:
                 if is_plain(head):
-                    layout = _unpack_plain(source.fileno(), limits or Limits(), extractor, head)
+                    layout = _unpack_plain(source.fileno(), limits, extractor, head, walked)
                 else:
-                    layout = _unpack_stream(source.fileno(), limits or Limits(), extractor)
+                    layout = _unpack_stream(source.fileno(), limits, extractor)
                 extractor.seal(layout)
     except BaseException:
         remove_tree(into)
@@ -271,9 +275,25 @@ def _unpack_stream(source: int, limits: Limits, extractor: _Extractor) -> Layout
     return checker.layout
 
 
-def _unpack_plain(source: int, limits: Limits, extractor: _Extractor, head: bytes) -> Layout:
-    layout = Layout(limits)
-    walking = walk(limits, layout)
+def _unpack_plain(source: int, limits: Limits, extractor: _Extractor, head: bytes, walked: Walked | None) -> Layout:
+    layout = Layout(limits) if walked is None else walked.layout
+    try:
+        for at, body in _walk_file(source, layout) if walked is None else walked.members:
+            extractor.begin(body, at)
+            if extractor.fd >= 0:
+                _copy(source, at, extractor.fd, body.member)
+            extractor.end(body.member)
+    except NotTar as error:
+        raise _neither(head, error) from None
+    finally:
+        extractor.close()
+    check_entrypoint(layout)
+    return layout
+
+
+def _walk_file(source: int, layout: Layout) -> Iterator[tuple[int, Body]]:
+    """Each member, and where its content is."""
+    walking = walk(layout.limits, layout)
     at = 0
     answer: bytes | None = None
     try:
@@ -282,20 +302,12 @@ def _unpack_plain(source: int, limits: Limits, extractor: _Extractor, head: byte
             if isinstance(wanted, Need):
                 answer = os.pread(source, wanted.bytes, at)
                 at += len(answer)
-                continue
-            extractor.begin(wanted, at)
-            if extractor.fd >= 0:
-                _copy(source, at, extractor.fd, wanted.member)
-            extractor.end(wanted.member)
-            at += wanted.padded_bytes
-            answer = b""
+            else:
+                yield at, wanted
+                answer = b""
+                at += wanted.padded_bytes
     except StopIteration:
-        check_entrypoint(layout)
-        return layout
-    except NotTar as error:
-        raise _neither(head, error) from None
-    finally:
-        extractor.close()
+        return
 
 
 def _copy(source: int, start: int, into: int, member: Member) -> None:

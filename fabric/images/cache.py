@@ -87,6 +87,8 @@ class ImageCache:
     def __init__(self, directory: Path, max_bytes: int) -> None:
         """Opens the cache, making what is missing. Raises `StoreBusy` if another process has it open."""
         self.max_bytes = max_bytes
+        self.limits = Limits(unpacked_bytes=max_bytes)
+        """Of an image."""
         self._directory = directory
         self._incoming, self._making = directory / "incoming", directory / "making"
         self._entry_dir = directory / "entries"
@@ -265,9 +267,8 @@ class ImageCache:
             folder.mkdir()
             os.rename(blob, folder / "blob")
             if placed is None:
-                placed = place(folder / "blob", folder / "bodies")
-            limits = Limits(unpacked_bytes=self.max_bytes)
-            _, moved = unpack(folder / "blob", folder / "root", limits=limits, room=room, placed=placed)
+                placed = place(folder / "blob", folder / "bodies", self.limits)
+            _, moved = unpack(folder / "blob", folder / "root", limits=self.limits, room=room, placed=placed)
             if placed is not None and placed.parts:
                 placed.folder.rmdir()
             marker = _Marker(1, taken, self._boot, moved)

@@ -57,6 +57,7 @@ from fabric.images.protocol import (
     Underway,
     decode_mates,
 )
+from fabric.images.tarwalk import Limits
 from fabric.images.transfer import MATE_STALL_S, STALL_S, WINDOW, Dropped, Transfer
 
 DEADLINE_S = 600.0
@@ -128,11 +129,12 @@ def fetch(
     window: int = WINDOW,
     progress: Progress | None = None,
     neighbours: Neighbours | None = None,
-    place: bool = False,
+    place: Limits | None = None,
 ) -> FetchReport:
     """Writes the image `digest` to the file `into`, which appears whole or not at all.
 
-    With `place`, large bodies of a plain archive are not in it, but beside it, where the report says.
+    With `place`, large bodies of a plain archive within these limits are not in it, but beside it, where the report
+    says.
 
     `more(excluded)` is asked for other holders when none is left; `progress(done, total)` is told bytes, from this
     thread. With `neighbours`, who takes the file from here says so to `neighbours.pieces`. Raises `FetchFailed` with a
@@ -143,7 +145,8 @@ def fetch(
     fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     whole = False
     try:
-        sink = _FileSink(fd, bodies if place else None, digest, neighbours.pieces if neighbours is not None else None)
+        pieces = neighbours.pieces if neighbours is not None else None
+        sink = _FileSink(fd, bodies if place is not None else None, place or Limits(), digest, pieces)
         fetching = Fetching(digest, sink, context, more, window, stall_s, progress, neighbours)
         report = fetching.run(holders, cancelled or threading.Event(), deadline_s)
         os.rename(partial, into)
@@ -166,11 +169,11 @@ def fetch(
 class _FileSink:
     placer: Placer
 
-    def __init__(self, fd: int, bodies: Path | None, digest: str, pieces: Pieces | None) -> None:
-        self.fd, self.bodies, self.digest, self.pieces = fd, bodies, digest, pieces
+    def __init__(self, fd: int, bodies: Path | None, limits: Limits, digest: str, pieces: Pieces | None) -> None:
+        self.fd, self.bodies, self.limits, self.digest, self.pieces = fd, bodies, limits, digest, pieces
 
     def start(self, manifest: Manifest) -> set[int]:
-        self.placer = Placer(self.fd, self.bodies, manifest.size, manifest.chunk_bytes)
+        self.placer = Placer(self.fd, self.bodies, manifest.size, manifest.chunk_bytes, self.limits)
         if self.pieces is not None:
             self.pieces.begin(self.digest, manifest, self.placer.reader())
         return set()

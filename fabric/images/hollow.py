@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from fabric.images.tarwalk import Walked
+
 MIN_MOVED_BYTES = 1 << 16
 """A smaller body isn't worth the system calls."""
 _PIECE_BYTES = 1 << 20
@@ -41,10 +43,12 @@ class Moved:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """The large bodies of a blob, each in a file of its own in `folder`, which need not be there if there are none."""
+    """The large bodies of a blob, each in a file of its own in `folder`, which need not be there if there are none.
+    `walked`: what the headers say, if it was read to the end and keeps the rules, so that it need not be read again."""
 
     folder: Path
     parts: tuple[Moved, ...] = ()
+    walked: Walked | None = None
 
 
 def can_punch(fd: int) -> bool:

@@ -9,8 +9,8 @@ as when it is unpacked (`fabric.images.tarwalk`), so it is known where its bodie
 
 What comes for a body that is known is written to its file. What had come before it was known is moved there
 (`fabric.images.hollow`). Nothing is decided here: a body is placed when its header keeps the rules, and at the first
-one that doesn't, placing ends, the rest goes to the blob, and unpacking says what is wrong with it. An image that is no
-plain archive is all blob.
+one that doesn't, placing ends, the rest goes to the blob, and unpacking says what is wrong with it. If all do, they
+need not be read again: they are kept (in memory that the rules bound). An image that is no plain archive is all blob.
 
 Threads: `Placer` is for the fetch's; a `Reader` reads, on any thread, what was written.
 """
@@ -26,15 +26,16 @@ from fabric.images.archive import is_plain
 from fabric.images.errors import BadImage
 from fabric.images.hollow import MIN_MOVED_BYTES, Moved, Placed, can_punch, move, parts_in, punch, read_parts
 from fabric.images.manifest import CHUNK_BYTES, Buffer
-from fabric.images.tarwalk import BLOCK, Body, Layout, Limits, Member, Need, walk
+from fabric.images.tarwalk import BLOCK, Body, Layout, Limits, Member, Need, Walked, walk
 
 
 class Placer:
     """One image that comes. Its methods raise `OSError`."""
 
-    def __init__(self, blob: int, bodies: Path | None, size: int, chunk_bytes: int) -> None:
+    def __init__(self, blob: int, bodies: Path | None, size: int, chunk_bytes: int, limits: Limits) -> None:
         """`blob`: a file to read and write, which stays the caller's. `bodies`: a folder that is made when there is
-        anything for it; None, or a file system that can't punch holes: all goes to the blob."""
+        anything for it; None, or a file system that can't punch holes: all goes to the blob. `limits`: those of
+        unpacking it."""
         os.ftruncate(blob, size)
         self._blob, self._size, self._chunk_bytes = blob, size, chunk_bytes
         self._bodies = bodies if bodies is not None and can_punch(blob) else None
@@ -44,7 +45,10 @@ class Placer:
         self._here = bytearray(-(-size // chunk_bytes))
         self._new, self._data = -1, memoryview(b"")
         """The chunk that is about to be written."""
+        self._layout = Layout(limits)
+        self._members: list[tuple[int, Body]] = []
         self._walk: Generator[Need | Body, bytes, None] | None = None
+        self._walked: Walked | None = None
         self._reading = self._bodies is not None
         """There may be more headers, the next one in the `_need` bytes at `_at`."""
         self._at, self._need = 0, BLOCK
@@ -77,7 +81,7 @@ class Placer:
 
     def placed(self) -> Placed | None:
         """Where the bodies are; complete when all chunks are here."""
-        return None if self._bodies is None else Placed(self._bodies, tuple(self._parts))
+        return None if self._bodies is None else Placed(self._bodies, tuple(self._parts), self._walked)
 
     def reader(self) -> Reader:
         """To be closed by the caller, sooner or later than the blob."""
@@ -91,18 +95,21 @@ class Placer:
             while self._reading and (answer := self._bytes(self._at, self._need)) is not None:
                 self._at += len(answer)
                 self._step(answer)
-        except (StopIteration, BadImage):
+        except StopIteration:
+            self._reading, self._walked = False, Walked(self._members, self._layout)
+        except BadImage:
             self._reading = False
 
     def _step(self, answer: bytes) -> None:
         if self._walk is None:
             if not is_plain(answer):
                 raise BadImage("no plain archive")
-            self._walk = walk(Limits(), Layout(Limits()))
+            self._walk = walk(self._layout.limits, self._layout)
             next(self._walk)
         wanted = self._walk.send(answer)
         while isinstance(wanted, Body):
             self._place(wanted.member)
+            self._members.append((self._at, wanted))
             self._at += wanted.padded_bytes
             wanted = self._walk.send(b"")
         self._need = wanted.bytes
@@ -170,11 +177,11 @@ class Reader:
             self._blob = -1
 
 
-def place(blob: Path, bodies: Path) -> Placed | None:
+def place(blob: Path, bodies: Path, limits: Limits) -> Placed | None:
     """Moves the large bodies of the image in the file `blob` to files in the new folder `bodies`. None: they stay,
     because the file system can't punch holes. Raises `OSError`."""
     with open(blob, "r+b", buffering=0) as file:
-        placer = Placer(file.fileno(), bodies, blob.stat().st_size, CHUNK_BYTES)
+        placer = Placer(file.fileno(), bodies, blob.stat().st_size, CHUNK_BYTES, limits)
         placer.found()
         return placer.placed()
 

@@ -26,7 +26,7 @@ The rules make the paths of an archive mean the same whoever reads them, and kee
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -92,12 +92,20 @@ class Body:
     parents: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Walked:
+    """An archive that was read to its end and keeps the rules: each member, with the offset of its content."""
+
+    members: Sequence[tuple[int, Body]]
+    layout: Layout
+
+
 class Layout:
     """The paths seen so far, and the rules for the next one."""
 
     def __init__(self, limits: Limits) -> None:
         self.kinds: dict[str, Kind] = {"": "folder"}
-        self._limits = limits
+        self.limits = limits
         self._path_bytes = 0
         self._content_bytes = 0
 
@@ -120,19 +128,19 @@ class Layout:
                 )
             kind = found
         self._content_bytes += member.size
-        if self._content_bytes > self._limits.unpacked_bytes:
+        if self._content_bytes > self.limits.unpacked_bytes:
             raise UnpacksTooLarge(
-                f"member {path!r}: expected at most {self._limits.unpacked_bytes} bytes of contents, "
+                f"member {path!r}: expected at most {self.limits.unpacked_bytes} bytes of contents, "
                 f"found {self._content_bytes} up to here"
             )
         for new in (*parents, path):
             self.kinds[new] = "folder"
             self._path_bytes += len(new.encode())
         self.kinds[path] = kind
-        if len(self.kinds) - 1 > self._limits.members:
-            raise BadImage(f"member {path!r}: expected at most {self._limits.members} members, found more")
-        if self._path_bytes > self._limits.all_path_bytes:
-            raise BadImage(f"member {path!r}: expected paths of {self._limits.all_path_bytes} bytes in all, found more")
+        if len(self.kinds) - 1 > self.limits.members:
+            raise BadImage(f"member {path!r}: expected at most {self.limits.members} members, found more")
+        if self._path_bytes > self.limits.all_path_bytes:
+            raise BadImage(f"member {path!r}: expected paths of {self.limits.all_path_bytes} bytes in all, found more")
         return parents
 
     def _new_parents(self, path: str) -> tuple[str, ...]:

@@ -151,7 +151,7 @@ class ComputeWorld:
             cancelled=talk.cancelled,
             progress=progress,
             neighbours=self._sharing.neighbours,
-            place=True,
+            place=self._cache.limits,
         )
         began, pieces = time.monotonic(), self._sharing.pieces
         pieces.moving(digest)

@@ -12,6 +12,7 @@ import pytest
 from fabric.images.errors import FetchCancelled, FetchFailed
 from fabric.images.fetch import fetch
 from fabric.images.hollow import Parts
+from fabric.images.tarwalk import Limits
 from tests.unit.images.content import image_of, random_image
 from tests.unit.images.peers import Peers, peers_in
 from tests.unit.images.rack import Once
@@ -29,7 +30,7 @@ def peers(tmp_path: Path) -> Iterator[Peers]:
 
 def test_large_bodies_of_an_archive_are_placed_beside_the_file_if_asked_for(peers: Peers, tmp_path: Path) -> None:
     holders = [peers.serve(ARCHIVE).holder, peers.serve(ARCHIVE).holder]
-    report = fetch(ARCHIVE.digest, holders, tmp_path / "out", context=peers.context, place=True)
+    report = fetch(ARCHIVE.digest, holders, tmp_path / "out", context=peers.context, place=Limits())
     placed = report.placed
     assert placed is not None
     assert [(placed.folder / part.path).read_bytes() for part in placed.parts] == [DATA, DATA[:99_999]]
@@ -59,6 +60,6 @@ def test_a_fetch_that_places_and_does_not_end_leaves_nothing(peers: Peers, tmp_p
             context=peers.context,
             cancelled=cancelled,
             progress=Once(ARCHIVE.manifest.size // 2, stop),
-            place=True,
+            place=Limits(),
         )
     assert os.listdir(tmp_path / "out") == []

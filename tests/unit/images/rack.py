@@ -51,7 +51,7 @@ class Node:
             into,
             context=self._context,
             neighbours=neighbours,
-            place=self.cache is not None,
+            place=self.cache.limits if self.cache is not None else None,
             **options,  # type: ignore[arg-type]
         )
         placed = report.placed or Placed(into)

@@ -53,7 +53,8 @@ def admit_as_it_came(cache: ImageCache, what: Image) -> Prepared:
     """As a fetch does: its chunks come in any order, and its large body is in a file already."""
     blob = cache.incoming(what.digest, len(what.data))
     with open(blob, "x+b", buffering=0) as file:
-        placer = Placer(file.fileno(), blob.with_suffix(".bodies"), what.manifest.size, what.manifest.chunk_bytes)
+        bodies, manifest = blob.with_suffix(".bodies"), what.manifest
+        placer = Placer(file.fileno(), bodies, manifest.size, manifest.chunk_bytes, cache.limits)
         for index in reversed(range(len(what.chunks))):
             placer.write(index, what.chunks[index].data)
     return cache.admit(what.digest, blob, placer.placed(), pin="a")

@@ -11,6 +11,7 @@ import pytest
 from fabric.images.archive import Prepared, remove_tree, unpack
 from fabric.images.hollow import MIN_MOVED_BYTES, Moved, Parts, can_punch
 from fabric.images.placing import place
+from fabric.images.tarwalk import Limits
 from tests.unit.images.test_archive import START, member, tar_of
 
 LARGE = os.urandom(3_333_333)
@@ -23,7 +24,7 @@ DATA = tar_of(
 
 
 def unpacked(blob: Path, folder: Path) -> tuple[Prepared, tuple[Moved, ...]]:
-    placed = place(blob, folder / "bodies")
+    placed = place(blob, folder / "bodies", Limits())
     assert placed is not None
     return unpack(blob, folder / "root", placed=placed)
 
@@ -70,7 +71,7 @@ def test_where_no_holes_can_be_punched_nothing_moves(tmp_path: Path, monkeypatch
     blob = tmp_path / "blob"
     blob.write_bytes(DATA)
     told: list[int] = []
-    assert place(blob, tmp_path / "bodies") is None
+    assert place(blob, tmp_path / "bodies", Limits()) is None
     prepared, moved = unpack(blob, tmp_path / "root", room=told.append)
     root = prepared.root
     assert (moved, blob.read_bytes()) == ((), DATA)

@@ -13,6 +13,7 @@ from fabric.images.errors import ChunkCorrupt, NotHeld, NotYet
 from fabric.images.mates import bits
 from fabric.images.pieces import HOT_CHUNKS, KEEP_S, Pieces
 from fabric.images.placing import Placer
+from fabric.images.tarwalk import Limits
 from tests.unit.images.content import Image, image_of, random_image
 from tests.unit.images.rack import nothing_cached
 from tests.unit.images.test_archive import START, member, tar_of
@@ -26,7 +27,7 @@ class Coming:
     def __init__(self, pieces: Pieces, image: Image, path: Path, bodies: Path | None = None) -> None:
         self.pieces, self.image = pieces, image
         self.fd = os.open(path, os.O_RDWR | os.O_CREAT)
-        self.placer = Placer(self.fd, bodies, image.manifest.size, image.manifest.chunk_bytes)
+        self.placer = Placer(self.fd, bodies, image.manifest.size, image.manifest.chunk_bytes, Limits())
         pieces.begin(image.digest, image.manifest, self.placer.reader())
 
     def take(self, *indices: int) -> None:

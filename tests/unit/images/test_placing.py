@@ -14,6 +14,7 @@ from fabric.images.archive import remove_tree, unpack
 from fabric.images.errors import BadImage
 from fabric.images.hollow import MIN_MOVED_BYTES, Moved, Parts, Placed
 from fabric.images.placing import Placer, place
+from fabric.images.tarwalk import Limits
 from tests.unit.images.content import Image, image_of
 from tests.unit.images.test_archive import START, link, member, tar_of
 
@@ -46,7 +47,7 @@ class Coming:
         self.image, self.folder = image, folder
         self.blob, self.bodies = folder / "blob", folder / "bodies"
         self._fd = os.open(self.blob, os.O_RDWR | os.O_CREAT)
-        self.placer = Placer(self._fd, self.bodies, image.manifest.size, image.manifest.chunk_bytes)
+        self.placer = Placer(self._fd, self.bodies, image.manifest.size, image.manifest.chunk_bytes, Limits())
 
     def take(self, indices: Sequence[int]) -> Coming:
         for index in indices:
@@ -155,6 +156,18 @@ def test_what_comes_in_order_is_written_once(come: Callable[[Image], Coming], mo
     assert coming.whole() == image.data
 
 
+def test_headers_are_read_once_and_again_only_for_other_limits(
+    come: Callable[[Image], Coming], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = image_of(random_archive(4), 65536)
+    coming = come(image).take(mixed(2)(image))
+    with pytest.raises(BadImage, match="expected at most 1 members"):
+        unpack(coming.blob, coming.folder / "root", limits=Limits(members=1), placed=coming.placed())
+    coming = come(image).take(mixed(3)(image))
+    monkeypatch.setattr("fabric.images.archive.walk", None)
+    remove_tree(unpack(coming.blob, coming.folder / "root", placed=coming.placed())[0].root)
+
+
 BAD = {
     "outside": tar_of(START, member("a", b"a" * LARGE), member("../b", b"b" * LARGE), member("c", b"c" * LARGE)),
     "twice": tar_of(START, member("a", b"a" * LARGE), member("a", b"b" * LARGE)),
@@ -225,4 +238,4 @@ def test_where_no_holes_can_be_punched_all_is_in_the_blob(tmp_path: Path, monkey
     assert coming.placer.placed() is None
     assert coming.blob.read_bytes() == image.data
     coming.close()
-    assert place(coming.blob, coming.bodies) is None
+    assert place(coming.blob, coming.bodies, Limits()) is None
