@@ -6,15 +6,14 @@ says that it runs, and all its processes are there by then.
 
 Uncached: 64 MiB of random bytes that no node has. The yardstick is what the bytes need on this machine in the same run:
 through the loopback interface (one TCP connection between two processes), and through blake3 in as many threads as
-there are cores. That they are also written is not in it. What that takes is told beside it: the same bytes written once
-to as many files, by a thread for each core, which on a machine whose memory is given to it page by page is the most of
-it. (Files are in memory where there is room: each uncached request leaves 3 GiB there until the end.)
+there are cores. That they are also written is not in it: what that takes is told beside it, and done just before each
+request (bench/pages.py says why). (Files are in memory where there is room: each uncached request leaves 3 GiB there
+until the end.)
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import statistics
 import tempfile
@@ -24,7 +23,7 @@ from pathlib import Path
 
 import blake3
 
-from bench import asking
+from bench import asking, pages
 from bench.fabrics import Shape, up
 from bench.wanted import Part, Row, at_most, say, spread, told
 from fabric.cli.client import Api
@@ -44,6 +43,7 @@ def starting(
 ) -> Part:
     cold: list[float] = []
     needed: list[float] = []
+    written: list[float] = []
     with (
         tempfile.TemporaryDirectory(prefix="fabric-bench-") as folder,
         up(shape, driver="process") as (fabric, _),
@@ -60,10 +60,10 @@ def starting(
             asking.write_image(path, image_bytes)
             asking.push(api, f"starting-{number}", path)
             total = count * path.stat().st_size
+            written.append(pages.write_files(fabric.folder.path / "written", count, image_bytes))
             cold.append(asking.once(api, f"starting-{number}", count, seen=True, max_per_node=1).wall_s)
             needed.append(total / loopback_bytes_s() + total / hash_bytes_s())
             say(f"uncached: {cold[-1]:.2f} s; the bytes need {needed[-1]:.2f} s")
-        written_s = writing_s(fabric.folder.path / "written", count, image_bytes) if cold else 0.0
     walls = sorted(one.wall_s for one in warm)
     rows: list[Row] = [
         at_most(3, f"POST to {count} processes, each on its node, cached", statistics.median(walls), SLURM_S, "s"),
@@ -77,7 +77,7 @@ def starting(
             at_most(3, f"uncached, {image_bytes >> 20} MiB: times what the bytes need", ratio, TIMES),
             told("uncached, s", spread(cold), 3),
             told("what the bytes need: loopback and hash, s", spread(needed), 3),
-            told("to write as many files, each once, a thread for each core, s", f"{written_s:.2f}", 3),
+            told("to write as many files, each once, a thread for each core, s", spread(written), 3),
         ]
     how = f"{shape}, each a process, driver process; {rounds} requests cached, {uncached} not, one after the other."
     return Part("starting", how, tuple(rows))
@@ -122,24 +122,3 @@ def hash_bytes_s(size: int = HASH_BYTES) -> float:
             one.result()
         return threads * pieces * PIECE_BYTES / (time.perf_counter() - began)
 
-
-def writing_s(folder: Path, files: int, size: int) -> float:
-    """New files of random bytes, one thread for each core writes its share of them; they are removed afterwards. It
-    comes last: memory that was just in use is had again for less."""
-    content = memoryview(os.urandom(PIECE_BYTES))
-
-    def write(path: Path) -> None:
-        with open(path, "xb", buffering=0) as file:
-            left = size
-            while left:
-                left -= file.write(content[:left])
-
-    folder.mkdir()
-    try:
-        with ThreadPoolExecutor(cores()) as pool:
-            began = time.perf_counter()
-            for one in [pool.submit(write, folder / str(number)) for number in range(files)]:
-                one.result()
-            return time.perf_counter() - began
-    finally:
-        shutil.rmtree(folder)
