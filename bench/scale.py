@@ -237,7 +237,7 @@ def _say(text: str) -> None:
 
 def grow(shape: Shape, discussion: Discussion = "known") -> Measured:
     gc.disable()  # as in a simulation of the tests: a world lives until its end
-    return Bench(shape, discussion).one_by_one([50] * 4)
+    return Bench(shape, discussion).one_by_one([50] * 6)
 
 
 def hundred() -> Measured:

@@ -10,8 +10,7 @@ ask for at the moment it comes is what came from a holder, and what they wait fo
 that were given last are kept in memory as they were verified.
 
 What is read from a file is hashed before it is handed out, as in the chunk store, so nothing is served that rotted, or
-that the cache moved, or evicted, at the wrong moment. Only while the image comes it is not: each chunk was hashed a
-moment ago, the file is the fetch's alone, and whoever gets the chunk hashes it anyway.
+that the cache moved, or evicted, at the wrong moment.
 
 Threads: every method may be called from any thread. The fetch of an image calls `begin`, then `arrived` and `coming`,
 then `moving` and `settled`, or `end`.
@@ -176,10 +175,10 @@ class Pieces:
                 continue
             before = image.state
             data = self._read(digest, image, index)
-            coming = image.state == "coming"  # so it was while its bytes were read
-            if data is not None and (coming or chunk_hash(data) == chunk):
+            if data is not None and chunk_hash(data) == chunk:
                 image.used_at = self._clock()
                 return data
+            coming = image.state == "coming"  # so it was while its bytes were read
             if before != "cached" and not coming:
                 waits = True
                 continue
