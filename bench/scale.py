@@ -227,7 +227,7 @@ def _calm(shape: Shape) -> Conditions:
         skew_s=0.0,
         habits=Habits(),
         requests=0,
-        images=2,  # as many as a simulated node keeps: what runs pins its image
+        images=1,
     )
 
 
@@ -237,7 +237,7 @@ def _say(text: str) -> None:
 
 def grow(shape: Shape, discussion: Discussion = "known") -> Measured:
     gc.disable()  # as in a simulation of the tests: a world lives until its end
-    return Bench(shape, discussion).one_by_one([50] * 6)
+    return Bench(shape, discussion).one_by_one([50] * 4)
 
 
 def hundred() -> Measured:
