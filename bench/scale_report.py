@@ -181,9 +181,9 @@ def growth_section(found: Sequence[Measured], code: str) -> str:
     lines = [
         *head("How a request grows with the fabric (simulated)", "growth", code),
         "The roles of production in the simulator, calm weather, all checkers on, heartbeats every 10 s; each row a",
-        "process of its own. Four requests of 50 Small of one image, one after the other; the median. (For the first every",
-        "storage agent is asked who holds it.) It is fetched by each node that has not got it. Messages are sent ones,",
-        "without heartbeats.",
+        "process of its own. Four requests of 50 Small of one image, one after the other; the median. (For the first",
+        "every storage agent is asked who holds it.) It is fetched by each node that has not got it. Messages are sent",
+        "ones, without heartbeats.",
         "",
         *growth_rows(found),
         "",
