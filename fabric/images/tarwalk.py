@@ -16,8 +16,7 @@ The rules make the paths of an archive mean the same whoever reads them, and kee
 - No absolute path, no "..", no path twice (a folder may be listed again).
 - A parent is a folder, never a link or a file: so a member's folder is where its path says.
 - A symbolic link has a relative target, with ".." only at its start and not more of them than its folder is deep.
-  Then it
-  stays inside whatever it is chained with: ".." is only ever applied to real folders.
+  Then it stays inside whatever it is chained with: ".." is only ever applied to real folders.
 - A hard link names an earlier regular file of the archive.
 - Nothing else: no devices, no pipes, no sparse files, no links or folders with a content.
 - Numbers and sizes are bounded (`Limits`), those of names and of extended headers too, so memory is.

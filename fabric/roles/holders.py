@@ -145,11 +145,13 @@ class HolderSearch:
                 return
             search.spent += _messages(gathered)
             found = _sift(search, gathered)
-            if len(found.candidates) == len(known.places):
-                self._end(at, search, found)
-            else:
+            if len(found.candidates) < len(known.places):
                 self._known.pop(search.digest, None)
                 self._ask_all(at, search)
+            elif any(isinstance(ask, FindHolders) and ask.exclude for _, ask in search.askers):
+                self._ask_all(at, search)  # one that came meanwhile, and whom some of these have failed
+            else:
+                self._end(at, search, found)
 
         self._calls.gather(now, search.digest, (search.deadline - now) * CHECK_PART, done, commands=commands)
 
@@ -168,7 +170,7 @@ class HolderSearch:
 
     def _learn(self, now: float, digest: str, found: _Found) -> None:
         """If everybody answered, and there are holders enough."""
-        if found.silent or len(found.candidates) < self._settings.redundancy:
+        if not self._enough(found):
             return
         places = tuple((one.ref.node, one.ref.rack) for one in found.candidates[:MAX_KNOWN_HOLDERS])
         self._known[digest] = _Known(places, now + self._settings.holders_known_s)
@@ -176,11 +178,14 @@ class HolderSearch:
         while len(self._known) > MAX_KNOWN:
             self._known.popitem(last=False)
 
+    def _enough(self, found: _Found) -> bool:
+        return not found.silent and len(found.candidates) >= self._settings.redundancy
+
     def _end(self, now: float, search: _Search, found: _Found) -> None:
         self._open.discard(search)
         if self._shared.get(search.digest) is search:
             del self._shared[search.digest]
-            if not found.silent and len(found.candidates) >= self._settings.redundancy:
+            if self._enough(found):
                 self._found = {one: kept for one, kept in self._found.items() if kept[0] > now}
                 if len(self._found) < MAX_OPEN:
                     self._found[search.digest] = (now + self._settings.holders_fresh_s, found)

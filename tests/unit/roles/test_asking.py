@@ -127,6 +127,17 @@ def test_when_one_of_them_holds_it_no_more_all_are_asked():
     assert told["route:2"].messages == 13, "both rounds are counted"
 
 
+def test_when_who_comes_meanwhile_was_failed_by_one_of_them_all_are_asked():
+    one = found_before()
+    one.ask(1.2 + FRESH_S, 2)
+    checks = one.checks()
+    one.ask(1.2 + FRESH_S, 3, exclude=("s-r1",))
+    for rack in RACKS:
+        held = NodeResult(f"s-{rack}", ImageHeld(True, f"tcp://data-{rack}", 100, 0))
+        one.role.calls.on_answer(1.3 + FRESH_S, RackAnswer(checks[0].call, rack, True, (held,), (), (), 2))
+    assert len(one.questions()) == len(RACKS), "a third holder may be there by now"
+
+
 def test_when_one_of_them_is_silent_all_are_asked_while_the_askers_still_wait():
     one = found_before()
     asked_at = 1.2 + FRESH_S
