@@ -20,7 +20,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
-import zmq
 
 from fabric.images.cache import ImageCache
 from fabric.images.fetch import fetch
@@ -59,7 +58,7 @@ class Done(msgspec.Struct, frozen=True):
 class HolderNode:
     def __init__(self, folder: Path) -> None:
         self._store = ChunkStore(folder)
-        self._server = ChunkServer(self._store, context=zmq.Context())
+        self._server = ChunkServer(self._store)
         self._endpoint = self._server.start()
 
     def obey(self, order: Order) -> Done:
@@ -81,10 +80,9 @@ class HolderNode:
 class FetchingNode:
     def __init__(self, folder: Path, name: str, rack: str) -> None:
         self._folder = folder
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         total = Resources(1, 1, 1)
         config = AgentConfig(name, rack, "compute", "", folder, total)
-        self._sharing = Sharing(config, self._context, ImageCache(folder / "cache", 1 << 40))
+        self._sharing = Sharing(config, ImageCache(folder / "cache", 1 << 40))
 
     def obey(self, order: Order) -> Done:
         calls: dict[str, Callable[[Order], Done]] = {
@@ -100,7 +98,6 @@ class FetchingNode:
             order.digest,
             order.holders,
             self._folder / "image",
-            context=self._context,
             neighbours=self._sharing.neighbours,
         )
         dropped = tuple(f"{drop.node}: {drop.reason}" for drop in report.dropped)

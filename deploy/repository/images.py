@@ -100,10 +100,7 @@ class ImageSource:
             return []
 
         def run() -> None:
-            context = self._access.context
-            fetch(
-                image.digest, holders, into, context=context, more=more, cancelled=self._cancelled, deadline_s=FETCH_S
-            )
+            fetch(image.digest, holders, into, more=more, cancelled=self._cancelled, deadline_s=FETCH_S)
 
         try:
             async with self._slots:

@@ -183,7 +183,6 @@ class _Upload:
     def _begin(self, holders: tuple[Holder, ...]) -> Push:
         return Push(
             holders,
-            context=self._control.context,
             name=self._name,
             expected_digest=self._digest,
             redundancy=REDUNDANCY,

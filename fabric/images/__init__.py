@@ -2,14 +2,15 @@
 and passed on within a rack.
 
     manifest    an image is the list of the hashes of its chunks; its digest is the hash of that list
-    protocol    how chunks and manifests travel, on an endpoint of their own (frames: on a socket)
+    protocol    how chunks and manifests travel, on an endpoint of their own (wire: on a TCP connection; stretch: from
+                files, by the kernel)
     store       a holder's chunks and manifests on disk (ledger: what refers to what; shelf: the files)
-    server      a thread that serves chunks (credit: who may be sent the next one; parking: who waits;
-                intake: what only a store is asked)
+    server      a thread that serves chunks (callers: one connection; parking: who waits; intake: what only a store is
+                asked)
     transfer    which chunk to ask of whom next, without sockets or a clock
     mates       nodes of a rack that fetch the same: whom to ask within the rack (pieces: what a node gives to them)
-    fetch       an image into a file, from several holders (links: the connections; company: its mates; heap: memory
-                for what is on its way); replicate: into a store
+    fetch       an image into a file, from several holders (links: the connections; company: its mates); replicate:
+                into a store
     push        an upload to holders in different racks
     archive     what an image may be, and unpacking it (tarwalk, tarstream, inflate)
     placing     where the bytes of an image go as they come (hollow: blobs without the bodies that are elsewhere)

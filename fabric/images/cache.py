@@ -185,7 +185,7 @@ class ImageCache:
         Raises `NotCached`, at once or when the image is evicted meanwhile.
         """
         try:
-            yield from self.parts(digest).pieces(0)
+            yield from self.parts(digest).pieces()
         except (OSError, EOFError) as error:
             raise NotCached(f"image {digest} is not in the cache any more ({error})") from None
 

@@ -33,12 +33,9 @@ from pathlib import Path
 from typing import Protocol
 from uuid import uuid4
 
-import zmq
-
 from fabric.images.archive import remove_tree
 from fabric.images.company import HAVE_ID, MATES_ID, Company
 from fabric.images.errors import EndpointError, FetchCancelled, FetchFailed, ManifestError, StoreFull
-from fabric.images.heap import roomy
 from fabric.images.hollow import Placed
 from fabric.images.links import Arrived, Links, Lost
 from fabric.images.manifest import MAX_CHUNKS, Manifest, chunk_hash, digest_hex, digest_of
@@ -121,7 +118,6 @@ def fetch(
     holders: Sequence[Holder],
     into: Path,
     *,
-    context: zmq.Context[zmq.Socket[bytes]],
     more: More = no_more,
     cancelled: threading.Event | None = None,
     deadline_s: float = DEADLINE_S,
@@ -147,7 +143,7 @@ def fetch(
     try:
         pieces = neighbours.pieces if neighbours is not None else None
         sink = _FileSink(fd, bodies if place is not None else None, place or Limits(), digest, pieces)
-        fetching = Fetching(digest, sink, context, more, window, stall_s, progress, neighbours)
+        fetching = Fetching(digest, sink, more, window, stall_s, progress, neighbours)
         report = fetching.run(holders, cancelled or threading.Event(), deadline_s)
         os.rename(partial, into)
         whole = True
@@ -182,7 +178,7 @@ class _FileSink:
         for index in places:
             self.placer.write(index, data)
         if self.pieces is not None:
-            self.pieces.arrived(self.digest, places[0], data)
+            self.pieces.arrived(self.digest, places[0])
 
 
 class Fetching:
@@ -192,7 +188,6 @@ class Fetching:
         self,
         digest: str,
         sink: Sink,
-        context: zmq.Context[zmq.Socket[bytes]],
         more: More,
         window: int,
         stall_s: float,
@@ -203,7 +198,7 @@ class Fetching:
         self._digest, self._sink, self._more = digest, sink, more
         self._window, self._stall_s, self._progress = window, stall_s, progress
         self._neighbours = neighbours
-        self._links = Links(context)
+        self._links = Links()
         self._transfer: Transfer | None = None
         self._company: Company | None = None
         self._live: dict[str, float] = {}  # node -> since when it is asked
@@ -214,7 +209,7 @@ class Fetching:
     def run(self, holders: Sequence[Holder], cancelled: threading.Event, deadline_s: float) -> FetchReport:
         begun = time.monotonic()
         deadline = begun + deadline_s
-        with roomy(), self._links:
+        with self._links:
             self._add(holders)
             while self._transfer is None or self._transfer.state != "complete":
                 now = time.monotonic()

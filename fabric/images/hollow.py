@@ -16,10 +16,12 @@ import errno
 import os
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from fabric.images.stretch import Cut, Segment, Stretch
 from fabric.images.tarwalk import Walked
 
 MIN_MOVED_BYTES = 1 << 16
@@ -76,14 +78,14 @@ def copy(source: int, start: int, into: int, at: int, size: int) -> int:
     return os.sendfile(into, source, start, size)
 
 
-def move(source: int, start: int, into: int, at: int, size: int) -> None:
+def move(source: int, start: int, into: int, at: int, size: int, cut: Cut) -> None:
     """The same for all of `size` bytes, which are then cut out of the source. Raises `EOFError` if it has fewer."""
     end = start + size
     while start < end:
         copied = copy(source, start, into, at, min(end - start, _PIECE_BYTES))
         if not copied:
             raise EOFError(f"expected {end - start} more bytes")
-        punch(source, start, start + copied)
+        cut(source, start, start + copied)
         start, at = start + copied, at + copied
 
 
@@ -97,21 +99,28 @@ def parts_in(parts: Sequence[Moved], start: int, end: int) -> Iterator[Moved]:
             yield part
 
 
-def read_parts(blob: int, folder: Path, parts: Sequence[Moved], start: int, end: int) -> Iterator[bytes]:
-    """The bytes between two offsets of the whole; `parts`, in order, are in `folder`. Raises `OSError`, `EOFError`."""
+def segments_of(blob: int, folder: Path, parts: Sequence[Moved], start: int, end: int) -> list[Segment]:
+    """Where the bytes between two offsets of the whole are; `parts`, in order, are in `folder`. Those in it are opened
+    for the caller, who has the blob open. Raises `OSError`, and then none is open."""
+    found: list[Segment] = []
     at = start
-    for part in parts_in(parts, start, end):
-        if at < part.at:
-            yield from _read(blob, at, part.at)
-            at = part.at
-        body = os.open(folder / part.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
+    try:
+        for part in parts_in(parts, start, end):
+            if at < part.at:
+                found.append(Segment(blob, at, part.at - at))
+                at = part.at
+            body = os.open(folder / part.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             stop = min(end, part.at + part.size)
-            yield from _read(body, at - part.at, stop - part.at)
-        finally:
-            os.close(body)
-        at = stop
-    yield from _read(blob, at, end)
+            found.append(Segment(body, at - part.at, stop - at))
+            at = stop
+    except OSError:
+        for one in found:
+            if one.fd != blob:
+                os.close(one.fd)
+        raise
+    if at < end:
+        found.append(Segment(blob, at, end - at))
+    return found
 
 
 def _fallocate(fd: int, at: int, size: int) -> bool:
@@ -126,21 +135,18 @@ class Parts:
         self._root = root
         self._moved = sorted(moved, key=lambda each: each.at)
 
-    def read(self, at: int, size: int) -> bytes:
-        """The bytes from `at` on. Raises `OSError`, `EOFError`."""
-        return b"".join(self.pieces(at, at + size))
+    def open(self, at: int, size: int) -> Stretch:
+        """The bytes from `at` on. Raises `OSError`."""
+        blob = os.open(self._blob, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return Stretch(segments_of(blob, self._root, self._moved, at, at + size), (blob,))
+        except BaseException:
+            os.close(blob)
+            raise
 
-    def pieces(self, start: int, end: int | None = None) -> Iterator[bytes]:
-        """The bytes between two offsets, in order; to the end of the blob by default. Raises `OSError`, `EOFError`."""
-        with open(self._blob, "rb", buffering=0) as hollow:
-            fd = hollow.fileno()
-            yield from read_parts(fd, self._root, self._moved, start, os.fstat(fd).st_size if end is None else end)
-
-
-def _read(fd: int, start: int, end: int) -> Iterator[bytes]:
-    while start < end:
-        data = os.pread(fd, min(_PIECE_BYTES, end - start), start)
-        if not data:
-            raise EOFError(f"expected {end - start} more bytes")
-        yield data
-        start += len(data)
+    def pieces(self) -> Iterator[bytes]:
+        """All bytes, in order. Raises `OSError`, `EOFError`."""
+        size = self._blob.stat().st_size
+        for at in range(0, size, _PIECE_BYTES):
+            with closing(self.open(at, min(_PIECE_BYTES, size - at))) as stretch:
+                yield stretch.read()

@@ -3,9 +3,8 @@
 What takes long runs in a few worker threads: `Commit` waits for the disk, `Replicate` fetches from another holder.
 While one runs, a repeat of it is answered with `Underway`, so the asker can tell slow from dead.
 
-A push comes over one connection, from its `Begin` to its end. So when there is nobody any more to be told what became
-of a chunk, the push is aborted; one whose sender vanished while it owed nothing is, when it has been idle for the
-store's `push_idle_s`.
+A push comes over one connection, from its `Begin` to its end, and is aborted when that is closed before. One whose
+sender is there and does nothing is aborted when it has been idle for the store's `push_idle_s`.
 """
 
 from __future__ import annotations
@@ -15,8 +14,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
-
-import zmq
 
 from fabric.images import protocol
 from fabric.images.protocol import Abort, Answer, Begin, Commit, Done, Put, Replicate, Underway, refused
@@ -32,7 +29,7 @@ WORKERS = 2
 
 @dataclass(slots=True)
 class _Job:
-    peer: bytes
+    peer: int
     request: Commit | Replicate
     done: int = 0
     total: int = 0
@@ -45,9 +42,10 @@ class _Job:
 class Intake:
     """Given to a `ChunkServer`, which calls it on its thread."""
 
-    def __init__(self, store: ChunkStore, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    def __init__(self, store: ChunkStore) -> None:
         self._store = store
-        self._context = context
+        self._pushes: dict[str, int] = {}
+        """Over which connection each came that has not ended."""
         self._jobs: dict[str, _Job] = {}
         self._finished: SimpleQueue[tuple[str, Answer]] = SimpleQueue()
         self._desk: Desk
@@ -57,16 +55,20 @@ class Intake:
         self._desk = desk
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="images-job")
 
-    def handle(self, peer: bytes, request: protocol.Intake, data: memoryview) -> None:
+    def handle(self, peer: int, request: protocol.Intake, data: memoryview) -> None:
         if isinstance(request, Commit):
+            self._pushes.pop(request.push, None)
             manifest = bytes(data)
             self._start_job(f"commit {request.push}", _Job(peer, request), lambda job: self._commit(job, manifest))
         elif isinstance(request, Replicate):
             self._start_job(f"replicate {request.digest}", _Job(peer, request), self._replicate)
         else:
-            answer = _outcome(request.id, lambda: self._change(request, data))
-            if not self._desk.answer(peer, answer):
-                self._store.abort(request.push)
+            self._desk.answer(peer, _outcome(request.id, lambda: self._change(peer, request, data)))
+
+    def gone(self, peer: int) -> None:
+        for push in [one for one, came in self._pushes.items() if came == peer]:
+            del self._pushes[push]
+            self._store.abort(push)
 
     def look(self) -> None:
         while True:
@@ -77,7 +79,8 @@ class Intake:
             self._desk.answer(self._jobs.pop(key).peer, answer)
 
     def sweep(self) -> None:
-        self._store.abort_idle()
+        for push in self._store.abort_idle():
+            self._pushes.pop(push, None)
 
     def count(self) -> tuple[int, int]:
         return len(self._jobs), self._store.pushes()
@@ -87,12 +90,14 @@ class Intake:
             job.cancelled.set()
         self._workers.shutdown(wait=True, cancel_futures=True)
 
-    def _change(self, request: Begin | Put | Abort, data: memoryview) -> None:
+    def _change(self, peer: int, request: Begin | Put | Abort, data: memoryview) -> None:
         if isinstance(request, Begin):
             self._store.begin(request.push)
+            self._pushes[request.push] = peer
         elif isinstance(request, Put):
             self._store.put(request.push, request.hash, data)
         else:
+            self._pushes.pop(request.push, None)
             self._store.abort(request.push)
 
     def _start_job(self, key: str, job: _Job, work: Callable[[_Job], None]) -> None:
@@ -121,7 +126,6 @@ class Intake:
                 self._store,
                 job.request.digest,
                 job.request.sources,
-                context=self._context,
                 cancelled=job.cancelled,
                 progress=job.progress,
             )

@@ -9,6 +9,7 @@ A chunk is sound when its file is there and nothing is known against it. An imag
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ from fabric.images.manifest import Manifest
 @dataclass(slots=True)
 class ChunkEntry:
     """`size` in bytes; `durable`: it survives a loss of power; `writes`: how often it was written, to tell files
-    apart.
+    apart; `checked_at`: when it was last read and had its hash, by the store's clock.
     """
 
     size: int
@@ -26,6 +27,7 @@ class ChunkEntry:
     sound: bool = False
     durable: bool = False
     writes: int = 0
+    checked_at: float = -math.inf
 
 
 @dataclass(slots=True)
@@ -96,7 +98,7 @@ class Ledger:
     def written(self, chunk: bytes) -> None:
         """The chunk has a new file, which is not durable yet."""
         entry = self.chunks[chunk]
-        entry.sound, entry.durable = True, False
+        entry.sound, entry.durable, entry.checked_at = True, False, -math.inf
         entry.writes += 1
         if entry.refs > 1:  # else only who wrote it knows it
             for image in self.images.values():

@@ -1,41 +1,42 @@
 """Connections to the chunk servers of some holders, for one thread.
 
-One DEALER socket a holder, so that dropping a holder drops all that is still on its way from it. A link that is lost
-stays lost: libzmq would reconnect in silence, but a chunk server that went away has forgotten the requests, and the
-caller has a better idea of whom to ask instead. A socket monitor tells at once of a refused or closed connection; a
-peer that is there and says nothing is told by the caller's own clock, or by ZeroMQ's heartbeat.
+One TCP connection a holder, so that dropping a holder drops all that is still on its way from it. A link that is lost
+stays lost: a chunk server that went away has forgotten the requests, and the caller has a better idea of whom to ask
+instead. A refused or closed connection is told at once; a peer that is there and says nothing is told by the caller's
+own clock, a machine that is gone also by the kernel (`fabric.images.wire`).
+
+Nothing happens between calls: what the kernel did not take at once is sent by the next `poll`.
 """
 
 from __future__ import annotations
 
+import errno
+import os
+import select
+import socket as sockets
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
 
-import zmq
-from zmq.utils.monitor import parse_monitor_message
-
-from fabric.images.frames import receive, send
 from fabric.images.manifest import Buffer
-from fabric.images.protocol import MAX_DATA_BYTES, Answer, Holder, ProtocolError, Request, decode_answer, encode
+from fabric.images.protocol import Answer, Holder, ProtocolError, Request, decode_answer, encode
+from fabric.images.wire import Buffers, Closed, Incoming, Outgoing, address_of, set_up
 
-CONNECT_TIMEOUT_MS = 3_000
-HEARTBEAT_MS = 2_000
-HEARTBEAT_TIMEOUT_MS = 10_000
-_QUEUED_MESSAGES = 64
-"""High-water mark of one link; what callers have in flight is far less."""
-_DRAIN_AT_ONCE = 16
-_GONE = (
-    zmq.EVENT_DISCONNECTED
-    | zmq.EVENT_CLOSED
-    | zmq.EVENT_CONNECT_RETRIED
-    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-)
+CONNECT_TIMEOUT_S = 3.0
+MAX_LINKS = 64
+"""Each may have a buffer of a chunk while it receives."""
+_TAKE_AT_ONCE = 16
+_SPARE_BUFFERS = 4
+_LONGEST_POLL_S = 3600.0
+_UNDER_WAY, _REFUSED = errno.EINPROGRESS, errno.ECONNREFUSED
+_IN, _IN_AND_OUT = select.EPOLLIN, select.EPOLLIN | select.EPOLLOUT
 
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """An answer of a holder; `data` is the second frame, to be used without a copy, where the kind has one."""
+    """An answer of a holder; `data` is what came with it, where the kind has that: to be read before the next event is
+    asked for."""
 
     node: str
     answer: Answer
@@ -50,18 +51,25 @@ class Lost:
     reason: str
 
 
-@dataclass(slots=True)
 class _Link:
-    socket: zmq.Socket[bytes]
-    monitor: zmq.Socket[bytes]
+    def __init__(self, node: str, socket: sockets.socket, buffers: Buffers) -> None:
+        self.node, self.socket, self.fd = node, socket, socket.fileno()
+        self.incoming = Incoming(socket, buffers)
+        self.outgoing = Outgoing(socket)
+        self.connected = False
+        self.connect_until = time.monotonic() + CONNECT_TIMEOUT_S
+        self.interest = 0
+        self.more = False
+        """Answers may be here that the kernel has given already."""
 
 
 class Links:
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
-        self._context = context
+    def __init__(self) -> None:
         self._links: dict[str, _Link] = {}
+        self._by_fd: dict[int, _Link] = {}
         self._broken: list[Lost] = []
-        self._poller = zmq.Poller()
+        self._buffers = Buffers(MAX_LINKS, _SPARE_BUFFERS)
+        self._epoll = select.epoll()
 
     def __enter__(self) -> Links:
         return self
@@ -72,28 +80,27 @@ class Links:
     def open(self, holder: Holder) -> None:
         """Starts to connect; that it failed is told by `poll`."""
         self.drop(holder.node)
-        if not holder.endpoint.startswith("tcp://"):
-            self._broken.append(Lost(holder.node, f"expected an endpoint tcp://host:port, found {holder.endpoint!r}"))
-            return
-        socket = self._context.socket(zmq.DEALER)
-        socket.linger = 0
-        socket.sndhwm = socket.rcvhwm = _QUEUED_MESSAGES
-        socket.setsockopt(zmq.MAXMSGSIZE, MAX_DATA_BYTES)
-        socket.setsockopt(zmq.RECONNECT_IVL, -1)
-        socket.setsockopt(zmq.CONNECT_TIMEOUT, CONNECT_TIMEOUT_MS)
-        socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
-        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
-        link = _Link(socket, socket.get_monitor_socket(_GONE))
-        link.monitor.linger = 0
-        self._links[holder.node] = link
+        socket = None
         try:
-            socket.connect(holder.endpoint)
-        except zmq.ZMQError as error:
-            self.drop(holder.node)
-            self._broken.append(Lost(holder.node, f"can't connect to {holder.endpoint}: {error}"))
-            return
-        self._poller.register(link.socket, zmq.POLLIN)
-        self._poller.register(link.monitor, zmq.POLLIN)
+            if len(self._links) >= MAX_LINKS:
+                raise ValueError(f"{MAX_LINKS} connections are open already")
+            family, address = address_of(holder.endpoint)
+            socket = sockets.socket(family, sockets.SOCK_STREAM)
+            set_up(socket)
+            error = socket.connect_ex(address)
+            if error not in (0, _UNDER_WAY):
+                raise OSError(error, os.strerror(error))
+        except ValueError as error:
+            self._broken.append(Lost(holder.node, f"can't connect: {error}"))
+        except OSError as error:
+            if socket is not None:
+                socket.close()
+            self._broken.append(Lost(holder.node, f"can't connect to {holder.endpoint}: {error.strerror}"))
+        else:
+            link = _Link(holder.node, socket, self._buffers)
+            self._links[holder.node] = self._by_fd[link.fd] = link
+            self._epoll.register(link.fd, 0)
+            self._watch(link)
 
     def nodes(self) -> tuple[str, ...]:
         return tuple(self._links)
@@ -104,58 +111,102 @@ class Links:
         link = self._links.pop(node, None)
         if link is None:
             return
-        for socket in (link.socket, link.monitor):
-            if socket in self._poller:
-                self._poller.unregister(socket)
-        link.socket.disable_monitor()
-        link.monitor.close(linger=0)
-        link.socket.close(linger=0)
+        del self._by_fd[link.fd]
+        self._epoll.unregister(link.fd)
+        link.incoming.close()
+        link.outgoing.close()
+        link.socket.close()
 
     def close(self) -> None:
         for node in self.nodes():
             self.drop(node)
+        self._epoll.close()
 
     def send(self, node: str, request: Request, data: Buffer | None = None) -> None:
-        """Queues a request; a link that takes none is lost. `data` is not copied: leave it as it is."""
+        """Sends a request, or queues it. `data` is not copied: leave it as it is until the answer is here."""
         link = self._links.get(node)
-        if link is None:
-            return
-        try:
-            send(link.socket, (encode(request),), data)
-        except zmq.Again:  # a DEALER without a connection takes nothing; callers have too little in flight to fill one
-            self.drop(node)
-            self._broken.append(Lost(node, "connection lost"))
+        if link is not None:
+            link.outgoing.add(encode(request), data)
+            if link.connected:
+                self._flush(link)
 
-    def poll(self, timeout_s: float) -> list[Arrived | Lost]:
-        """What came within `timeout_s`, at once if something is there. A link that was lost is closed already."""
-        found: list[Arrived | Lost] = []
-        if not self._broken:
-            ready = {socket for socket, _ in self._poller.poll(max(0, round(timeout_s * 1000)))}
-            for node, link in list(self._links.items()):
-                if link.socket in ready or link.monitor in ready:
-                    self._drain(node, link, found)
-                if link.monitor in ready and node in self._links:
-                    event = parse_monitor_message(link.monitor.recv_multipart())["event"]
-                    self.drop(node)
-                    refused = event in (zmq.EVENT_CLOSED, zmq.EVENT_CONNECT_RETRIED)
-                    found.append(Lost(node, "connection refused" if refused else "connection lost"))
-        found += self._broken
-        self._broken.clear()
-        return found
+    def poll(self, timeout_s: float) -> Iterator[Arrived | Lost]:
+        """What comes within `timeout_s`, at once if something is there; ends then. A link that was lost is closed
+        already. Only what is taken from here happens."""
+        until = [link.connect_until for link in self._links.values() if not link.connected]
+        more = [link for link in self._links.values() if link.more]
+        if self._broken or more:
+            timeout_s = 0.0
+        elif until:
+            timeout_s = min(timeout_s, min(until) - time.monotonic())
+        for link in more:
+            if self._by_fd.get(link.fd) is link:
+                yield from self._take(link)
+        events = self._epoll.poll(min(max(0.0, timeout_s), _LONGEST_POLL_S))
+        for link, what in [(self._by_fd[fd], what) for fd, what in events]:
+            if self._by_fd.get(link.fd) is not link:
+                continue  # dropped by who was told an earlier event
+            if what & select.EPOLLOUT or not link.connected:
+                if not self._connected(link):
+                    continue
+                self._flush(link)
+            if what & ~select.EPOLLOUT and self._by_fd.get(link.fd) is link:
+                yield from self._take(link)
+        if until:
+            self._give_up()
+        while self._broken:
+            yield self._broken.pop(0)
 
-    def _drain(self, node: str, link: _Link, found: list[Arrived | Lost]) -> None:
-        for _ in range(_DRAIN_AT_ONCE):
-            frames = receive(link.socket, 1)
-            if frames is None:
-                return
-            (header,), rest = frames
+    def _take(self, link: _Link) -> Iterator[Arrived]:
+        link.more = False
+        for _ in range(_TAKE_AT_ONCE):
             try:
-                if len(rest) > 1:
-                    raise ProtocolError(f"expected 1 or 2 frames, found {1 + len(rest)}")
-                data = rest[0] if rest else None
-                answer = decode_answer(header, None if data is None else len(data))
+                message = link.incoming.next()
+                if message is None:
+                    return
+                answer = decode_answer(message.header, None if message.data is None else len(message.data))
             except ProtocolError as error:
-                self.drop(node)
-                found.append(Lost(node, f"broke the protocol: {error}"))
+                self._lose(link, f"broke the protocol: {error}")
                 return
-            found.append(Arrived(node, answer, data if data is not None else memoryview(b"")))
+            except (Closed, OSError):
+                self._lose(link, "connection lost")
+                return
+            yield Arrived(link.node, answer, message.data if message.data is not None else memoryview(b""))
+            if self._links.get(link.node) is not link:
+                return
+            link.incoming.done()
+        link.more = True
+
+    def _connected(self, link: _Link) -> bool:
+        """Whether it is; if not, the link is lost or still under way."""
+        if not link.connected:
+            error = link.socket.getsockopt(sockets.SOL_SOCKET, sockets.SO_ERROR)
+            if error:
+                self._lose(link, "connection refused" if error == _REFUSED else f"can't connect: {os.strerror(error)}")
+                return False
+            link.connected = True
+        return True
+
+    def _flush(self, link: _Link) -> None:
+        try:
+            link.outgoing.flush()
+        except OSError:
+            self._lose(link, "connection lost")
+        else:
+            self._watch(link)
+
+    def _watch(self, link: _Link) -> None:
+        interest = _IN_AND_OUT if len(link.outgoing) or not link.connected else _IN
+        if interest != link.interest:
+            link.interest = interest
+            self._epoll.modify(link.fd, interest)
+
+    def _give_up(self) -> None:
+        """Those that did not connect in time."""
+        now = time.monotonic()
+        for link in [one for one in self._links.values() if not one.connected and now >= one.connect_until]:
+            self._lose(link, f"can't connect: no answer for {CONNECT_TIMEOUT_S:g} s")
+
+    def _lose(self, link: _Link, reason: str) -> None:
+        self.drop(link.node)
+        self._broken.append(Lost(link.node, reason))

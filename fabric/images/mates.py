@@ -27,7 +27,7 @@ costs time.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from blake3 import blake3
@@ -92,10 +92,11 @@ class MateTable:
 
     def __init__(self) -> None:
         self._groups: OrderedDict[tuple[str, str], _Group] = OrderedDict()  # renewed last at the end
-        self._peers: OrderedDict[bytes, tuple[str, str]] = OrderedDict()
+        self._peers: OrderedDict[Hashable, tuple[str, str]] = OrderedDict()
 
-    def introduce(self, now: float, peer: bytes, digest: str, mate: Holder) -> tuple[int, Sequence[Holder]]:
-        """`mate` fetches this image, over the connection `peer`. Answers with the version and the mates it has."""
+    def introduce(self, now: float, peer: Hashable, digest: str, mate: Holder) -> tuple[int, Sequence[Holder]]:
+        """`mate` fetches this image, over the connection that is known by `peer`. Answers with the version and the
+        mates it has."""
         key = (digest, mate.rack)
         group = self._groups.get(key)
         if group is None:
@@ -115,7 +116,7 @@ class MateTable:
             self._peers.popitem(last=False)
         return group.version, [one for node, one in group.mates.items() if node != mate.node]
 
-    def version(self, peer: bytes) -> int:
+    def version(self, peer: Hashable) -> int:
         """Of the mates of who introduced himself over this connection; 0: nobody did."""
         group = self._groups.get(self._peers.get(peer, ("", "")))
         return group.version if group is not None else 0

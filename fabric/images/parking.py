@@ -10,7 +10,7 @@ from fabric.images.protocol import GetChunk
 
 MAX_PARKED = 512
 
-Turn = tuple[bytes, GetChunk]
+Turn = tuple[int, GetChunk]
 """A peer, and what it asks."""
 
 
@@ -49,7 +49,7 @@ class Parked:
         if not waiting:
             del self._turns[turn[1].hash]
 
-    def gone(self, peer: bytes) -> None:
+    def gone(self, peer: int) -> None:
         """All of a peer that can't be reached."""
         for turn in [one for turns in self._turns.values() for one in turns if one[0] == peer]:
             self.forget(turn)

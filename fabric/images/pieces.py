@@ -5,12 +5,11 @@ An image comes in with `begin`, when its manifest is known; each chunk is given 
 then they are read from the cache (`settled`), until it evicts it. `KEEP_S` after it was last asked for, the image is
 forgotten here; nobody sends others to this node for longer than that (`mates.LEASE_S`).
 
-A chunk that has not come, of an image that is under way, is `NotYet`: the chunk server lets who asks wait. What mates
-ask for at the moment it comes is what came from a holder, and what they wait for already: of these, the `HOT_CHUNKS`
-that were given last are kept in memory as they were verified.
+A chunk that has not come, of an image that is under way, is `NotYet`: the chunk server lets who asks wait.
 
-What is read from a file is hashed before it is handed out, as in the chunk store, so nothing is served that rotted, or
-that the cache moved, or evicted, at the wrong moment.
+What is given is files (`fabric.images.stretch`), whose bytes pass nobody here who could hash them. So a chunk is read
+and hashed first, as in the chunk store, unless it was found sound, or verified when it came, in the last `CHECKED_S`.
+Who gets it hashes it in any case.
 
 Threads: every method may be called from any thread. The fetch of an image calls `begin`, then `arrived` and `coming`,
 then `moving` and `settled`, or `end`.
@@ -19,7 +18,6 @@ then `moving` and `settled`, or `end`.
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import Lock, RLock
@@ -27,12 +25,12 @@ from typing import Literal, Protocol
 
 from fabric.images.errors import ChunkCorrupt, NotCached, NotHeld, NotYet
 from fabric.images.hollow import Parts
-from fabric.images.manifest import Buffer, Manifest, chunk_hash
+from fabric.images.manifest import Manifest, chunk_hash
 from fabric.images.mates import bits
+from fabric.images.stretch import Stretch
 
 KEEP_S = 75.0
-HOT_CHUNKS = 8
-MAX_AWAITED = 512
+CHECKED_S = 30.0
 MAX_IMAGES = 32
 """In all; of those that are whole, the one that was asked for least lately goes."""
 
@@ -42,8 +40,8 @@ State = Literal["coming", "moving", "cached"]
 class Source(Protocol):
     """What has come of an image."""
 
-    def read(self, at: int, size: int) -> bytes:
-        """Raises `OSError`, `EOFError`: it is elsewhere by now."""
+    def open(self, at: int, size: int) -> Stretch:
+        """Raises `OSError`: it is elsewhere by now."""
 
     def close(self) -> None: ...
 
@@ -55,12 +53,13 @@ class _Image:
     """While it comes, and until it is settled."""
     used_at: float
     state: State = "coming"
-    here: bytearray = field(default_factory=bytearray)
+    checked_at: list[float | None] = field(default_factory=list)
+    """When each chunk was last known to have its hash; None: it is not here."""
     asked: frozenset[int] = frozenset()
     """Those that come from a holder next."""
     places: dict[bytes, int] = field(default_factory=dict)
     lock: RLock = field(default_factory=RLock)
-    """Held while its bytes are read, or go elsewhere."""
+    """Held while its files are opened, or go elsewhere."""
     parts: Parts | None = None
 
     def close(self) -> None:
@@ -76,10 +75,6 @@ class Pieces:
         self._clock = clock
         self._lock = Lock()
         self._images: dict[str, _Image] = {}
-        self._hot: OrderedDict[bytes, Buffer] = OrderedDict()
-        """Of images that come; what came or was given last is last."""
-        self._awaited: set[bytes] = set()
-        """Chunks that somebody asked for before they came."""
         self.changed: Callable[[bytes | None], None] = lambda chunk: None
         """Called when who waits for this chunk may be given it; with None, when who waits for any may be refused."""
 
@@ -90,9 +85,10 @@ class Pieces:
     # -- the fetch -----------------------------------------------------------------------------------------------------
 
     def begin(self, digest: str, manifest: Manifest, source: Source) -> None:
-        """`source`: reads the chunks that have arrived; it is closed here, in the end."""
+        """`source`: opens the chunks that have arrived; it is closed here, in the end."""
         places = {chunk: index for index, chunk in reversed(list(enumerate(manifest.chunks)))}
-        image = _Image(manifest, source, self._clock(), here=bytearray(len(manifest.chunks)), places=places)
+        checked_at: list[float | None] = [None] * len(manifest.chunks)
+        image = _Image(manifest, source, self._clock(), checked_at=checked_at, places=places)
         with self._lock:
             old = self._images.pop(digest, None)
             whole = [one for one, kept in self._images.items() if kept.state == "cached"]
@@ -105,19 +101,12 @@ class Pieces:
             with old.lock:
                 old.close()
 
-    def arrived(self, digest: str, index: int, data: Buffer) -> None:
-        """A chunk was verified and written, at the first of its places. `data` may be kept: nobody may change it."""
+    def arrived(self, digest: str, index: int) -> None:
+        """A chunk was verified and written, at the first of its places."""
         image = self._images.get(digest)
         if image is not None:
-            chunk = image.manifest.chunks[index]
-            with self._lock:
-                if index in image.asked or chunk in self._awaited:
-                    self._awaited.discard(chunk)
-                    self._hot[chunk] = data
-                    if len(self._hot) > HOT_CHUNKS:
-                        self._hot.popitem(last=False)
-                image.here[index] = True
-            self.changed(chunk)
+            image.checked_at[index] = self._clock()
+            self.changed(image.manifest.chunks[index])
 
     def coming(self, digest: str, asked: frozenset[int]) -> None:
         """These chunks were asked of holders, and will be here soon."""
@@ -139,7 +128,6 @@ class Pieces:
                 image.used_at, image.asked = self._clock(), frozenset()
                 image.state = "cached"
                 image.close()
-            self._cool(image)
             self.changed(None)
 
     def end(self, digest: str) -> None:
@@ -157,39 +145,33 @@ class Pieces:
     def have(self, digest: str) -> bytes:
         """One bit a chunk: it is here, or asked of a holder. Raises `NotHeld`."""
         image = self._image(digest)
-        return bits(here or index in image.asked for index, here in enumerate(map(bool, image.here)))
+        return bits(at is not None or index in image.asked for index, at in enumerate(image.checked_at))
 
-    def read_chunk(self, chunk: bytes) -> Buffer:
-        """The bytes of a chunk, checked against its hash. Raises `NotYet`, `NotHeld`, `ChunkCorrupt`."""
+    def open_chunk(self, chunk: bytes) -> Stretch:
+        """The bytes of a chunk. Raises `NotYet`, `NotHeld`, `ChunkCorrupt`."""
         waits = False
         with self._lock:
-            hot = self._hot.get(chunk)
-            if hot is not None:
-                self._hot.move_to_end(chunk)
-                return hot
             images = [(digest, image) for digest, image in self._images.items() if chunk in image.places]
         for digest, image in images:
             index = image.places[chunk]
-            if not image.here[index]:
+            checked_at = image.checked_at[index]
+            if checked_at is None:
                 waits = True
                 continue
             before = image.state
-            data = self._read(digest, image, index)
-            if data is not None and chunk_hash(data) == chunk:
+            found = self._open(digest, image, index)
+            if found is not None and self._clock() - checked_at >= CHECKED_S:
+                found = self._checked(image, index, found)
+            if found is not None:
                 image.used_at = self._clock()
-                return data
-            coming = image.state == "coming"  # so it was while its bytes were read
+                return found
+            coming = image.state == "coming"  # so it was while it was opened
             if before != "cached" and not coming:
                 waits = True
-                continue
-            if data is None and not coming:
-                continue
-            self._forget(digest, image)
-            raise ChunkCorrupt(f"chunk {chunk.hex()}: the bytes that were written no longer have this hash")
+            elif coming or digest in self._images:
+                self._forget(digest, image)
+                raise ChunkCorrupt(f"chunk {chunk.hex()}: the bytes that were written no longer have this hash")
         if waits:
-            with self._lock:
-                if len(self._awaited) < MAX_AWAITED:
-                    self._awaited.add(chunk)
             raise NotYet(f"chunk {chunk.hex()} has not come yet")
         raise NotHeld(f"chunk {chunk.hex()} is not here")
 
@@ -203,13 +185,6 @@ class Pieces:
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
-    def _cool(self, image: _Image) -> None:
-        """Nobody waits for an image that is here, or is forgotten, and no memory is kept when nothing comes."""
-        with self._lock:
-            self._awaited.difference_update(image.places)
-            if all(image.state == "cached" for image in self._images.values()):
-                self._hot.clear()
-
     def _image(self, digest: str) -> _Image:
         with self._lock:
             image = self._images.get(digest)
@@ -217,19 +192,31 @@ class Pieces:
             raise NotHeld(f"image {digest} is not here")
         return image
 
-    def _read(self, digest: str, image: _Image, index: int) -> bytes | None:
+    def _open(self, digest: str, image: _Image, index: int) -> Stretch | None:
+        """None: its bytes are not where they were; if they can't come back, the image is forgotten."""
         at, size = index * image.manifest.chunk_bytes, image.manifest.size_of(index)
         with image.lock:
             try:
                 if image.source is not None:
-                    return image.source.read(at, size)
+                    return image.source.open(at, size)
                 if image.parts is None:
                     image.parts = self._parts(digest)
-                return image.parts.read(at, size)
-            except (NotCached, OSError, EOFError):
+                return image.parts.open(at, size)
+            except (NotCached, OSError):
                 if image.state == "cached" and image.source is None:
                     self._forget(digest, image)  # evicted
                 return None
+
+    def _checked(self, image: _Image, index: int, found: Stretch) -> Stretch | None:
+        """The same, if its bytes have their hash."""
+        try:
+            if chunk_hash(found.read()) == image.manifest.chunks[index]:
+                image.checked_at[index] = self._clock()
+                return found
+        except (OSError, EOFError):
+            pass
+        found.close()
+        return None
 
     def _forget(self, digest: str, image: _Image) -> None:
         with self._lock:
@@ -237,5 +224,4 @@ class Pieces:
                 del self._images[digest]
         with image.lock:
             image.close()
-        self._cool(image)
         self.changed(None)

@@ -12,7 +12,8 @@ What comes for a body that is known is written to its file. What had come before
 one that doesn't, placing ends, the rest goes to the blob, and unpacking says what is wrong with it. If all do, they
 need not be read again: they are kept (in memory that the rules bound). An image that is no plain archive is all blob.
 
-Threads: `Placer` is for the fetch's; a `Reader` reads, on any thread, what was written.
+Threads: `Placer` is for the fetch's; a `Reader` opens, on any thread, what was written. What is being read while it
+moves is copied at once, and cut out of the blob when it was read.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from threading import Lock
 
 from fabric.images.archive import is_plain
 from fabric.images.errors import BadImage
-from fabric.images.hollow import MIN_MOVED_BYTES, Moved, Placed, can_punch, move, parts_in, punch, read_parts
+from fabric.images.hollow import MIN_MOVED_BYTES, Moved, Placed, can_punch, move, parts_in, punch, segments_of
 from fabric.images.manifest import CHUNK_BYTES, Buffer
+from fabric.images.stretch import Holes, Stretch
 from fabric.images.tarwalk import BLOCK, Body, Layout, Limits, Member, Need, Walked, walk
 
 
@@ -41,7 +43,8 @@ class Placer:
         self._bodies = bodies if bodies is not None and can_punch(blob) else None
         self._parts: list[Moved] = []
         self._lock = Lock()
-        """Held while bytes are read by another thread, or move."""
+        """Held while it is looked up where bytes are, or they move."""
+        self._holes = Holes(punch)
         self._here = bytearray(-(-size // chunk_bytes))
         self._new, self._data = -1, memoryview(b"")
         """The chunk that is about to be written."""
@@ -85,7 +88,7 @@ class Placer:
 
     def reader(self) -> Reader:
         """To be closed by the caller, sooner or later than the blob."""
-        return Reader(os.dup(self._blob), self._bodies, self._parts, self._lock)
+        return Reader(os.dup(self._blob), self._bodies, self._parts, self._lock, self._holes)
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
@@ -155,21 +158,28 @@ class Placer:
             index = at // self._chunk_bytes
             stop = min(end, (index + 1) * self._chunk_bytes)
             if self._here[index]:
-                move(self._blob, at, body, at - part.at, stop - at)
+                move(self._blob, at, body, at - part.at, stop - at, self._holes.cut)
             at = stop
-        punch(self._blob, part.at, end)  # also the blocks that two chunks share
+        self._holes.cut(self._blob, part.at, end)  # also the blocks that two chunks share
 
 
 class Reader:
-    """What has come, wherever it is. Once the bodies have been renamed, some of it can't be read."""
+    """What has come, wherever it is. Once the bodies have been renamed, some of it can't be opened."""
 
-    def __init__(self, blob: int, bodies: Path | None, parts: list[Moved], lock: Lock) -> None:
-        self._blob, self._bodies, self._parts, self._lock = blob, bodies, parts, lock
+    def __init__(self, blob: int, bodies: Path | None, parts: list[Moved], lock: Lock, holes: Holes) -> None:
+        self._blob, self._bodies, self._parts, self._lock, self._holes = blob, bodies, parts, lock, holes
 
-    def read(self, at: int, size: int) -> bytes:
-        """Raises `OSError`, `EOFError`."""
+    def open(self, at: int, size: int) -> Stretch:
+        """Raises `OSError`."""
         with self._lock:
-            return b"".join(read_parts(self._blob, self._bodies or Path(), self._parts, at, at + size))
+            blob = os.dup(self._blob)
+            try:
+                segments = segments_of(blob, self._bodies or Path(), self._parts, at, at + size)
+            except BaseException:
+                os.close(blob)
+                raise
+            use = self._holes.use((one.at, one.at + one.size) for one in segments if one.fd == blob)
+            return Stretch(segments, (blob,), lambda: self._holes.end(use, blob))
 
     def close(self) -> None:
         if self._blob >= 0:

@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import uuid4
 
-import zmq
-
 from fabric.images.fetch import DEADLINE_S, Fetching, FetchReport, More, Progress, no_more
 from fabric.images.manifest import Manifest
 from fabric.images.protocol import Holder
@@ -25,7 +23,6 @@ def replicate(
     digest: str,
     sources: Sequence[Holder],
     *,
-    context: zmq.Context[zmq.Socket[bytes]],
     more: More = no_more,
     cancelled: threading.Event | None = None,
     deadline_s: float = DEADLINE_S,
@@ -39,7 +36,7 @@ def replicate(
     push_id = f"replicate-{uuid4().hex}"
     store.begin(push_id)
     try:
-        fetching = Fetching(digest, _StoreSink(store, push_id), context, more, WINDOW, stall_s, progress)
+        fetching = Fetching(digest, _StoreSink(store, push_id), more, WINDOW, stall_s, progress)
         report = fetching.run(sources, cancelled or threading.Event(), deadline_s)
         store.commit(push_id, report.manifest.encode())
         return report

@@ -1,12 +1,12 @@
-"""The chunk server: a thread with a ROUTER socket over whatever has chunks (`Source`): the store of a storage agent, or
-the pieces of a node that fetches.
+"""The chunk server: a thread that listens for TCP connections, over whatever has chunks (`Source`): the store of a
+storage agent, or the pieces of a node that fetches.
 
-    every turn:  take what came (at most `_TAKE_AT_ONCE`), answer what is quick, send chunks as far as credit goes
+    every turn, for each connection that has something:   take what came, answer what is quick, send chunks
 
-Reading is paid by credit: a chunk that was handed to ZeroMQ counts until it was given to the kernel, at most
-`PEER_CHUNKS` for one peer and `ALL_CHUNKS` in all. That bounds the memory of the process whatever the peers ask for,
-and a peer that reads slowly waits for itself alone. Peers are served in turn, a chunk each. What a peer asks beyond
-`PEER_REQUESTS` waiting requests is rejected.
+The kernel sends chunks from their files (`fabric.images.stretch`), so that serving takes no memory whatever the peers
+ask for, and hardly any time. A connection has one chunk under way, and then the next one's turn comes: a peer that
+reads slowly waits for itself alone. Of a peer that owes us the reading of `PEER_REQUESTS` answers nothing more is read,
+so that TCP makes it wait.
 
 A chunk that is not here yet, but will be (`NotYet`), is waited for: the request is parked (`fabric.images.parking`),
 and tried again when the source says that the chunk has come. Meanwhile the asker is told `Underway` every `SWEEP_S`, so
@@ -15,13 +15,15 @@ that it can tell waiting from dead.
 Who asks for mates is put in touch with the others of its rack (`fabric.images.mates`). What only a storage agent is
 asked (pushes, copies) is the affair of `fabric.images.intake`, if there is one.
 
-Frames that are not of the protocol are counted and change nothing. A peer that doesn't answer ZeroMQ's heartbeats is
-forgotten with all that was queued for it.
+A connection over which something comes that is not of the protocol is closed, and so is one that neither takes what it
+asked for, nor sends the rest of what it began, for `SILENT_S`. Either is counted.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
+import select
 import socket as sockets
 import threading
 import time
@@ -31,12 +33,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-import zmq
-
-from fabric.images import heap
-from fabric.images.credit import ChunkQueue
+from fabric.images.callers import Caller
 from fabric.images.errors import EndpointError, ImageError, NotYet
-from fabric.images.frames import receive, send
 from fabric.images.manifest import Buffer
 from fabric.images.mates import MateTable
 from fabric.images.parking import Parked, Turn
@@ -61,17 +59,18 @@ from fabric.images.protocol import (
     refused,
 )
 from fabric.images.refusals import refusal
+from fabric.images.stretch import Stretch
+from fabric.images.wire import Buffers, Closed, address_of, set_up
 
 SWEEP_S = 1.0
-"""How often idle pushes are looked for, and those who wait are told that they are not forgotten."""
-HEARTBEAT_MS = 3_000
-HEARTBEAT_TIMEOUT_MS = 15_000
-_RECEIVED_MESSAGES = 8
-"""High-water mark for what one peer sends: a push sends chunks of 1 MiB."""
-_SENT_MESSAGES = 256
-_TAKE_AT_ONCE = 32
-_SEND_AT_ONCE = 8
-_CREDIT_POLL_S = 0.002
+"""How often idle pushes and silent peers are looked for, and those who wait are told that they are not forgotten."""
+SILENT_S = 15.0
+MAX_CALLERS = 1024
+MAX_BODIES = 64
+"""Chunks that may be on their way in at a time, each in memory: as many as pushes may be open."""
+_BACKLOG = 256
+_TAKE_AT_ONCE = 16
+_ACCEPT_AT_ONCE = 16
 _STOP_WAIT_S = 30.0
 
 log = logging.getLogger(__name__)
@@ -79,7 +78,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Counters:
-    """Since the start, but for `peers` (with requests or chunks under way), `jobs` and `pushes`, which are of now."""
+    """Since the start, but for `peers` (with requests or chunks under way), `jobs` and `pushes`, which are of now.
+    `rejected`: connections that broke the protocol, or were too many."""
 
     chunks_out: int = 0
     bytes_out: int = 0
@@ -99,7 +99,7 @@ class Source(Protocol):
     def have(self, digest: str) -> bytes:
         """One bit a chunk."""
 
-    def read_chunk(self, chunk: bytes) -> Buffer:
+    def open_chunk(self, chunk: bytes) -> Stretch:
         """Its bytes, which have this hash. `NotYet` is only for a source that calls `ChunkServer.changed`."""
 
 
@@ -108,7 +108,10 @@ class TakesIn(Protocol):
 
     def open(self, desk: Desk) -> None: ...
 
-    def handle(self, peer: bytes, request: Intake, data: memoryview) -> None: ...
+    def handle(self, peer: int, request: Intake, data: memoryview) -> None: ...
+
+    def gone(self, peer: int) -> None:
+        """Its connection is closed."""
 
     def look(self) -> None:
         """Somebody has called `Desk.wake`."""
@@ -125,8 +128,8 @@ class TakesIn(Protocol):
 class Desk(Protocol):
     """What the server does for who takes in."""
 
-    def answer(self, peer: bytes, answer: Answer) -> bool:
-        """False: the peer is gone."""
+    def answer(self, peer: int, answer: Answer) -> None:
+        """Nothing happens if the peer is gone."""
 
     def wake(self) -> None:
         """From any thread: call `look` soon."""
@@ -139,7 +142,7 @@ class Watcher(Protocol):
         """It came, and is not answered yet."""
 
     def after(self, request: GetManifest | GetChunk) -> None:
-        """Its answer was handed to ZeroMQ."""
+        """Its answer was handed to the kernel."""
 
 
 class ChunkServer:
@@ -149,7 +152,6 @@ class ChunkServer:
         bind: str = "tcp://127.0.0.1:*",
         *,
         intake: TakesIn | None = None,
-        context: zmq.Context[zmq.Socket[bytes]] | None = None,
         advertise: str | None = None,
         watcher: Watcher | None = None,
     ) -> None:
@@ -161,17 +163,21 @@ class ChunkServer:
         self._intake = intake
         self._bind = bind
         self._advertise = advertise
-        self._context = context or zmq.Context.instance()
         self._counters = Counters()
-        self._chunks = ChunkQueue()
+        self._buffers = Buffers(MAX_BODIES)
+        self._callers: dict[int, Caller] = {}  # by file descriptor
+        self._peers: dict[int, Caller] = {}
+        self._last_peer = 0
+        self._ready: dict[int, Caller] = {}
+        """By peer: those to be looked at again without being told of by the kernel."""
         self._mates = MateTable()
         self._parked = Parked()
         self._news: deque[bytes | None] = deque()
         """Chunks that came; None: any may have come, or never will."""
-        self._roomy = False
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
-        self._router: zmq.Socket[bytes]
+        self._listener: sockets.socket
+        self._epoll: select.epoll
         self._wake_out: sockets.socket
         self._wake_in: sockets.socket
 
@@ -179,30 +185,27 @@ class ChunkServer:
 
     def start(self) -> str:
         """Listens and serves; answers with the endpoint for peers. Raises `EndpointError` if it can't listen there."""
-        router = self._context.socket(zmq.ROUTER)
-        router.linger = 0
-        router.rcvhwm = _RECEIVED_MESSAGES
-        router.sndhwm = _SENT_MESSAGES
-        router.setsockopt(zmq.MAXMSGSIZE, MAX_DATA_BYTES)
-        router.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        router.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
-        router.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
         try:
-            router.bind(self._bind)
-        except zmq.ZMQError as error:
-            router.close()
-            hint = ": the port is in use; stop who has it, or choose another" if error.errno == zmq.EADDRINUSE else ""
-            raise EndpointError(f"can't serve chunks at {self._bind}{hint or f': {error}'}") from None
-        bound = router.get_string(zmq.LAST_ENDPOINT)
-        self._router = router
+            family, address = address_of(self._bind, listen=True)
+            self._listener = sockets.create_server(address, family=family, backlog=_BACKLOG)
+        except (OSError, ValueError) as error:
+            in_use = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+            hint = ": the port is in use; stop who has it, or choose another" if in_use else f": {error}"
+            raise EndpointError(f"can't serve chunks at {self._bind}{hint}") from None
+        self._listener.setblocking(False)
+        host, port = self._listener.getsockname()[:2]
         self._wake_out, self._wake_in = sockets.socketpair()
         self._wake_out.setblocking(False)
         self._wake_in.setblocking(False)
+        self._epoll = select.epoll()
+        self._epoll.register(self._listener, select.EPOLLIN)
+        self._epoll.register(self._wake_in, select.EPOLLIN)
         if self._intake is not None:
             self._intake.open(self)
         self._thread = threading.Thread(target=self._run, name="images-server", daemon=True)
         self._thread.start()
-        return bound if self._advertise is None else f"tcp://{self._advertise}:{bound.rpartition(':')[2]}"
+        told = self._advertise if self._advertise is not None else f"[{host}]" if ":" in host else host
+        return f"tcp://{told}:{port}"
 
     def stop(self) -> None:
         """Stops serving; what is under way is cut off. A repeat does nothing. The source stays open."""
@@ -220,7 +223,8 @@ class ChunkServer:
     def counters(self) -> Counters:
         """A copy of the figures as they are now."""
         jobs, pushes = self._intake.count() if self._intake is not None else (0, 0)
-        return replace(self._counters, peers=len(self._chunks), jobs=jobs, pushes=pushes)
+        peers = sum(caller.busy for caller in tuple(self._callers.values()))
+        return replace(self._counters, peers=peers, jobs=jobs, pushes=pushes)
 
     def changed(self, chunk: bytes | None) -> None:
         """Of the source: this chunk was not there yet, and may be; None: any."""
@@ -238,37 +242,91 @@ class ChunkServer:
     # -- the thread ----------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        poller = zmq.Poller()
-        poller.register(self._router, zmq.POLLIN)
-        poller.register(self._wake_in, zmq.POLLIN)
         sweep_at = time.monotonic() + SWEEP_S
-        sendable = False
         while not self._stopping.is_set():
-            waiting = self._chunks.waiting
-            timeout_s = 0.0 if sendable else _CREDIT_POLL_S if waiting else max(0.0, sweep_at - time.monotonic())
-            ready = {who for who, _ in poller.poll(round(timeout_s * 1000 + 0.5))}
+            timeout_s = 0.0 if self._ready else max(0.0, sweep_at - time.monotonic())
             try:
-                if self._wake_in.fileno() in ready:
-                    self._look()
-                self._take()
-                sendable = self._send_chunks()
+                self._turn(self._epoll.poll(timeout_s))
                 if time.monotonic() >= sweep_at:
                     sweep_at = time.monotonic() + SWEEP_S
                     self._sweep()
             except Exception:
                 log.exception("the chunk server goes on after an error of its own")
-        self._router.close(linger=0)
-        if self._roomy:
-            heap.leave()
+        for caller in list(self._callers.values()):
+            self._drop(caller)
+        self._listener.close()
+        self._epoll.close()
 
-    def _keep_room(self) -> None:
-        """Memory for chunks stays as long as there are peers."""
-        if self._roomy != bool(len(self._chunks)):
-            self._roomy = not self._roomy
-            if self._roomy:
-                heap.enter()
-            else:
-                heap.leave()
+    def _turn(self, events: list[tuple[int, int]]) -> None:
+        ready, self._ready = self._ready, {}
+        for fd, _ in events:
+            if fd == self._listener.fileno():
+                self._accept()
+            elif fd == self._wake_in.fileno():
+                self._look()
+            elif (caller := self._callers.get(fd)) is not None:
+                ready[caller.peer] = caller
+        for caller in ready.values():
+            if self._peers.get(caller.peer) is caller:
+                self._attend(caller)
+
+    def _accept(self) -> None:
+        for _ in range(_ACCEPT_AT_ONCE):
+            try:
+                socket, _ = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:  # such as too many open files: those who knock wait until the next sweep
+                log.warning("connections can't be taken at %s: %s", self._bind, error)
+                self._epoll.modify(self._listener, 0)
+                return
+            if len(self._callers) >= MAX_CALLERS:
+                self._counters.rejected += 1
+                socket.close()
+                continue
+            set_up(socket)
+            self._last_peer += 1
+            most = MAX_DATA_BYTES if self._intake is not None else 0
+            caller = Caller(self._last_peer, socket, self._buffers, most)
+            self._callers[caller.fd] = self._peers[caller.peer] = caller
+            self._epoll.register(caller.fd, select.EPOLLIN)
+
+    def _attend(self, caller: Caller) -> None:
+        """Takes what has come over a connection, and sends what it is owed, as far as that goes without waiting."""
+        try:
+            more = self._take(caller)
+            more = self._send(caller) or more
+        except ProtocolError as error:
+            log.debug("a connection is closed: %s", error)
+            self._counters.rejected += 1
+            self._drop(caller)
+        except (Closed, OSError, EOFError):
+            self._drop(caller)
+        else:
+            if more:
+                self._ready[caller.peer] = caller
+            wanted = (select.EPOLLOUT if len(caller.outgoing) else 0) | (select.EPOLLIN if caller.may_ask else 0)
+            if wanted != caller.interest:
+                caller.interest = wanted
+                self._epoll.modify(caller.fd, wanted)
+
+    def _drop(self, caller: Caller) -> None:
+        del self._callers[caller.fd], self._peers[caller.peer]
+        self._epoll.unregister(caller.fd)
+        hungry = caller.incoming.holds_buffer
+        caller.close()
+        self._parked.gone(caller.peer)
+        if self._intake is not None:
+            self._intake.gone(caller.peer)
+        if hungry:
+            self._feed_hungry()
+
+    def _feed_hungry(self) -> None:
+        """A buffer is free."""
+        for caller in self._callers.values():
+            if caller.incoming.hungry:
+                caller.incoming.hungry = False
+                self._ready[caller.peer] = caller
 
     def _look(self) -> None:
         with suppress(BlockingIOError):
@@ -277,130 +335,133 @@ class ChunkServer:
             self._intake.look()
         while self._news:
             for peer, request in self._parked.take(self._news.popleft()):
-                self._queue(peer, request)
+                caller = self._peers[peer]
+                caller.parked -= 1
+                caller.waiting.append(request)
+                self._ready[peer] = caller
 
     def _sweep(self) -> None:
         if self._intake is not None:
             self._intake.sweep()
-        self._chunks.tidy()
-        self._keep_room()
         for peer, request in self._parked.one_each():
-            if not self.answer(peer, Underway(id=request.id, done=0, total=0)):
-                self._parked.gone(peer)
-
-    def _take(self) -> None:
-        for _ in range(_TAKE_AT_ONCE):
-            frames = receive(self._router, 2)
-            if frames is None:
-                return
-            first, rest = frames
-            try:
-                if len(first) < 2 or len(rest) > 1:
-                    raise ProtocolError(f"expected 1 or 2 frames, found {len(first) - 1 + len(rest)}")
-                peer, header = first
-                data = rest[0] if rest else None
-                request = decode_request(header, None if data is None else len(data))
-            except ProtocolError:
+            self.answer(peer, Underway(id=request.id, done=0, total=0))
+        now = time.monotonic()
+        for caller in list(self._callers.values()):
+            caller.rest()
+            if now - caller.moved_at(now) >= SILENT_S:
                 self._counters.rejected += 1
-                continue
-            self._handle(peer, request, data if data is not None else memoryview(b""))
+                self._drop(caller)
+        if not any(caller.busy for caller in self._callers.values()):
+            self._buffers.free()
+        self._epoll.modify(self._listener, select.EPOLLIN)
 
-    def _handle(self, peer: bytes, request: Request, data: memoryview) -> None:
+    # -- what comes ----------------------------------------------------------------------------------------------------
+
+    def _take(self, caller: Caller) -> bool:
+        """True: there may be more."""
+        for _ in range(_TAKE_AT_ONCE):
+            if not caller.may_ask:
+                return False
+            message = caller.incoming.next()
+            if message is None:
+                return False
+            request = decode_request(message.header, None if message.data is None else len(message.data))
+            caller.busy = True
+            self._handle(caller, request, message.data if message.data is not None else memoryview(b""))
+            if message.data is not None:
+                caller.incoming.done()
+                self._feed_hungry()
+        return True
+
+    def _handle(self, caller: Caller, request: Request, data: memoryview) -> None:
         self._counters.bytes_in += len(data)
         if self._watcher is not None and isinstance(request, GetManifest | GetChunk):
             self._watcher.before(request)
         match request:
             case GetChunk():
-                self._queue(peer, request)
+                caller.waiting.append(request)
             case GetManifest():
-                self._tell(peer, request, lambda: self._source.manifest_bytes(request.digest))
-                if self._watcher is not None:
-                    self._watcher.after(request)
+                self._tell(caller, request, lambda: self._source.manifest_bytes(request.digest))
             case GetHave():
-                self._tell(peer, request, lambda: self._source.have(request.digest))
+                self._tell(caller, request, lambda: self._source.have(request.digest))
             case GetMates():
-                version, mates = self._mates.introduce(time.monotonic(), peer, request.digest, request.mate)
-                self._send_if_there(peer, Mates(id=request.id, version=version), encode_mates(mates))
+                version, mates = self._mates.introduce(time.monotonic(), caller.peer, request.digest, request.mate)
+                self._say(caller, Mates(id=request.id, version=version), encode_mates(mates))
             case _:
                 if self._intake is not None:
-                    self._intake.handle(peer, request, data)
+                    self._intake.handle(caller.peer, request, data)
                 else:
-                    self.answer(peer, refused(request.id, "refused", "this node holds no images for others"))
+                    self._say(caller, refused(request.id, "refused", "this node holds no images for others"))
 
-    def _tell(self, peer: bytes, request: GetManifest | GetHave, read: Callable[[], bytes]) -> None:
+    def _tell(self, caller: Caller, request: GetManifest | GetHave, read: Callable[[], bytes]) -> None:
         try:
             data = read()
         except ImageError as error:
-            self.answer(peer, refusal(request.id, error))
+            self._say(caller, refusal(request.id, error))
             return
-        answer = Data(id=request.id) if isinstance(request, GetManifest) else Have(id=request.id)
-        self._send_if_there(peer, answer, data)
+        self._say(caller, Data(id=request.id) if isinstance(request, GetManifest) else Have(id=request.id), data)
+        if self._watcher is not None and isinstance(request, GetManifest) and caller.outgoing.flush():
+            self._watcher.after(request)
 
-    def answer(self, peer: bytes, answer: Answer) -> bool:
-        """Sends an answer without data. False if the peer is gone; one that doesn't read will ask again, or not."""
-        try:
-            self._send(peer, answer)
-        except zmq.ZMQError as error:
-            return error.errno != zmq.EHOSTUNREACH
-        return True
+    def answer(self, peer: int, answer: Answer) -> None:
+        caller = self._peers.get(peer)
+        if caller is not None:
+            self._say(caller, answer)
+            self._ready[peer] = caller
 
-    def _send_if_there(self, peer: bytes, answer: Answer, data: Buffer) -> zmq.MessageTracker | None:
-        """Sends an answer if the peer is there and takes it; then, the tracker of when it was sent."""
-        try:
-            return self._send(peer, answer, data)
-        except zmq.ZMQError:
-            return None
-
-    def _send(self, peer: bytes, answer: Answer, data: Buffer | None = None) -> zmq.MessageTracker | None:
-        tracker = send(self._router, (peer, encode(answer)), data, track=data is not None)
-        if data is not None:
-            self._counters.bytes_out += len(data)
+    def _say(self, caller: Caller, answer: Answer, data: Buffer | None = None) -> None:
+        caller.outgoing.add(encode(answer), data)
+        self._counters.bytes_out += len(data) if data is not None else 0
         self._counters.refused += isinstance(answer, Refused)
-        return tracker
 
-    # -- chunks --------------------------------------------------------------------------------------------------------
+    # -- what goes -----------------------------------------------------------------------------------------------------
 
-    def _queue(self, peer: bytes, request: GetChunk) -> None:
-        self._counters.rejected += not self._chunks.add(peer, request)
+    def _send(self, caller: Caller) -> bool:
+        """True: there is more, and the kernel would take it."""
+        if not caller.outgoing.flush():
+            return False
+        self._sent(caller)
+        if not caller.waiting:
+            return False
+        request = caller.waiting.popleft()
+        chunk = self._open(caller, (caller.peer, request))
+        if isinstance(chunk, Refused):
+            self._say(caller, chunk)
+        elif chunk is not None:
+            caller.sending = (request, chunk.size)
+            caller.outgoing.add(encode(Data(id=request.id, mates=self._mates.version(caller.peer))), chunk)
+        if not caller.outgoing.flush():
+            return False
+        self._sent(caller)
+        return bool(caller.waiting)
 
-    def _send_chunks(self) -> bool:
-        """Sends some of the chunks that are waited for; True if more could be sent at once."""
-        for _ in range(_SEND_AT_ONCE):
-            turn = self._chunks.next()
-            if turn is None:
-                return False
-            peer, request = turn
-            try:
-                data = self._read(turn)
-            except Exception as error:
-                self.answer(peer, refusal(request.id, error))
-                continue
-            if data is None:
-                continue
-            flight = self._send_if_there(peer, Data(id=request.id, mates=self._mates.version(peer)), data)
-            if flight is None:
-                self._chunks.gone(peer)  # what else it asked for has no reader
-                continue
+    def _sent(self, caller: Caller) -> None:
+        """The chunk that was under way was taken by the kernel."""
+        if caller.sending is not None:
+            request, size = caller.sending
+            caller.sending = None
             self._counters.chunks_out += 1
-            self._keep_room()
-            self._chunks.sent(peer, flight)
+            self._counters.bytes_out += size
             if self._watcher is not None:
                 self._watcher.after(request)
-        return True
 
-    def _read(self, turn: Turn) -> Buffer | None:
+    def _open(self, caller: Caller, turn: Turn) -> Stretch | Refused | None:
         """The chunk that is asked for; None: it has not come yet, and the request is parked."""
-        chunk = turn[1].hash
+        request = turn[1]
         try:
-            return self._source.read_chunk(chunk)
-        except NotYet:
-            self._parked.add(turn)
-        try:
-            data = self._source.read_chunk(chunk)  # once more: what came just before it was parked has woken nobody
-        except NotYet:
-            return None
-        except Exception:
+            try:
+                return self._source.open_chunk(request.hash)
+            except NotYet:
+                self._parked.add(turn)
+            try:
+                found = self._source.open_chunk(request.hash)  # what came just before it was parked has woken nobody
+            except NotYet:
+                caller.parked += 1
+                return None
+            except Exception:
+                self._parked.forget(turn)
+                raise
             self._parked.forget(turn)
-            raise
-        self._parked.forget(turn)
-        return data
+            return found
+        except Exception as error:
+            return refusal(request.id, error)

@@ -111,7 +111,7 @@ class Shelf:
     def read_chunk(self, chunk: bytes, size: int, from_disk: bool = False) -> tuple[bytes | None, int]:
         """The bytes of a chunk file, or None if they are not `size` bytes with this hash; and the inode they are in.
         `from_disk`: not what the kernel remembers of it, as far as that has been written."""
-        fd = os.open(self.chunk_path(chunk), os.O_RDONLY | os.O_CLOEXEC)
+        fd = self.open_chunk(chunk)
         try:
             if from_disk:
                 os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -120,6 +120,10 @@ class Shelf:
             return (data if sound else None), os.fstat(fd).st_ino
         finally:
             os.close(fd)
+
+    def open_chunk(self, chunk: bytes) -> int:
+        """A file descriptor, to be closed by the caller. Raises `OSError`."""
+        return os.open(self.chunk_path(chunk), os.O_RDONLY | os.O_CLOEXEC)
 
     def remove_chunk(self, chunk: bytes, size: int) -> None:
         """Removes a chunk file, if it is there, and gives back the `size` bytes that were counted for it."""

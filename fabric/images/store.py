@@ -7,10 +7,12 @@ it leaves the image whole. So there is no journal and nothing to roll back.
 A chunk lives as long as something refers to it (`fabric.images.ledger`). The references are kept in memory and made
 again from the manifests at opening.
 
-What is read is hashed before it is handed out (blake3: 7 GB/s), so a chunk that has rotted is never served: it is
-removed, and the images that name it stop being held until some push brings the chunk again. For the same reason `put`
-reads a chunk that is already there before it counts it as brought. At opening the sizes of the files alone are looked
-at; `fabric.images.scrub` reads them all soon after, and again and again.
+What is read is hashed before it is handed out (blake3: 7 GB/s): a chunk that has rotted is removed, and the images that
+name it stop being held until some push brings the chunk again. For the same reason `put` reads a chunk that is already
+there before it counts it as brought. Bytes that the kernel gives to a socket pass nobody here who could hash them:
+there, a chunk is read first unless it was found sound in the last `CHECKED_S`. Who gets it hashes it in any case. At
+opening the sizes of the files alone are looked at; `fabric.images.scrub` reads them all soon after, and again and
+again.
 
 Threads: every method may be called from any thread. The lock guards the tables; files are written and read outside of
 it.
@@ -43,11 +45,14 @@ from fabric.images.ledger import Ledger
 from fabric.images.manifest import CHUNK_BYTES, HASH_BYTES, Buffer, Manifest, chunk_hash, digest_hex, digest_of
 from fabric.images.mates import bits
 from fabric.images.shelf import Shelf, sync
+from fabric.images.stretch import Segment, Stretch
 
 MAX_PUSHES = 64
 """Pushes that may be open at once: each holds chunks on the disk that nothing else names yet."""
 PUSH_IDLE_S = 120.0
 """A push that nobody touched for so long is aborted: its sender is gone."""
+CHECKED_S = 30.0
+"""A chunk that was read and had its hash is given to others for so long before it is read again."""
 _RELEASE_AT_ONCE = 256
 """Chunk files removed under one hold of the lock, so that dropping a large image doesn't stop the serving of others.
 """
@@ -145,13 +150,29 @@ class ChunkStore:
         with self._lock:
             return [chunk for chunk, entry in self._ledger.chunks.items() if entry.sound]
 
+    def open_chunk(self, chunk: bytes) -> Stretch:
+        """A chunk's bytes for a socket; they had its hash at most `CHECKED_S` ago. Raises what `read_chunk` does."""
+        with self._lock:
+            entry = self._ledger.chunks.get(chunk)
+            size = entry.size if entry is not None else 0
+            known = entry is not None and entry.sound and self._clock() - entry.checked_at < CHECKED_S
+        if not known:
+            size = len(self.read_chunk(chunk))
+        try:
+            fd = self._shelf.open_chunk(chunk)
+        except FileNotFoundError:
+            self.read_chunk(chunk)  # says what is wrong, unless a push has brought it again just now
+            fd = self._shelf.open_chunk(chunk)
+        return Stretch([Segment(fd, 0, size)])
+
     def read_chunk(self, chunk: bytes, from_disk: bool = False) -> bytes:
         """The bytes of a chunk, checked against its hash. Raises `NotHeld`, or `ChunkCorrupt` and forgets the chunk.
         `from_disk`: see `Shelf`."""
         with self._lock:
             if not self._ledger.is_sound(chunk):
                 raise NotHeld(f"chunk {chunk.hex()} is not here")
-            size = self._ledger.chunks[chunk].size
+            entry = self._ledger.chunks[chunk]
+            size = entry.size
         try:
             data, inode = self._shelf.read_chunk(chunk, size, from_disk)
         except OSError as error:
@@ -164,6 +185,9 @@ class ChunkStore:
                 self._lose(chunk)
             raise ChunkCorrupt(f"chunk {chunk.hex()} can't be read ({error.strerror}): repair its images") from None
         if data is not None:
+            with self._lock:
+                if entry is self._ledger.chunks.get(chunk):
+                    entry.checked_at = self._clock()
             return data
         with self._lock, suppress(FileNotFoundError):
             if os.stat(self._shelf.chunk_path(chunk)).st_ino == inode:  # else a put has replaced it meanwhile

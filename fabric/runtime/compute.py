@@ -31,7 +31,6 @@ from fabric.images.errors import NotCached
 from fabric.images.fetch import fetch
 from fabric.images.protocol import Holder
 from fabric.messages import HolderRef
-from fabric.runtime.bus import SocketContext
 from fabric.runtime.fetches import Fetches, Obtained, Talk
 from fabric.runtime.instances import Runner
 from fabric.runtime.settings import AgentConfig
@@ -45,9 +44,8 @@ class ComputeWorld:
 
     data_endpoint = ""
 
-    def __init__(self, config: AgentConfig, context: SocketContext, emit: Callable[[Input], None]) -> None:
+    def __init__(self, config: AgentConfig, emit: Callable[[Input], None]) -> None:
         self._config = config
-        self._context = context
         self._emit = emit
         self._runner = Runner(self._make_driver, emit)
         self._fetches = Fetches(self._obtain, emit)
@@ -60,7 +58,7 @@ class ComputeWorld:
         """Raises DriverError, ImageError, OSError."""
         config = self._config
         self._cache = await asyncio.to_thread(ImageCache, config.state_dir / "cache", config.cache_bytes)
-        self._sharing = Sharing(config, self._context, self._cache)
+        self._sharing = Sharing(config, self._cache)
         try:
             self._found = await self._runner.adopt()
         except BaseException:
@@ -146,7 +144,6 @@ class ComputeWorld:
             digest,
             holders,
             blob,
-            context=self._context,
             more=talk.more,
             cancelled=talk.cancelled,
             progress=progress,

@@ -113,9 +113,9 @@ class AgentHost:
         self._stepping = Stepping(config.faults, config.node) if config.faults is not None else None
         self._newer = self._stepping is not None and self._stepping.fault.newer
         self._world: ComputeWorld | StorageWorld = (
-            ComputeWorld(config, context, self._take)
+            ComputeWorld(config, self._take)
             if config.layer == "compute"
-            else StorageWorld(config, context, self._take, self._stepping)
+            else StorageWorld(config, self._take, self._stepping)
         )
 
     async def run(self) -> int:

@@ -15,7 +15,6 @@ from fabric.images.fetch import Neighbours
 from fabric.images.pieces import Pieces
 from fabric.images.protocol import Holder
 from fabric.images.server import ChunkServer, Counters
-from fabric.runtime.bus import SocketContext
 from fabric.runtime.settings import AgentConfig
 
 LOOK_S = 15.0
@@ -25,9 +24,8 @@ LOOK_S = 15.0
 class Sharing:
     """Made and closed on the loop."""
 
-    def __init__(self, config: AgentConfig, context: SocketContext, cache: ImageCache) -> None:
+    def __init__(self, config: AgentConfig, cache: ImageCache) -> None:
         self._config = config
-        self._context = context
         self._lock = threading.Lock()
         self._server: ChunkServer | None = None
         self._here = Holder(config.node, config.rack, "")
@@ -54,7 +52,7 @@ class Sharing:
         with self._lock:
             if self._server is None and not self._closed:
                 bind = f"tcp://{self._config.data_listen}"
-                server = ChunkServer(self.pieces, bind, context=self._context, advertise=self._config.advertise)
+                server = ChunkServer(self.pieces, bind, advertise=self._config.advertise)
                 self._here = Holder(self._config.node, self._config.rack, server.start())
                 self._server = server
                 with suppress(RuntimeError):  # the loop is closed: the agent has left

@@ -30,7 +30,6 @@ from fabric.images.replicate import replicate
 from fabric.images.scrub import Scrubber
 from fabric.images.server import ChunkServer
 from fabric.images.store import ChunkStore
-from fabric.runtime.bus import SocketContext
 from fabric.runtime.fetches import Fetches, Obtained, Talk
 from fabric.runtime.settings import AgentConfig
 from fabric.runtime.stepping import Stepping
@@ -64,12 +63,10 @@ class StorageWorld:
     def __init__(
         self,
         config: AgentConfig,
-        context: SocketContext,
         emit: Callable[[Input], None],
         stepping: Stepping | None = None,
     ) -> None:
         self._config = config
-        self._context = context
         self._emit = emit
         self._stepping = stepping
         self._loop = asyncio.get_running_loop()
@@ -91,8 +88,7 @@ class StorageWorld:
         self._server = ChunkServer(
             self._store,
             f"tcp://{config.data_listen}",
-            intake=Intake(self._store, self._context),
-            context=self._context,
+            intake=Intake(self._store),
             advertise=config.advertise,
             watcher=self._stepping,
         )
@@ -177,7 +173,6 @@ class StorageWorld:
             self._store,
             digest,
             holders,
-            context=self._context,
             more=talk.more,
             cancelled=talk.cancelled,
             progress=talk.progress,

@@ -30,13 +30,13 @@ def peers(tmp_path: Path) -> Iterator[Peers]:
 
 def test_large_bodies_of_an_archive_are_placed_beside_the_file_if_asked_for(peers: Peers, tmp_path: Path) -> None:
     holders = [peers.serve(ARCHIVE).holder, peers.serve(ARCHIVE).holder]
-    report = fetch(ARCHIVE.digest, holders, tmp_path / "out", context=peers.context, place=Limits())
+    report = fetch(ARCHIVE.digest, holders, tmp_path / "out", place=Limits())
     placed = report.placed
     assert placed is not None
     assert [(placed.folder / part.path).read_bytes() for part in placed.parts] == [DATA, DATA[:99_999]]
     assert placed.folder.parent == tmp_path
-    assert b"".join(Parts(tmp_path / "out", placed.folder, placed.parts).pieces(0)) == ARCHIVE.data
-    assert fetch(ARCHIVE.digest, holders, tmp_path / "plain", context=peers.context).placed is None
+    assert b"".join(Parts(tmp_path / "out", placed.folder, placed.parts).pieces()) == ARCHIVE.data
+    assert fetch(ARCHIVE.digest, holders, tmp_path / "plain").placed is None
     assert (tmp_path / "plain").read_bytes() == ARCHIVE.data
 
 
@@ -57,7 +57,6 @@ def test_a_fetch_that_places_and_does_not_end_leaves_nothing(peers: Peers, tmp_p
             ARCHIVE.digest,
             [served.holder],
             tmp_path / "out" / "image",
-            context=peers.context,
             cancelled=cancelled,
             progress=Once(ARCHIVE.manifest.size // 2, stop),
             place=Limits(),

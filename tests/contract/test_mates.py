@@ -12,6 +12,7 @@ import pytest
 from fabric.images.fetch import FetchReport
 from fabric.images.links import Arrived, Links
 from fabric.images.mates import bits
+from fabric.images.placing import Placer
 from fabric.images.protocol import (
     Answer,
     Begin,
@@ -26,6 +27,7 @@ from fabric.images.protocol import (
     Underway,
     refused,
 )
+from fabric.images.tarwalk import Limits
 from tests.unit.images.content import Image, image_of, random_image
 from tests.unit.images.peers import Peers, Reaction, Served, answering, peers_in
 from tests.unit.images.rack import Node, Once, Rack
@@ -46,7 +48,7 @@ def peers(tmp_path: Path) -> Iterator[Peers]:
 def rack(peers: Peers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rack]:
     monkeypatch.setattr("fabric.images.fetch.MIN_SHARED_BYTES", 1)
     with ExitStack() as stack:
-        yield Rack(tmp_path, peers.context, stack)
+        yield Rack(tmp_path, stack)
 
 
 @pytest.fixture
@@ -67,13 +69,13 @@ def sent(served: tuple[Served, Served]) -> int:
 
 def introduce(peers: Peers, served: tuple[Served, Served], mate: Holder, image: Image = IMAGE) -> None:
     """As its own fetch would."""
-    with Links(peers.context) as links:
+    with Links() as links:
         for each in served:
             links.open(each.holder)
             links.send(each.holder.node, GetMates(id=1, digest=image.digest, mate=mate))
         found = 0
         while found < len(served):
-            found += len(links.poll(1))
+            found += len(list(links.poll(1)))
 
 
 def misbehaving(peers: Peers, react: Reaction, rack: str = "r1") -> Holder:
@@ -258,7 +260,7 @@ def test_a_fetch_that_fails_refuses_those_who_wait_for_it(peers: Peers, rack: Ra
 
     failing = rack.begin(fetch)
     wait_until(lambda: len(node.pieces) == 1, what="the fetch to know its manifest")
-    with Links(peers.context) as links:
+    with Links() as links:
         links.open(node.here)
         links.send("c1", GetChunk(id=1, hash=IMAGE.chunks[5].hash))
         cancelled.set()
@@ -280,7 +282,7 @@ def test_a_stranger_with_the_name_of_a_holder_changes_nothing(peers: Peers, rack
 
 def test_a_node_that_only_fetches_takes_no_pushes(peers: Peers, rack: Rack) -> None:
     node: Node = rack.node("c1")
-    with Links(peers.context) as links:
+    with Links() as links:
         links.open(node.here)
         links.send("c1", Begin(id=3, push="p"))
         found: list[object] = []
@@ -293,8 +295,9 @@ def test_no_more_than_so_many_wait_at_one_node(
 ) -> None:
     monkeypatch.setattr("fabric.images.parking.MAX_PARKED", 3)
     node = rack.node("c1")
-    with (tmp_path / "partial").open("w+b") as file, Links(peers.context) as links:
-        node.pieces.begin(IMAGE.digest, IMAGE.manifest, file.fileno())
+    with (tmp_path / "partial").open("w+b") as file, Links() as links:
+        placer = Placer(file.fileno(), None, IMAGE.manifest.size, IMAGE.manifest.chunk_bytes, Limits())
+        node.pieces.begin(IMAGE.digest, IMAGE.manifest, placer.reader())
         links.open(node.here)
         for number in range(5):
             links.send("c1", GetChunk(id=number, hash=IMAGE.chunks[number].hash))

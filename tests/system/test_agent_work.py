@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import zmq
 
 from fabric.commands import (
     Answer,
@@ -78,13 +77,9 @@ def an_image(script: str = SCRIPT, filler_bytes: int = 5_000_000) -> bytes:
 
 def push(image: bytes, holders: list[Member]) -> str:
     """Blocks; the digest."""
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    try:
-        pushing = Push([Holder(one.node, one.rack, one.data_endpoint) for one in holders], context=context)
-        pushing.feed(image)
-        return pushing.finish().digest
-    finally:
-        context.term()
+    pushing = Push([Holder(one.node, one.rack, one.data_endpoint) for one in holders])
+    pushing.feed(image)
+    return pushing.finish().digest
 
 
 def spec(digest: str) -> Spec:

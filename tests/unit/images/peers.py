@@ -4,15 +4,16 @@ sockets.
 
 from __future__ import annotations
 
+import select
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-
-import zmq
 
 from fabric.images.intake import Intake
 from fabric.images.protocol import (
@@ -29,7 +30,7 @@ from fabric.images.server import ChunkServer
 from fabric.images.store import ChunkStore
 from tests.unit.images.content import Image, put_image
 
-Context = zmq.Context[zmq.Socket[bytes]]
+PREFIX = struct.Struct(">ii")
 Reaction = Callable[[Request], tuple[Answer, bytes | None] | None]
 
 _SERVE = """
@@ -46,9 +47,9 @@ threading.Event().wait()
 class Served:
     """A store and its chunk server, in this process."""
 
-    def __init__(self, node: str, rack: str, store: ChunkStore, context: Context) -> None:
+    def __init__(self, node: str, rack: str, store: ChunkStore) -> None:
         self.store = store
-        self.server = ChunkServer(store, intake=Intake(store, context), context=context)
+        self.server = ChunkServer(store, intake=Intake(store))
         self.holder = Holder(node, rack, self.server.start())
 
 
@@ -73,8 +74,7 @@ class ServedApart:
 class Peers:
     """Makes holders and takes them down again."""
 
-    def __init__(self, directory: Path, context: Context, stack: ExitStack) -> None:
-        self.context = context
+    def __init__(self, directory: Path, stack: ExitStack) -> None:
         self._directory = directory
         self._stack = stack
         self._made = 0
@@ -92,7 +92,7 @@ class Peers:
         self._stack.callback(store.close)
         for image in images:
             put_image(store, image)
-        served = Served(node, rack or own_rack, store, self.context)
+        served = Served(node, rack or own_rack, store)
         self._stack.callback(served.server.stop)
         return served
 
@@ -110,35 +110,63 @@ class Peers:
     def misbehave(self, react: Reaction) -> Holder:
         """A holder that answers each request as `react` says; None: not at all."""
         node, rack, _ = self._next()
-        router = self.context.socket(zmq.ROUTER)
-        router.linger = 0
-        endpoint = f"tcp://127.0.0.1:{router.bind_to_random_port('tcp://127.0.0.1')}"
+        listener = socket.create_server(("127.0.0.1", 0))
+        endpoint = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
         stop = threading.Event()
-        thread = threading.Thread(target=_react, args=(router, react, stop), daemon=True)
+        thread = threading.Thread(target=_react, args=(listener, react, stop), daemon=True)
         thread.start()
         self._stack.callback(thread.join, 10)
         self._stack.callback(stop.set)
         return Holder(node, rack, endpoint)
 
 
-def _react(router: zmq.Socket[bytes], react: Reaction, stop: threading.Event) -> None:
+def framed(header: bytes, data: bytes | None) -> bytes:
+    """A message as it is on the wire; the tests' own, not the one that they test."""
+    return PREFIX.pack(len(header), -1 if data is None else len(data)) + header + (data or b"")
+
+
+def unframed(stream: bytearray) -> tuple[bytes, bytes | None] | None:
+    """Takes the first message out of what has come, if it is there."""
+    if len(stream) < PREFIX.size:
+        return None
+    header_bytes, data_bytes = PREFIX.unpack_from(stream)
+    begins = PREFIX.size + header_bytes
+    end = begins + max(0, data_bytes)
+    if len(stream) < end:
+        return None
+    header, data = bytes(stream[PREFIX.size : begins]), None if data_bytes < 0 else bytes(stream[begins:end])
+    del stream[:end]
+    return header, data
+
+
+def _react(listener: socket.socket, react: Reaction, stop: threading.Event) -> None:
+    """One thread for all who connect, so that `react` is called by one at a time."""
+    streams: dict[socket.socket, bytearray] = {}
     while not stop.is_set():
-        if not router.poll(20):
-            continue
-        peer, header, *data = router.recv_multipart()
-        reaction = react(decode_request(header, len(data[0]) if data else None))
-        if reaction is not None:
-            answer, content = reaction
-            router.send_multipart([peer, encode(answer)] if content is None else [peer, encode(answer), content])
-    router.close()
+        for ready in select.select([listener, *streams], [], [], 0.02)[0]:
+            if ready is listener:
+                streams[listener.accept()[0]] = bytearray()
+                continue
+            try:
+                came = ready.recv(1 << 20)
+                streams[ready] += came
+                while came and (message := unframed(streams[ready])) is not None:
+                    reaction = react(decode_request(message[0], None if message[1] is None else len(message[1])))
+                    if reaction is not None:
+                        ready.sendall(framed(encode(reaction[0]), reaction[1]))
+            except OSError:
+                came = b""
+            if not came:
+                del streams[ready]
+                ready.close()
+    for one in (listener, *streams):
+        one.close()
 
 
 @contextmanager
 def peers_in(directory: Path) -> Iterator[Peers]:
-    context: Context = zmq.Context()
     with ExitStack() as stack:
-        stack.callback(context.term)
-        yield Peers(directory, context, stack)
+        yield Peers(directory, stack)
 
 
 def answering(image: Image, chunk: Callable[[int, bytes], bytes | None]) -> Reaction:

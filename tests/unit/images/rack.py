@@ -16,7 +16,6 @@ from fabric.images.pieces import Pieces
 from fabric.images.protocol import Holder
 from fabric.images.server import ChunkServer
 from tests.unit.images.content import Image
-from tests.unit.images.peers import Context
 
 
 def nothing_cached(digest: str) -> Parts:
@@ -26,15 +25,15 @@ def nothing_cached(digest: str) -> Parts:
 class Node:
     """With a cache, an image that it has fetched is unpacked; without, it is a file."""
 
-    def __init__(self, name: str, rack: str, folder: Path, context: Context, cache: ImageCache | None = None) -> None:
+    def __init__(self, name: str, rack: str, folder: Path, cache: ImageCache | None = None) -> None:
         folder.mkdir(exist_ok=True)
         self.name, self.rack, self.cache = name, rack, cache
-        self._folder, self._context = folder, context
+        self._folder = folder
         self.pieces = Pieces(cache.parts if cache is not None else nothing_cached)
         self.open()
 
     def open(self) -> None:
-        self.server = ChunkServer(self.pieces, context=self._context)
+        self.server = ChunkServer(self.pieces)
         self.here = Holder(self.name, self.rack, self.server.start())
         self.pieces.changed = self.server.changed
 
@@ -49,13 +48,12 @@ class Node:
             image.digest,
             holders,
             into,
-            context=self._context,
             neighbours=neighbours,
             place=self.cache.limits if self.cache is not None else None,
             **options,  # type: ignore[arg-type]
         )
         placed = report.placed or Placed(into)
-        assert b"".join(Parts(into, placed.folder, placed.parts).pieces(0)) == image.data
+        assert b"".join(Parts(into, placed.folder, placed.parts).pieces()) == image.data
         self.pieces.moving(image.digest)
         if self.cache is not None:
             self.cache.admit(image.digest, into, report.placed)
@@ -66,8 +64,8 @@ class Node:
 class Rack:
     """Makes nodes and takes them down again."""
 
-    def __init__(self, folder: Path, context: Context, stack: ExitStack) -> None:
-        self._folder, self._context, self._stack = folder, context, stack
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        self._folder, self._stack = folder, stack
         self._pool = ThreadPoolExecutor(32)
         stack.callback(self._pool.shutdown)
         self.nodes: list[Node] = []
@@ -77,7 +75,7 @@ class Rack:
         if cache_bytes:
             cache = ImageCache(self._folder / f"cache-{name}", cache_bytes)
             self._stack.callback(cache.close)
-        made = Node(name, rack, self._folder / "files", self._context, cache)
+        made = Node(name, rack, self._folder / "files", cache)
         self._stack.callback(lambda: made.server.stop())
         self.nodes.append(made)
         return made

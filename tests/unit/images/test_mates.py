@@ -80,11 +80,11 @@ def test_tables_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fabric.images.mates.MAX_PEERS", 5)
     table = MateTable()
     for number in range(10):
-        table.introduce(0.0, b"p%d" % number, DIGEST, mate(number))
-    assert table.introduce(1.0, b"p0", DIGEST, mate(0))[1] == [mate(1), mate(2), mate(3)]
-    assert sum(table.version(b"p%d" % number) > 0 for number in range(10)) == 5
+        table.introduce(0.0, number, DIGEST, mate(number))
+    assert table.introduce(1.0, 0, DIGEST, mate(0))[1] == [mate(1), mate(2), mate(3)]
+    assert sum(table.version(number) > 0 for number in range(10)) == 5
     for number in range(10):
-        table.introduce(0.0, b"p", f"b3:{number:064x}", mate(0))
+        table.introduce(0.0, 0, f"b3:{number:064x}", mate(0))
     assert len(table._groups) == 3
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from fabric.images.cache import ImageCache
 from fabric.images.errors import ChunkCorrupt, NotHeld, NotYet
+from fabric.images.manifest import chunk_hash
 from fabric.images.mates import bits
-from fabric.images.pieces import HOT_CHUNKS, KEEP_S, Pieces
+from fabric.images.pieces import CHECKED_S, KEEP_S, Pieces
 from fabric.images.placing import Placer
 from fabric.images.tarwalk import Limits
 from tests.unit.images.content import Image, image_of, random_image
@@ -19,6 +21,18 @@ from tests.unit.images.rack import nothing_cached
 from tests.unit.images.test_archive import START, member, tar_of
 
 IMAGE = random_image(5 * 4096 + 9)
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def read_chunk(pieces: Pieces, chunk: bytes) -> bytes:
+    with closing(pieces.open_chunk(chunk)) as stretch:
+        return stretch.read()
 
 
 class Coming:
@@ -33,10 +47,10 @@ class Coming:
     def take(self, *indices: int) -> None:
         for index in indices:
             self.placer.write(index, self.image.chunks[index].data)
-            self.pieces.arrived(self.image.digest, index, self.image.chunks[index].data)
+            self.pieces.arrived(self.image.digest, index)
 
     def read(self, index: int) -> bytes:
-        return self.pieces.read_chunk(self.image.chunks[index].hash)
+        return read_chunk(self.pieces, self.image.chunks[index].hash)
 
     def close(self) -> None:
         os.close(self.fd)
@@ -54,7 +68,7 @@ def test_what_has_come_is_given_and_what_comes_is_waited_for(tmp_path: Path) -> 
     with pytest.raises(NotYet):
         coming.read(0)
     with pytest.raises(NotHeld):
-        pieces.read_chunk(b"x" * 32)
+        pieces.open_chunk(b"x" * 32)
     pieces.coming(IMAGE.digest, frozenset({0}))
     assert pieces.have(IMAGE.digest) == bits([True, True, False, False, True, False])
     assert pieces.manifest_bytes(IMAGE.digest) == IMAGE.manifest.encode()
@@ -64,10 +78,12 @@ def test_what_has_come_is_given_and_what_comes_is_waited_for(tmp_path: Path) -> 
             read()
 
 
-def test_what_cannot_be_read_any_more_is_not_given(tmp_path: Path) -> None:
-    coming = Coming(Pieces(nothing_cached), IMAGE, tmp_path / "a")
-    coming.take(0, 5)
-    os.ftruncate(coming.fd, 4096)
+def test_what_has_rotted_since_it_came_is_not_given(tmp_path: Path) -> None:
+    clock = Clock()
+    coming = Coming(Pieces(nothing_cached, clock), IMAGE, tmp_path / "a")
+    coming.take(0, 4, 5)
+    clock.now = CHECKED_S
+    os.ftruncate(coming.fd, 3 * 4096)
     assert coming.read(0) == IMAGE.chunks[0].data
     with pytest.raises(ChunkCorrupt):
         coming.read(5)
@@ -77,60 +93,64 @@ def test_what_cannot_be_read_any_more_is_not_given(tmp_path: Path) -> None:
     coming.close()
 
 
-def test_what_the_holders_gave_last_or_somebody_waited_for_is_given_from_memory(tmp_path: Path) -> None:
-    image = random_image(3 * HOT_CHUNKS * 4096, seed=3)
-    pieces = Pieces(nothing_cached)
-    coming = Coming(pieces, image, tmp_path / "a")
-    last = len(image.chunks) - 1
-    with pytest.raises(NotYet):
-        coming.read(1)
-    pieces.coming(image.digest, frozenset(range(last - HOT_CHUNKS + 1, last)))
-    coming.take(*range(len(image.chunks)))
-    os.ftruncate(coming.fd, 0)
-    for index in (1, *range(last - HOT_CHUNKS + 1, last)):
-        assert coming.read(index) == image.chunks[index].data
-    pieces.settled(image.digest)
-    with pytest.raises(NotHeld):
-        coming.read(1)  # nothing comes any more, so nothing is kept
+def test_what_was_found_sound_is_not_read_again_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[int] = []
+
+    def counting(data: bytes) -> bytes:
+        hashed.append(len(data))
+        return chunk_hash(data)
+
+    monkeypatch.setattr("fabric.images.pieces.chunk_hash", counting)
+    clock = Clock()
+    coming = Coming(Pieces(nothing_cached, clock), IMAGE, tmp_path / "a")
+    coming.take(2)
+    for now, times in ((0.0, 0), (CHECKED_S - 1, 0), (CHECKED_S, 1), (2 * CHECKED_S - 1, 1), (2 * CHECKED_S, 2)):
+        clock.now = now
+        assert coming.read(2) == IMAGE.chunks[2].data
+        assert len(hashed) == times
     coming.close()
 
 
-def test_what_is_kept_in_memory_is_bounded_and_what_was_given_last_stays(tmp_path: Path) -> None:
-    image = random_image((HOT_CHUNKS + 2) * 4096, seed=4)
-    pieces = Pieces(nothing_cached)
-    coming = Coming(pieces, image, tmp_path / "a")
-    pieces.coming(image.digest, frozenset(range(len(image.chunks))))
-    coming.take(*range(HOT_CHUNKS))
+def test_files_are_closed_with_what_was_given(tmp_path: Path) -> None:
+    clock = Clock()
+    pieces = Pieces(nothing_cached, clock)
+    coming = Coming(pieces, IMAGE, tmp_path / "a")
+    coming.take(0, 1)
+    before = open_files()
     coming.read(0)
-    coming.take(HOT_CHUNKS, HOT_CHUNKS + 1)
-    os.ftruncate(coming.fd, 0)
-    assert coming.read(0) == image.chunks[0].data
+    clock.now = CHECKED_S
+    os.pwrite(coming.fd, b"rot", 4096)
     with pytest.raises(ChunkCorrupt):
         coming.read(1)
+    assert open_files() == before - 1, "the image is forgotten, and its own file closed"
     coming.close()
 
 
-def cached(tmp_path: Path, between: Callable[[Coming], None], place: bool = True) -> tuple[Pieces, ImageCache, Image]:
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def cached(
+    tmp_path: Path,
+    between: Callable[[Coming], None],
+    clock: Callable[[], float] = Clock(),  # noqa: B008
+) -> tuple[Pieces, ImageCache, Image]:
     """An image that was fetched and unpacked; `between`: while it is unpacked."""
     image = image_of(tar_of(START, member("data", os.urandom(300_000)), member("b", b"b" * 9000)), 4096)
     cache = ImageCache(tmp_path / "cache", 600_000)
-    pieces = Pieces(cache.parts)
+    pieces = Pieces(cache.parts, clock)
     blob = cache.incoming(image.digest, 0)
-    coming = Coming(pieces, image, blob, tmp_path / "bodies" if place else None)
+    coming = Coming(pieces, image, blob, tmp_path / "bodies")
     coming.take(*range(len(image.chunks)))
     pieces.moving(image.digest)
-    if place:
-        cache.admit(image.digest, blob, coming.placer.placed())
-    else:
-        cache.admit(image.digest, blob)
+    cache.admit(image.digest, blob, coming.placer.placed())
     between(coming)
     pieces.settled(image.digest)
     coming.close()
     return pieces, cache, image
 
 
-@pytest.mark.parametrize("place", [True, False])
-def test_while_it_is_unpacked_nothing_wrong_is_given(tmp_path: Path, place: bool) -> None:
+def test_while_it_is_unpacked_nothing_wrong_is_given(tmp_path: Path) -> None:
     def look(coming: Coming) -> None:
         waited = 0
         for index, chunk in enumerate(coming.image.chunks):
@@ -140,15 +160,17 @@ def test_while_it_is_unpacked_nothing_wrong_is_given(tmp_path: Path, place: bool
                 waited += 1
         assert 0 < waited < len(coming.image.chunks), "the large body has moved out, the rest is there"
 
-    pieces, cache, image = cached(tmp_path, look, place)
+    pieces, cache, image = cached(tmp_path, look)
     for chunk in image.chunks:
-        assert pieces.read_chunk(chunk.hash) == chunk.data
+        assert read_chunk(pieces, chunk.hash) == chunk.data
     cache.close()
 
 
 @pytest.mark.parametrize("where", ["data", "blob"])
 def test_bytes_that_rotted_in_the_cache_are_not_given(tmp_path: Path, where: str) -> None:
-    pieces, cache, image = cached(tmp_path, lambda coming: None)
+    clock = Clock()
+    pieces, cache, image = cached(tmp_path, lambda coming: None, clock)
+    clock.now = CHECKED_S
     folder = tmp_path / "cache" / "entries" / image.digest[3:]
     path = folder / "blob" if where == "blob" else folder / "root" / "data"
     path.chmod(0o600)
@@ -158,20 +180,20 @@ def test_bytes_that_rotted_in_the_cache_are_not_given(tmp_path: Path, where: str
         index = image.data.rindex(file.read(20)) // 4096
         file.seek(at)
         file.write(b"rot")
-    assert pieces.read_chunk(image.chunks[0].hash) == image.chunks[0].data
+    assert read_chunk(pieces, image.chunks[0].hash) == image.chunks[0].data
     with pytest.raises(ChunkCorrupt):
-        pieces.read_chunk(image.chunks[index].hash)
+        read_chunk(pieces, image.chunks[index].hash)
     with pytest.raises(NotHeld):
-        pieces.read_chunk(image.chunks[0].hash)
+        read_chunk(pieces, image.chunks[0].hash)
     cache.close()
 
 
 def test_what_was_evicted_is_not_here_any_more(tmp_path: Path) -> None:
     pieces, cache, image = cached(tmp_path, lambda coming: None)
-    assert pieces.read_chunk(image.chunks[7].hash) == image.chunks[7].data
+    assert read_chunk(pieces, image.chunks[7].hash) == image.chunks[7].data
     cache.incoming("b3:" + 64 * "0", 500_000)
     with pytest.raises(NotHeld):
-        pieces.read_chunk(image.chunks[7].hash)
+        read_chunk(pieces, image.chunks[7].hash)
     assert len(pieces) == 0
     cache.close()
 

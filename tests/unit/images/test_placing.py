@@ -6,6 +6,7 @@ import gzip
 import os
 import random
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from fabric.images.archive import remove_tree, unpack
 from fabric.images.errors import BadImage
 from fabric.images.hollow import MIN_MOVED_BYTES, Moved, Parts, Placed
 from fabric.images.placing import Placer, place
+from fabric.images.stretch import Stretch
 from fabric.images.tarwalk import Limits
 from tests.unit.images.content import Image, image_of
 from tests.unit.images.test_archive import START, link, member, tar_of
@@ -61,7 +63,7 @@ class Coming:
 
     def whole(self) -> bytes:
         placed = self.placed()
-        return b"".join(Parts(self.blob, placed.folder, placed.parts).pieces(0))
+        return b"".join(Parts(self.blob, placed.folder, placed.parts).pieces())
 
     def close(self) -> None:
         os.close(self._fd)
@@ -124,7 +126,7 @@ def test_in_any_order_it_is_what_unpacking_the_whole_file_gives(
         assert tree(prepared.root) == tree(plain.root)
         assert large_members(moved) == large_members(placed.parts)
         assert all(part.size >= LARGE for part in moved)
-        assert b"".join(Parts(coming.blob, prepared.root, moved).pieces(0)) == data
+        assert b"".join(Parts(coming.blob, prepared.root, moved).pieces()) == data
         assert not os.path.exists(coming.bodies) or os.listdir(coming.bodies) == []
         remove_tree(prepared.root)
     remove_tree(plain.root)
@@ -140,9 +142,30 @@ def test_what_has_come_is_read_at_every_moment(come: Callable[[Image], Coming], 
         coming.take([index])
         came.append(index)
         for one in came:
-            assert reader.read(one * 16384, image.manifest.size_of(one)) == image.chunks[one].data
+            with closing(reader.open(one * 16384, image.manifest.size_of(one))) as stretch:
+                assert stretch.read() == image.chunks[one].data
     reader.close()
     reader.close()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_is_being_read_stays_while_it_moves(come: Callable[[Image], Coming], seed: int) -> None:
+    image = image_of(random_archive(seed), 16384)
+    coming = come(image)
+    reader = coming.placer.reader()
+    being_read: list[tuple[int, Stretch]] = []
+    for index in backwards(image):
+        coming.take([index])
+        being_read.append((index, reader.open(index * 16384, image.manifest.size_of(index))))
+    random.Random(seed).shuffle(being_read)
+    for index, stretch in being_read:
+        assert stretch.read() == image.chunks[index].data
+        stretch.close()
+        stretch.close()
+    reader.close()
+    assert coming.whole() == image.data
+    blob, parts = coming.blob.read_bytes(), coming.placed().parts
+    assert all(not any(blob[-(-part.at // 4096) * 4096 : (part.at + part.size) // 4096 * 4096]) for part in parts)
 
 
 def test_what_comes_in_order_is_written_once(come: Callable[[Image], Coming], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-import zmq
 
 from fabric.effects import FetchImage, HoldersWanted, ImageReady, Input, ReleaseImage
 from fabric.images.archive import ENTRYPOINT
@@ -37,16 +36,14 @@ def run(directory: Path, body: Callable[[ComputeWorld, list[Input]], Awaitable[N
     cache.close()
 
     async def main() -> None:
-        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         news: list[Input] = []
         config = AgentConfig("c1", "r1", "compute", "", directory, Resources(1, 1, 1), driver="null", cache_bytes=ROOM)
-        world = ComputeWorld(config, context, news.append)
+        world = ComputeWorld(config, news.append)
         await world.open()
         try:
             await body(world, news)
         finally:
             await world.close()
-            context.destroy(linger=0)
 
     asyncio.run(main())
 
@@ -124,7 +121,7 @@ def test_nodes_of_a_rack_share_and_stop_serving_when_there_is_nothing_to_give(
                 config = AgentConfig(
                     name, "r1", "compute", "", tmp_path / name, Resources(1, 1, 1), driver="null", cache_bytes=1 << 25
                 )
-                worlds.append(ComputeWorld(config, peers.context, news.setdefault(name, []).append))
+                worlds.append(ComputeWorld(config, news.setdefault(name, []).append))
                 await worlds[-1].open()
             try:
                 for world in worlds:

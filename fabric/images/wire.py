@@ -1,0 +1,258 @@
+"""Messages of the bulk protocol on a TCP connection: framing, and reading and writing without blocking.
+
+    4 bytes    length of the header                  (big-endian, like the next)
+    4 bytes    length of the data; -1: there is none
+    header     `fabric.images.protocol`
+    data       a chunk, a manifest, ...
+
+Data is received into a buffer of its own, in one go as far as it is there: while some is still to come, the kernel is
+told not to wake anybody before all of it is there (SO_RCVLOWAT). What is sent is bytes, or a `Stretch` of files that
+the kernel sends by itself.
+"""
+
+from __future__ import annotations
+
+import socket as sockets
+import struct
+from collections import deque
+from dataclasses import dataclass
+
+from fabric.images.manifest import CHUNK_BYTES, Buffer
+from fabric.images.protocol import MAX_DATA_BYTES, MAX_HEADER_BYTES, ProtocolError
+from fabric.images.stretch import Stretch
+
+_PREFIX = struct.Struct(">ii")
+_NO_DATA = -1
+_HEAD_BYTES = 2 * (_PREFIX.size + MAX_HEADER_BYTES)
+_NOTHING = memoryview(b"")
+KEEPALIVE_IDLE_S = 5
+KEEPALIVE_EVERY_S = 3
+KEEPALIVE_TRIES = 3
+"""A peer whose machine is gone is known to be gone 14 s after it was last heard of, though nothing is to be sent."""
+_USER_TIMEOUT_MS = 15_000
+"""The same for what was sent and is not acknowledged."""
+
+
+class Closed(Exception):
+    """The peer has closed the connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """`data` is None where the message has none; it may be read until its buffer is given back."""
+
+    header: memoryview
+    data: memoryview | None
+
+
+class Buffers:
+    """Memory for data that comes: at most `limit` at a time, each at least a chunk. For one thread."""
+
+    def __init__(self, limit: int, spare: int = 2) -> None:
+        self._limit = limit
+        self._keep = spare
+        self._spare: list[bytearray] = []
+        self._taken = 0
+
+    def take(self, size: int) -> bytearray | None:
+        """None: all are taken."""
+        if self._taken >= self._limit:
+            return None
+        self._taken += 1
+        return self._spare.pop() if size <= CHUNK_BYTES and self._spare else bytearray(max(size, CHUNK_BYTES))
+
+    def give_back(self, buffer: bytearray) -> None:
+        self._taken -= 1
+        if len(buffer) == CHUNK_BYTES and len(self._spare) < self._keep:
+            self._spare.append(buffer)
+
+    def free(self) -> None:
+        """Keeps no memory for later."""
+        self._spare.clear()
+
+
+class Incoming:
+    """What comes over one connection."""
+
+    def __init__(self, socket: sockets.socket, buffers: Buffers, max_data_bytes: int = MAX_DATA_BYTES) -> None:
+        """`max_data_bytes`: of one message; 0: no message may have data."""
+        self._socket, self._buffers, self._max_data_bytes = socket, buffers, max_data_bytes
+        self._head = bytearray(_HEAD_BYTES)
+        self._view = memoryview(self._head)
+        self._start, self._end = 0, 0
+        self._header = _NOTHING
+        self._size = _NO_DATA
+        self._buffer: bytearray | None = None
+        self._body = _NOTHING
+        self._got = 0
+        self._waits_for = 1
+        self.hungry = False
+        """All buffers are taken: try again when one was given back."""
+        self.received = 0
+        """Bytes so far."""
+
+    @property
+    def holds_buffer(self) -> bool:
+        return self._buffer is not None
+
+    @property
+    def partial(self) -> bool:
+        """Whether a message has come in part."""
+        return self._size != _NO_DATA or self._end > self._start
+
+    def next(self) -> Message | None:
+        """The next message; None: not all of it is here. What it holds is valid until `done`, or the next call. Raises
+        `Closed`, `ProtocolError`, `OSError`; after these, nothing more can be read."""
+        self.done()
+        try:
+            while self._size == _NO_DATA:
+                message = self._read_head()
+                if message is not None:
+                    return message
+            if self._buffer is None and not self._make_room():
+                return None
+            while self._got < self._size:
+                self._got += self._receive(self._body[self._got :])
+        except BlockingIOError:
+            self._wait_for(max(1, self._size - self._got))
+            return None
+        self._wait_for(1)
+        self._size = _NO_DATA
+        return Message(self._header, self._body)
+
+    def done(self) -> None:
+        """The message is not needed any more."""
+        if self._buffer is not None and self._size == _NO_DATA:
+            self._body.release()
+            self._buffers.give_back(self._buffer)
+            self._buffer, self._body = None, _NOTHING
+
+    def close(self) -> None:
+        self._size = _NO_DATA
+        self.done()
+
+    def _read_head(self) -> Message | None:
+        """A message without data, if that is next; else None, and what is known of the next one has changed."""
+        here = self._end - self._start
+        if here >= _PREFIX.size:
+            header_bytes, data_bytes = _PREFIX.unpack_from(self._head, self._start)
+            if not 0 <= header_bytes <= MAX_HEADER_BYTES:
+                raise ProtocolError(f"expected a header of at most {MAX_HEADER_BYTES} bytes, found {header_bytes}")
+            if not _NO_DATA <= data_bytes <= self._max_data_bytes or (data_bytes == 0 and not self._max_data_bytes):
+                raise ProtocolError(f"expected at most {self._max_data_bytes} bytes of data, found {data_bytes}")
+            if here >= _PREFIX.size + header_bytes:
+                at = self._start + _PREFIX.size
+                self._header = memoryview(bytes(self._view[at : at + header_bytes]))
+                self._start = at + header_bytes
+                if data_bytes == _NO_DATA:
+                    return Message(self._header, None)
+                self._size = data_bytes
+                return None
+        if self._start:
+            self._view[:here] = bytes(self._view[self._start : self._end])
+            self._start, self._end = 0, here
+        self._end += self._receive(self._view[self._end :])
+        return None
+
+    def _make_room(self) -> bool:
+        self._buffer = self._buffers.take(self._size)
+        self.hungry = self._buffer is None
+        if self._buffer is None:
+            return False
+        self._body = memoryview(self._buffer)[: self._size]
+        self._got = min(self._size, self._end - self._start)
+        self._body[: self._got] = self._view[self._start : self._start + self._got]
+        self._start += self._got
+        return True
+
+    def _receive(self, room: memoryview) -> int:
+        found = self._socket.recv_into(room)
+        if not found:
+            raise Closed
+        self.received += found
+        return found
+
+    def _wait_for(self, size: int) -> None:
+        """The connection counts as readable when so many bytes are there."""
+        size = min(size, CHUNK_BYTES)
+        if size != self._waits_for:
+            self._waits_for = size
+            self._socket.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVLOWAT, size)
+
+
+class Outgoing:
+    """What is to be sent over one connection, in order."""
+
+    def __init__(self, socket: sockets.socket) -> None:
+        self._socket = socket
+        self._queue: deque[memoryview | Stretch] = deque()
+        self.sent = 0
+        """Bytes so far."""
+
+    def __len__(self) -> int:
+        """Frames that are not sent whole."""
+        return len(self._queue)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of these, what is not in files."""
+        return sum(len(one) for one in self._queue if isinstance(one, memoryview))
+
+    def add(self, header: bytes, data: Buffer | Stretch | None = None) -> None:
+        """`data` is not copied: leave it as it is until it is sent. A stretch is closed then."""
+        size = _NO_DATA if data is None else data.size if isinstance(data, Stretch) else len(data)
+        self._queue.append(memoryview(_PREFIX.pack(len(header), size) + header))
+        if data is not None and size:
+            self._queue.append(data if isinstance(data, Stretch) else memoryview(data))
+
+    def flush(self) -> bool:
+        """Sends what the kernel takes; True: that was all. Raises `OSError`, `EOFError`."""
+        try:
+            while self._queue:
+                first = self._queue[0]
+                if isinstance(first, Stretch):
+                    while first:
+                        self.sent += first.send(self._socket.fileno())
+                    first.close()
+                    self._queue.popleft()
+                else:
+                    sent = self._socket.send(first, sockets.MSG_MORE if len(self._queue) > 1 else 0)
+                    self.sent += sent
+                    if sent < len(first):
+                        self._queue[0] = first[sent:]
+                    else:
+                        self._queue.popleft()
+        except BlockingIOError:
+            return False
+        return True
+
+    def close(self) -> None:
+        for one in self._queue:
+            if isinstance(one, Stretch):
+                one.close()
+        self._queue.clear()
+
+
+def set_up(socket: sockets.socket) -> None:
+    """As connections of this protocol are: without blocking or delay, and not open for ever when nobody is there."""
+    socket.setblocking(False)
+    socket.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NODELAY, 1)
+    socket.setsockopt(sockets.SOL_SOCKET, sockets.SO_KEEPALIVE, 1)
+    socket.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
+    socket.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_KEEPINTVL, KEEPALIVE_EVERY_S)
+    socket.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_KEEPCNT, KEEPALIVE_TRIES)
+    socket.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_USER_TIMEOUT, _USER_TIMEOUT_MS)
+
+
+def address_of(endpoint: str, listen: bool = False) -> tuple[sockets.AddressFamily, tuple[str, int]]:
+    """Of "tcp://host:port"; port `*`: any. Raises `ValueError` if it is none, `OSError` if the host has no address."""
+    if not endpoint.startswith("tcp://"):
+        raise ValueError(f"expected an endpoint tcp://host:port, found {endpoint!r}")
+    host, colon, port = endpoint.removeprefix("tcp://").rpartition(":")
+    number = "0" if listen and port == "*" else port
+    if not colon or not host or not (number.isascii() and number.isdecimal()) or int(number) > 65535:
+        raise ValueError(f"expected an endpoint tcp://host:port, found {endpoint!r}")
+    flags = sockets.AI_PASSIVE if listen else 0
+    found = sockets.getaddrinfo(host.strip("[]"), int(number), type=sockets.SOCK_STREAM, flags=flags)
+    family, _, _, _, address = found[0]
+    return family, (str(address[0]), int(address[1]))
