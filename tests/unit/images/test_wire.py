@@ -81,7 +81,7 @@ def test_files_that_were_not_sent_are_closed(pair: Pair, tmp_path: os.PathLike[s
     outgoing = Outgoing(pair[0])
     outgoing.add(b"", Stretch([Segment(fd, 0, 5)]))
     outgoing.close()
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(fd)
 
 
