@@ -224,7 +224,9 @@ class Generator:
             one = self.stock.accepted(one, view.id, asked.count)
             end, seen = await self.asker.follow(asked, view)
             await self.ended(end, seen)
-            self.stock.ended(one, stands=end.state == "running" or (end.state == "failed" and self._cleans))
+            failed = end.state == "failed"
+            stands = end.state == "running" or (failed and self._cleans)
+            self.stock.ended(one, stands, in_vain=failed and asked.kind == "create")
             return end
         finally:
             self.counters.open -= 1

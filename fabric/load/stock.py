@@ -5,6 +5,9 @@ while fewer than `keep` deployments stand or are being made, one is made; else a
 or delete takes one that stands and that no open request changes; a deployment has at most one open request, so what
 users want of it is what was accepted last. No more than twice `keep` are made; so without one to change, nothing is
 asked.
+
+A create that failed is not simply tried again: what is asked for next is drawn by the weights, however few stand. Else
+a fabric that is full before `keep` stand would be asked for nothing but what it can't give, for good.
 """
 
 from __future__ import annotations
@@ -44,17 +47,19 @@ class Standing:
 
 @dataclass
 class Stock:
-    """`making`: creates that are open. `counts`: of each deployment that ever was, what was accepted last."""
+    """`making`: creates that are open. `full`: what ended last was a create that failed. `counts`: of each deployment
+    that ever was, what was accepted last."""
 
     standing: dict[str, Standing] = field(default_factory=dict)
     making: int = 0
+    full: bool = False
     counts: dict[str, int] = field(default_factory=dict)
 
     def choose(self, mix: Mix, rng: random.Random) -> tuple[Kind, Standing | None] | None:
         """What to ask for next; None: nothing can be."""
         there = len(self.standing) + self.making
         free = [one for one in self.standing.values() if not one.busy]
-        if there < mix.keep:
+        if there < mix.keep and not (self.full and free):
             return "create", None
         if not free:
             return ("create", None) if there < 2 * mix.keep else None
@@ -88,8 +93,10 @@ class Stock:
         one.count = self.counts[deployment] = count
         return one
 
-    def ended(self, one: Standing, stands: bool) -> None:
+    def ended(self, one: Standing, stands: bool, in_vain: bool = False) -> None:
+        """`in_vain`: it was a create, and failed."""
         one.busy = False
+        self.full = in_vain
         if not stands:
             self.standing.pop(one.id, None)
             self.counts[one.id] = 0

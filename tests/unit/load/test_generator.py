@@ -170,6 +170,25 @@ def test_a_deployment_that_fails_is_deleted_by_its_cycle(api: Fake) -> None:
     ]  # fmt: skip
 
 
+def test_a_full_fabric_is_asked_for_other_things_than_creates_too(api: Fake) -> None:
+    """It holds two, and five should stand."""
+
+    def refuse(method: str, path: str, n: int) -> tuple[int, dict[str, str], dict[str, object]] | None:
+        one = api.made.get(path.split("?")[0].rpartition("/")[2], {})
+        full = sum(made["state"] == "running" for made in api.made.values()) >= 2
+        if method == "GET" and full and one.get("state") == "accepted" and one["generation"] == 1:
+            one |= {"state": "failed", "final": True, "settled": 1, "reason": "no room"}
+            return 200, {}, one
+        return None
+
+    api.refuse = refuse
+    found = play(api, Clients(1), Mix(0, 1, 1, 5), lambda generator, ends: len(ends) >= 40)
+    ends = [one.end.state for one in found.asked if one.end]
+    assert "failed" in ends
+    assert ("failed", "failed") not in pairwise(ends)
+    assert {one.kind for one in found.asked} == {"create", "scale", "delete"}
+
+
 def test_clearing_deletes_what_was_cut_off_in_the_middle_too(api: Fake) -> None:
     """A create that is being made ready, one whose answer is on its way, and one that a delete was asked for."""
     held = threading.Event()

@@ -51,6 +51,26 @@ def test_what_is_busy_is_not_chosen_and_no_more_than_twice_are_made() -> None:
     assert chosen[1] is stock.standing["d-2"]
 
 
+def test_after_a_create_in_vain_what_stands_is_changed_first() -> None:
+    """However few stand: a fabric that is full would be asked for creates alone, for good."""
+    stock, mix, rng = filled(2), Mix(0, 1, 1, 9), random.Random(4)
+    stock.begun(None)
+    stock.ended(stock.accepted(None, "d-9", 3), stands=False, in_vain=True)
+    first = stock.choose(mix, rng)
+    assert first is not None
+    kind, one = first
+    assert kind in ("scale", "delete")
+    stock.begun(one)
+    second = stock.choose(mix, rng)
+    assert second is not None
+    assert second[0] in ("scale", "delete"), "nothing has ended since"
+    stock.begun(second[1])
+    assert stock.choose(mix, rng) == ("create", None), "there is nothing else to ask for"
+    assert one is not None
+    stock.ended(one, stands=kind == "scale")
+    assert stock.choose(mix, rng) == ("create", None), "there may be room now"
+
+
 def test_what_was_refused_is_free_again_or_gone_and_what_ended_is_not_wanted() -> None:
     stock = filled(2)
     one, other = stock.standing.values()
