@@ -15,10 +15,11 @@ from fabric.load.latency import quantile
 class Figures(msgspec.Struct, frozen=True):
     """What `expect` may name. Times in seconds. `requests`: begun; `accepted`; `refused`: 404, 409, 422;
     `tried_again`: attempts that got 503 or nothing; `lost`: requests without an answer in the end; `failed`: that ended
-    as failed; `short`: not at rest in the end; `skipped`: not begun. `wait_…`: from the first attempt to the answer;
-    `rest_…`: to the deployment being at rest. `instances`: that were ever seen running; `most`: at a time; `doubles`
-    and `orphans`: findings. `faults`: done; `not_done`. `redundancy_s`: the longest time that an image had too few
-    holders; `settle_s`: from the end of the faults until all was at rest."""
+    as failed; `with_room`: creates among these, for which there seems to have been room (room.py); `short`: not at rest
+    in the end; `skipped`: not begun. `wait_…`: from the first attempt to the answer; `rest_…`: to the deployment being
+    at rest. `instances`: that were ever seen running; `most`: at a time; `doubles` and `orphans`: findings. `faults`:
+    done; `not_done`. `redundancy_s`: the longest time that an image had too few holders; `settle_s`: from the end of
+    the faults until all was at rest."""
 
     requests: int = 0
     accepted: int = 0
@@ -26,6 +27,7 @@ class Figures(msgspec.Struct, frozen=True):
     tried_again: int = 0
     lost: int = 0
     failed: int = 0
+    with_room: int = 0
     short: int = 0
     skipped: int = 0
     wait_p50_s: float = 0.0

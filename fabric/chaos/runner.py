@@ -26,6 +26,7 @@ from fabric.chaos.deaths import Deaths
 from fabric.chaos.figures import figures
 from fabric.chaos.load import Generator
 from fabric.chaos.looking import look
+from fabric.chaos.room import with_room
 from fabric.chaos.schedule import Schedule
 from fabric.chaos.scorecard import Scorecard, expected
 from fabric.chaos.script import Scenario
@@ -94,6 +95,7 @@ class Run:
         self.rules = Rules(
             capacity=state.spec.capacity,
             flavors={name: one.resources for name, one in load_flavors().items()},
+            flavor=scenario.load.flavor,
         )
         self.loads: list[Generator] = []
         self.watching = Watching(
@@ -292,6 +294,7 @@ class Run:
         found = figures(
             asked, findings, self.schedule.deeds,
             skipped=sum(one.counters.skipped for one in self.loads),
+            with_room=with_room(asked, self.watching.rooms.seen()),
             instances=len(self.watching.seen), most=self.watching.most_running, samples=self.watching.samples,
             redundancy_s=max(self.watching.under_redundant_s.values(), default=0.0),
             settle_s=now - faults_ended_s, ran_s=faults_ended_s,

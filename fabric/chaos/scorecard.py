@@ -78,7 +78,8 @@ def told(found: Figures) -> list[str]:
     """The figures as sentences."""
     lines = [
         f"requests   {found.requests} in {found.ran_s:.0f} s: {found.accepted} accepted, {found.refused} refused, "
-        f"{found.lost} lost, {found.failed} failed; {found.tried_again} attempts were repeated",
+        f"{found.lost} lost, {found.failed} failed ({found.with_room} though there was room); "
+        f"{found.tried_again} attempts were repeated",
         f"answers    after {_times(found.wait_p50_s, found.wait_p95_s, found.wait_max_s)}",
         f"at rest    after {_times(found.rest_p50_s, found.rest_p95_s, found.rest_max_s)}",
         f"instances  {found.instances} seen, at most {found.most} at a time: {found.doubles} doubled, "

@@ -14,7 +14,7 @@ processes are seen in two samples in a row: then they all were there at the end 
   when it hears of that, in its own time), a second copy, what a fault of the scenario killed (`struck`), and
   deployments with `stop_after_s`, which asked for it.
 
-Memory is bounded: the last sample, and the findings, of each thing one.
+Memory is bounded: the last sample, the findings, of each thing one, and the room that there was (room.py).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
+from fabric.chaos.room import Rooms
 from fabric.chaos.verdict import Finding, Promise
 from fabric.chaos.world import Outage, Rules, Running, Sample
 from fabric.resources import ZERO
@@ -50,6 +51,7 @@ class Watching:
         """(pid, started) of instances' processes that a fault signalled."""
         self.outage: Outage | None = None
         self.findings: list[Finding] = []
+        self.rooms = Rooms(rules)
         self.samples = 0
         self.most_running = 0
         self.seen: set[tuple[str, int, str, int, int]] = set()
@@ -73,6 +75,7 @@ class Watching:
         self._capacity(sample)
         self._during_outage(sample)
         self._redundancy(sample)
+        self.rooms.feed(sample, self.held)
         self._before = sample
 
     # --- the promises ------------------------------------------------------------------------------------------------

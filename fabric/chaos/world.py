@@ -73,11 +73,13 @@ class World(msgspec.Struct, frozen=True):
 
 
 class Rules(msgspec.Struct, frozen=True):
-    """What the judge must know of the fabric. `capacity`: of each node; `redundancy`: holders of each image."""
+    """What the judge must know of the fabric. `capacity`: of each node; `redundancy`: holders of each image; `flavor`:
+    what the load asks for."""
 
     capacity: Resources
     flavors: Mapping[str, Resources]
     redundancy: int = 2
+    flavor: str = ""
 
 
 def place_of(directory: str, nodes: str) -> tuple[str, str, int] | None:
