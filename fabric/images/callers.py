@@ -41,9 +41,10 @@ class Caller:
         """Whether anything more is read of it."""
         if self.incoming.hungry:
             return False
-        if len(self.outgoing) + len(self.waiting) + self.parked >= PEER_REQUESTS:
+        owed = len(self.outgoing)
+        if owed + len(self.waiting) + self.parked >= PEER_REQUESTS:
             return False
-        return self.outgoing.memory_bytes < PEER_BYTES
+        return not owed or self.outgoing.memory_bytes < PEER_BYTES
 
     def rest(self) -> None:
         """Somebody looks after it now and then: is it still busy?"""

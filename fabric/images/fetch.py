@@ -67,7 +67,7 @@ MORE_PAUSE_S = 0.2
 _MANIFEST_ID = MAX_CHUNKS
 """The id of a request for the manifest: past those of all chunks."""
 _LOOK_S = 0.1
-"""How often `cancelled` is looked at while nothing arrives."""
+"""How often it is looked whether somebody stalls, and, while nothing arrives, at `cancelled`."""
 
 log = logging.getLogger(__name__)
 
@@ -140,19 +140,20 @@ def fetch(
     bodies = partial.with_suffix(".bodies")
     fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     whole = False
+    pieces = neighbours.pieces if neighbours is not None else None
+    sink = _FileSink(fd, bodies if place is not None else None, place or Limits(), digest, pieces)
     try:
-        pieces = neighbours.pieces if neighbours is not None else None
-        sink = _FileSink(fd, bodies if place is not None else None, place or Limits(), digest, pieces)
         fetching = Fetching(digest, sink, more, window, stall_s, progress, neighbours)
         report = fetching.run(holders, cancelled or threading.Event(), deadline_s)
         os.rename(partial, into)
         whole = True
-        return replace(report, placed=sink.placer.placed())
+        return replace(report, placed=sink.placer.placed() if sink.placer is not None else None)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreFull(f"{into}: the disk refused a write ({error.strerror}): make room") from error
         raise
     finally:
+        sink.close()
         os.close(fd)
         if neighbours is not None and not whole:
             neighbours.pieces.end(digest)
@@ -163,10 +164,13 @@ def fetch(
 
 
 class _FileSink:
-    placer: Placer
-
     def __init__(self, fd: int, bodies: Path | None, limits: Limits, digest: str, pieces: Pieces | None) -> None:
         self.fd, self.bodies, self.limits, self.digest, self.pieces = fd, bodies, limits, digest, pieces
+        self.placer: Placer | None = None
+
+    def close(self) -> None:
+        if self.placer is not None:
+            self.placer.close()
 
     def start(self, manifest: Manifest) -> set[int]:
         self.placer = Placer(self.fd, self.bodies, manifest.size, manifest.chunk_bytes, self.limits)
@@ -175,6 +179,7 @@ class _FileSink:
         return set()
 
     def write(self, manifest: Manifest, places: list[int], data: memoryview) -> None:
+        assert self.placer is not None, "started"
         for index in places:
             self.placer.write(index, data)
         if self.pieces is not None:
@@ -205,6 +210,7 @@ class Fetching:
         self._spare: deque[Holder] = deque()
         self._dropped: list[Dropped] = []
         self._strikes: Counter[str] = Counter()
+        self._look_at = 0.0
 
     def run(self, holders: Sequence[Holder], cancelled: threading.Event, deadline_s: float) -> FetchReport:
         begun = time.monotonic()
@@ -263,33 +269,50 @@ class Fetching:
         """Sends what is due, waits for answers at most until `until`, and takes them."""
         now = time.monotonic()
         if self._transfer is not None:
-            until = min(until, self._ask(now, self._transfer))
-        for event in self._links.poll(until - now):
+            self._ask(now, self._transfer)
+        if self._hear(0.0) and now < self._look_at:
+            return
+        self._look_at = now + _LOOK_S
+        self._drop_stalled(now)
+        if self._transfer is not None:
+            until = min(until, self._wake_at(now, self._transfer))
+        self._hear(until - now)
+
+    def _hear(self, wait_s: float) -> bool:
+        """Takes what comes within so many seconds. False: nothing did."""
+        heard = False
+        for event in self._links.poll(wait_s):
+            heard = True
             if event.node not in self._live and (self._company is None or event.node not in self._company):
                 continue  # dropped by an earlier event
             if isinstance(event, Lost):
                 self._drop(event.node, event.reason)
             else:
                 self._take(event)
-        self._drop_stalled(time.monotonic())
+        return heard
 
-    def _ask(self, now: float, transfer: Transfer) -> float:
-        """Sends what is due. Answers with when to look again."""
+    def _wake_at(self, now: float, transfer: Transfer) -> float:
+        """When to look again if nothing is heard."""
+        if self._company is None:
+            return transfer.wake_at(now)
+        if not self._company.settled(now):
+            return self._company.wake_at(now)
+        return min(transfer.wake_at(now), self._company.wake_at(now))
+
+    def _ask(self, now: float, transfer: Transfer) -> None:
+        """Sends what is due."""
         company = self._company
         if company is not None:
             for silent in company.turn(now, self._live):
                 self._drop(silent, f"did not say what it has for {MATE_STALL_S:g} s")
             if not company.settled(now):
-                return company.wake_at(now)
+                return
         of_holders = False
         for ask in transfer.asks(now):
             self._links.send(ask.source, GetChunk(id=ask.chunk, hash=transfer.manifest.chunks[ask.chunk]))
             of_holders = of_holders or ask.source in self._live
-        if company is None or self._neighbours is None:
-            return transfer.wake_at(now)
-        if of_holders:
+        if of_holders and company is not None and self._neighbours is not None:
             self._neighbours.pieces.coming(self._digest, transfer.coming())
-        return min(transfer.wake_at(now), company.wake_at(now))
 
     def _take(self, event: Arrived) -> None:
         answer, transfer, company = event.answer, self._transfer, self._company

@@ -16,8 +16,8 @@ import select
 import socket as sockets
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from types import TracebackType
+from typing import NamedTuple
 
 from fabric.images.manifest import Buffer
 from fabric.images.protocol import Answer, Holder, ProtocolError, Request, decode_answer, encode
@@ -33,8 +33,7 @@ _UNDER_WAY, _REFUSED = errno.EINPROGRESS, errno.ECONNREFUSED
 _IN, _IN_AND_OUT = select.EPOLLIN, select.EPOLLIN | select.EPOLLOUT
 
 
-@dataclass(frozen=True, slots=True)
-class Arrived:
+class Arrived(NamedTuple):
     """An answer of a holder; `data` is what came with it, where the kind has that: to be read before the next event is
     asked for."""
 
@@ -43,8 +42,7 @@ class Arrived:
     data: memoryview
 
 
-@dataclass(frozen=True, slots=True)
-class Lost:
+class Lost(NamedTuple):
     """A link that is no more, and why."""
 
     node: str
@@ -59,8 +57,6 @@ class _Link:
         self.connected = False
         self.connect_until = time.monotonic() + CONNECT_TIMEOUT_S
         self.interest = 0
-        self.more = False
-        """Answers may be here that the kernel has given already."""
 
 
 class Links:
@@ -68,6 +64,9 @@ class Links:
         self._links: dict[str, _Link] = {}
         self._by_fd: dict[int, _Link] = {}
         self._broken: list[Lost] = []
+        self._connecting: set[_Link] = set()
+        self._more: list[_Link] = []
+        """From these, answers may be here that the kernel has given already."""
         self._buffers = Buffers(MAX_LINKS, _SPARE_BUFFERS)
         self._epoll = select.epoll()
 
@@ -99,6 +98,7 @@ class Links:
         else:
             link = _Link(holder.node, socket, self._buffers)
             self._links[holder.node] = self._by_fd[link.fd] = link
+            self._connecting.add(link)
             self._epoll.register(link.fd, 0)
             self._watch(link)
 
@@ -112,6 +112,7 @@ class Links:
         if link is None:
             return
         del self._by_fd[link.fd]
+        self._connecting.discard(link)
         self._epoll.unregister(link.fd)
         link.incoming.close()
         link.outgoing.close()
@@ -133,12 +134,11 @@ class Links:
     def poll(self, timeout_s: float) -> Iterator[Arrived | Lost]:
         """What comes within `timeout_s`, at once if something is there; ends then. A link that was lost is closed
         already. Only what is taken from here happens."""
-        until = [link.connect_until for link in self._links.values() if not link.connected]
-        more = [link for link in self._links.values() if link.more]
+        more, self._more = self._more, []
         if self._broken or more:
             timeout_s = 0.0
-        elif until:
-            timeout_s = min(timeout_s, min(until) - time.monotonic())
+        elif self._connecting:
+            timeout_s = min(timeout_s, min(link.connect_until for link in self._connecting) - time.monotonic())
         for link in more:
             if self._by_fd.get(link.fd) is link:
                 yield from self._take(link)
@@ -152,13 +152,12 @@ class Links:
                 self._flush(link)
             if what & ~select.EPOLLOUT and self._by_fd.get(link.fd) is link:
                 yield from self._take(link)
-        if until:
+        if self._connecting:
             self._give_up()
         while self._broken:
             yield self._broken.pop(0)
 
     def _take(self, link: _Link) -> Iterator[Arrived]:
-        link.more = False
         for _ in range(_TAKE_AT_ONCE):
             try:
                 message = link.incoming.next()
@@ -175,7 +174,7 @@ class Links:
             if self._links.get(link.node) is not link:
                 return
             link.incoming.done()
-        link.more = True
+        self._more.append(link)
 
     def _connected(self, link: _Link) -> bool:
         """Whether it is; if not, the link is lost or still under way."""
@@ -185,6 +184,7 @@ class Links:
                 self._lose(link, "connection refused" if error == _REFUSED else f"can't connect: {os.strerror(error)}")
                 return False
             link.connected = True
+            self._connecting.discard(link)
         return True
 
     def _flush(self, link: _Link) -> None:
@@ -204,7 +204,7 @@ class Links:
     def _give_up(self) -> None:
         """Those that did not connect in time."""
         now = time.monotonic()
-        for link in [one for one in self._links.values() if not one.connected and now >= one.connect_until]:
+        for link in [one for one in self._connecting if now >= one.connect_until]:
             self._lose(link, f"can't connect: no answer for {CONNECT_TIMEOUT_S:g} s")
 
     def _lose(self, link: _Link, reason: str) -> None:

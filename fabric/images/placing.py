@@ -32,7 +32,7 @@ from fabric.images.tarwalk import BLOCK, Body, Layout, Limits, Member, Need, Wal
 
 
 class Placer:
-    """One image that comes. Its methods raise `OSError`."""
+    """One image that comes. Its methods raise `OSError`; to be closed."""
 
     def __init__(self, blob: int, bodies: Path | None, size: int, chunk_bytes: int, limits: Limits) -> None:
         """`blob`: a file to read and write, which stays the caller's. `bodies`: a folder that is made when there is
@@ -42,6 +42,7 @@ class Placer:
         self._blob, self._size, self._chunk_bytes = blob, size, chunk_bytes
         self._bodies = bodies if bodies is not None and can_punch(blob) else None
         self._parts: list[Moved] = []
+        self._body: tuple[Moved, int] | None = None
         self._lock = Lock()
         """Held while it is looked up where bytes are, or they move."""
         self._holes = Holes(punch)
@@ -66,16 +67,18 @@ class Placer:
                 _write(self._blob, at, left[: part.at - at])
                 at, left = part.at, left[part.at - at :]
             stop = min(end, part.at + part.size)
-            assert self._bodies is not None
-            fd = os.open(self._bodies / part.path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                _write(fd, at - part.at, left[: stop - at])
-            finally:
-                os.close(fd)
+            _write(self._body_of(part), at - part.at, left[: stop - at])
             at, left = stop, left[stop - at :]
-        _write(self._blob, at, left)
+        if left:
+            _write(self._blob, at, left)
         self._here[index] = True
         self._new, self._data = -1, memoryview(b"")
+
+    def close(self) -> None:
+        """The blob stays open. A repeat does nothing."""
+        if self._body is not None:
+            os.close(self._body[1])
+            self._body = None
 
     def found(self) -> None:
         """All of it is in the blob, from before."""
@@ -116,6 +119,15 @@ class Placer:
             self._at += wanted.padded_bytes
             wanted = self._walk.send(b"")
         self._need = wanted.bytes
+
+    def _body_of(self, part: Moved) -> int:
+        """Its file, which stays open until another one is written: chunks of a large body come one after the other."""
+        if self._body is None or self._body[0] is not part:
+            self.close()
+            assert self._bodies is not None
+            flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._body = (part, os.open(self._bodies / part.path, flags))
+        return self._body[1]
 
     def _bytes(self, start: int, size: int) -> bytes | None:
         """What there is of these bytes; None: some have not come. Those of headers are in the blob."""

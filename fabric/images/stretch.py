@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from threading import Lock
+from typing import NamedTuple
 
 Cut = Callable[[int, int, int], None]
 """Cuts a hole into an open file, between two offsets (`fabric.images.hollow.punch`)."""
@@ -19,8 +19,7 @@ Span = tuple[int, int]
 """From the first offset to before the second."""
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """`size` bytes of the open file `fd`, from `at` on."""
 
     fd: int
@@ -36,9 +35,9 @@ class Stretch:
     ) -> None:
         """Their files are closed with it, and `files`; `ended` is called just before."""
         self._left = deque(segments)
-        self._files = tuple({*files, *(one.fd for one in self._left)})
+        self._files = {*files, *[one.fd for one in self._left]}
         self._ended = ended
-        self.size = sum(one.size for one in self._left)
+        self.size = sum([one.size for one in self._left])
 
     def __bool__(self) -> bool:
         """Whether there is more to send."""
@@ -72,7 +71,7 @@ class Stretch:
 
     def close(self) -> None:
         """A repeat does nothing."""
-        files, self._files, self._left = self._files, (), deque()
+        files, self._files, self._left = self._files, set(), deque()
         if files:
             self._ended()
         for fd in files:

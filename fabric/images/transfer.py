@@ -44,7 +44,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from fabric.images.manifest import Manifest
 from fabric.images.mates import STRIPES
@@ -65,8 +65,7 @@ NEWS_EVERY_S = 0.5
 State = Literal["running", "starved", "complete"]
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(NamedTuple):
     source: str
     chunk: int
 
@@ -96,9 +95,6 @@ class _Mate(_Source):
     has: bytes = b""
     queue: deque[int] = field(default_factory=deque)
     told: float = 0.0
-
-    def has_chunk(self, chunk: int) -> bool:
-        return chunk >> 3 < len(self.has) and bool(self.has[chunk >> 3] >> (chunk & 7) & 1)
 
 
 class Transfer:
@@ -303,17 +299,20 @@ class Transfer:
         self._queue = deque()
         for mate in self._mates.values():
             mate.queue = deque()
+        mates = [(mate.has, len(mate.has), mate.queue) for mate in self._mates.values()]
+        parents = [self._mates.get(name or "") for name in self._parents]
         for chunk, taken in enumerate(self._taken):
             if taken or self._owing[chunk]:
                 continue
-            having = [mate for mate in self._mates.values() if mate.has_chunk(chunk)]
-            parent = self._mates.get(self._parents[chunk % STRIPES] or "")
-            if having:
-                min(having, key=lambda mate: len(mate.queue)).queue.append(chunk)
-            elif parent is not None:
-                parent.queue.append(chunk)
-            else:
-                self._queue.append(chunk)
+            queue: deque[int] | None = None
+            at, bit = chunk >> 3, 1 << (chunk & 7)
+            for has, size, theirs in mates:
+                if at < size and has[at] & bit and (queue is None or len(theirs) < len(queue)):
+                    queue = theirs
+            parent = parents[chunk % STRIPES]
+            if queue is None:
+                queue = parent.queue if parent is not None else self._queue
+            queue.append(chunk)
 
     def _ask(self, now: float, name: str, source: _Source, chunk: int) -> Ask:
         if not source.owes:

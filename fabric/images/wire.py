@@ -15,7 +15,7 @@ from __future__ import annotations
 import socket as sockets
 import struct
 from collections import deque
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from fabric.images.manifest import CHUNK_BYTES, Buffer
 from fabric.images.protocol import MAX_DATA_BYTES, MAX_HEADER_BYTES, ProtocolError
@@ -37,11 +37,10 @@ class Closed(Exception):
     """The peer has closed the connection."""
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """`data` is None where the message has none; it may be read until its buffer is given back."""
 
-    header: memoryview
+    header: bytes
     data: memoryview | None
 
 
@@ -80,7 +79,7 @@ class Incoming:
         self._head = bytearray(_HEAD_BYTES)
         self._view = memoryview(self._head)
         self._start, self._end = 0, 0
-        self._header = _NOTHING
+        self._header = b""
         self._size = _NO_DATA
         self._buffer: bytearray | None = None
         self._body = _NOTHING
@@ -106,17 +105,24 @@ class Incoming:
         self.done()
         try:
             while self._size == _NO_DATA:
-                message = self._read_head()
-                if message is not None:
-                    return message
+                if self._end - self._start >= _PREFIX.size and self._read_head():
+                    if self._size == _NO_DATA:
+                        return Message(self._header, None)
+                    break
+                if self._start:
+                    self._move_up()
+                self._end += self._receive(self._view[self._end :])
             if self._buffer is None and not self._make_room():
                 return None
             while self._got < self._size:
                 self._got += self._receive(self._body[self._got :])
         except BlockingIOError:
-            self._wait_for(max(1, self._size - self._got))
+            wanted = self._size - self._got if self._size > 0 else 1
+            if wanted != self._waits_for:
+                self._wait_for(wanted)
             return None
-        self._wait_for(1)
+        if self._waits_for != 1:
+            self._wait_for(1)
         self._size = _NO_DATA
         return Message(self._header, self._body)
 
@@ -131,28 +137,24 @@ class Incoming:
         self._size = _NO_DATA
         self.done()
 
-    def _read_head(self) -> Message | None:
-        """A message without data, if that is next; else None, and what is known of the next one has changed."""
+    def _read_head(self) -> bool:
+        """Whether the next header is here whole; then it is known what data comes behind it."""
+        header_bytes, data_bytes = _PREFIX.unpack_from(self._head, self._start)
+        if not 0 <= header_bytes <= MAX_HEADER_BYTES:
+            raise ProtocolError(f"expected a header of at most {MAX_HEADER_BYTES} bytes, found {header_bytes}")
+        if not _NO_DATA <= data_bytes <= self._max_data_bytes or (data_bytes == 0 and not self._max_data_bytes):
+            raise ProtocolError(f"expected at most {self._max_data_bytes} bytes of data, found {data_bytes}")
+        at = self._start + _PREFIX.size
+        if self._end < at + header_bytes:
+            return False
+        self._header = bytes(self._view[at : at + header_bytes])
+        self._start, self._size = at + header_bytes, data_bytes
+        return True
+
+    def _move_up(self) -> None:
         here = self._end - self._start
-        if here >= _PREFIX.size:
-            header_bytes, data_bytes = _PREFIX.unpack_from(self._head, self._start)
-            if not 0 <= header_bytes <= MAX_HEADER_BYTES:
-                raise ProtocolError(f"expected a header of at most {MAX_HEADER_BYTES} bytes, found {header_bytes}")
-            if not _NO_DATA <= data_bytes <= self._max_data_bytes or (data_bytes == 0 and not self._max_data_bytes):
-                raise ProtocolError(f"expected at most {self._max_data_bytes} bytes of data, found {data_bytes}")
-            if here >= _PREFIX.size + header_bytes:
-                at = self._start + _PREFIX.size
-                self._header = memoryview(bytes(self._view[at : at + header_bytes]))
-                self._start = at + header_bytes
-                if data_bytes == _NO_DATA:
-                    return Message(self._header, None)
-                self._size = data_bytes
-                return None
-        if self._start:
-            self._view[:here] = bytes(self._view[self._start : self._end])
-            self._start, self._end = 0, here
-        self._end += self._receive(self._view[self._end :])
-        return None
+        self._view[:here] = bytes(self._view[self._start : self._end])
+        self._start, self._end = 0, here
 
     def _make_room(self) -> bool:
         self._buffer = self._buffers.take(self._size)
@@ -174,10 +176,8 @@ class Incoming:
 
     def _wait_for(self, size: int) -> None:
         """The connection counts as readable when so many bytes are there."""
-        size = min(size, CHUNK_BYTES)
-        if size != self._waits_for:
-            self._waits_for = size
-            self._socket.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVLOWAT, size)
+        self._waits_for = size
+        self._socket.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVLOWAT, min(size, CHUNK_BYTES))
 
 
 class Outgoing:
@@ -196,7 +196,7 @@ class Outgoing:
     @property
     def memory_bytes(self) -> int:
         """Of these, what is not in files."""
-        return sum(len(one) for one in self._queue if isinstance(one, memoryview))
+        return sum([len(one) for one in self._queue if isinstance(one, memoryview)])
 
     def add(self, header: bytes, data: Buffer | Stretch | None = None) -> None:
         """`data` is not copied: leave it as it is until it is sent. A stretch is closed then."""
