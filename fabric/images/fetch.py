@@ -217,7 +217,7 @@ class Fetching:
         deadline = begun + deadline_s
         with self._links:
             self._add(holders)
-            while self._transfer is None or self._transfer.state != "complete":
+            while self._transfer is None or not self._transfer.complete:
                 now = time.monotonic()
                 if cancelled.is_set():
                     raise FetchCancelled(f"image {self._digest}: cancelled")

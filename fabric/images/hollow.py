@@ -139,10 +139,13 @@ class Parts:
         """The bytes from `at` on. Raises `OSError`."""
         blob = os.open(self._blob, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            return Stretch(segments_of(blob, self._root, self._moved, at, at + size), (blob,))
+            found = segments_of(blob, self._root, self._moved, at, at + size)
         except BaseException:
             os.close(blob)
             raise
+        if all(one.fd != blob for one in found):
+            os.close(blob)
+        return Stretch(found)
 
     def pieces(self) -> Iterator[bytes]:
         """All bytes, in order. Raises `OSError`, `EOFError`."""

@@ -27,7 +27,6 @@ CONNECT_TIMEOUT_S = 3.0
 MAX_LINKS = 64
 """Each may have a buffer of a chunk while it receives."""
 _TAKE_AT_ONCE = 16
-_SPARE_BUFFERS = 4
 _LONGEST_POLL_S = 3600.0
 _UNDER_WAY, _REFUSED = errno.EINPROGRESS, errno.ECONNREFUSED
 _IN, _IN_AND_OUT = select.EPOLLIN, select.EPOLLIN | select.EPOLLOUT
@@ -67,7 +66,7 @@ class Links:
         self._connecting: set[_Link] = set()
         self._more: list[_Link] = []
         """From these, answers may be here that the kernel has given already."""
-        self._buffers = Buffers(MAX_LINKS, _SPARE_BUFFERS)
+        self._buffers = Buffers(MAX_LINKS)
         self._epoll = select.epoll()
 
     def __enter__(self) -> Links:

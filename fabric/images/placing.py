@@ -27,7 +27,7 @@ from fabric.images.archive import is_plain
 from fabric.images.errors import BadImage
 from fabric.images.hollow import MIN_MOVED_BYTES, Moved, Placed, can_punch, move, parts_in, punch, segments_of
 from fabric.images.manifest import CHUNK_BYTES, Buffer
-from fabric.images.stretch import Holes, Stretch
+from fabric.images.stretch import Holes, Segment, Stretch
 from fabric.images.tarwalk import BLOCK, Body, Layout, Limits, Member, Need, Walked, walk
 
 
@@ -68,8 +68,10 @@ class Placer:
                 at, left = part.at, left[part.at - at :]
             stop = min(end, part.at + part.size)
             _write(self._body_of(part), at - part.at, left[: stop - at])
+            if stop == end:
+                break
             at, left = stop, left[stop - at :]
-        if left:
+        else:
             _write(self._blob, at, left)
         self._here[index] = True
         self._new, self._data = -1, memoryview(b"")
@@ -184,14 +186,18 @@ class Reader:
     def open(self, at: int, size: int) -> Stretch:
         """Raises `OSError`."""
         with self._lock:
-            blob = os.dup(self._blob)
+            found = segments_of(self._blob, self._bodies or Path(), self._parts, at, at + size)
+            spans = [(one.at, one.at + one.size) for one in found if one.fd == self._blob]
+            if not spans:
+                return Stretch(found)
             try:
-                segments = segments_of(blob, self._bodies or Path(), self._parts, at, at + size)
-            except BaseException:
-                os.close(blob)
+                blob = os.dup(self._blob)
+            except OSError:
+                Stretch([one for one in found if one.fd != self._blob]).close()
                 raise
-            use = self._holes.use((one.at, one.at + one.size) for one in segments if one.fd == blob)
-            return Stretch(segments, (blob,), lambda: self._holes.end(use, blob))
+            use = self._holes.use(spans)
+            mine = [Segment(blob, one.at, one.size) if one.fd == self._blob else one for one in found]
+        return Stretch(mine, lambda: self._holes.end(use, blob))
 
     def close(self) -> None:
         if self._blob >= 0:
@@ -209,6 +215,5 @@ def place(blob: Path, bodies: Path, limits: Limits) -> Placed | None:
 
 
 def _write(fd: int, at: int, data: memoryview) -> None:
-    while data:
-        written = os.pwrite(fd, data, at)
+    while (written := os.pwrite(fd, data, at)) < len(data):
         at, data = at + written, data[written:]

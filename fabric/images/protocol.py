@@ -161,8 +161,8 @@ Intake = Begin | Put | Commit | Abort | Replicate
 Request = GetManifest | GetChunk | GetMates | GetHave | Intake
 Answer = Data | Mates | Have | Done | Underway | Refused
 
-WITH_DATA = (Put, Commit, Data, Mates, Have)
-"""The kinds that have a second frame; no other may have one."""
+WITH_DATA = frozenset({Put, Commit, Data, Mates, Have})
+"""The kinds that have data; no other may have any."""
 
 _REQUESTS: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
 _ANSWERS: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)
@@ -181,17 +181,19 @@ def refused(request_id: int, code: Code, reason: str) -> Refused:
     return Refused(id=request_id, code=code, reason=reason[:MAX_REASON_CHARS])
 
 
-def decode_request(header: memoryview | bytes, data_bytes: int | None) -> Request:
-    """The request in a header frame. `data_bytes`: the length of the data frame, None if there is none."""
+def decode_request(header: bytes, data_bytes: int | None) -> Request:
+    """The request of a message. `data_bytes`: the length of its data, None if it has none. Raises `ProtocolError`."""
     request = _decode(_REQUESTS, header)
-    _check_data(request, data_bytes)
+    if (type(request) in WITH_DATA) != (data_bytes is not None):
+        raise _other_data(request)
     return request
 
 
-def decode_answer(header: memoryview | bytes, data_bytes: int | None) -> Answer:
-    """The answer in a header frame. `data_bytes`: the length of the data frame, None if there is none."""
+def decode_answer(header: bytes, data_bytes: int | None) -> Answer:
+    """The answer of a message. `data_bytes`: the length of its data, None if it has none. Raises `ProtocolError`."""
     answer = _decode(_ANSWERS, header)
-    _check_data(answer, data_bytes)
+    if (type(answer) in WITH_DATA) != (data_bytes is not None):
+        raise _other_data(answer)
     return answer
 
 
@@ -207,18 +209,13 @@ def decode_mates(data: Buffer) -> tuple[Holder, ...]:
         raise ProtocolError(f"expected a list of mates, found: {error}") from None
 
 
-def _decode(decoder: msgspec.msgpack.Decoder[T], header: memoryview | bytes) -> T:
-    if len(header) > MAX_HEADER_BYTES:
-        raise ProtocolError(f"expected a header of at most {MAX_HEADER_BYTES} bytes, found {len(header)}")
+def _decode(decoder: msgspec.msgpack.Decoder[T], header: bytes) -> T:
     try:
         return decoder.decode(header)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"expected a version {VERSION} header, found: {error}") from None
 
 
-def _check_data(header: Request | Answer, data_bytes: int | None) -> None:
-    wanted = isinstance(header, WITH_DATA)
-    if wanted != (data_bytes is not None):
-        raise ProtocolError(f"expected {'a' if wanted else 'no'} data frame with {type(header).__name__}")
-    if data_bytes is not None and data_bytes > MAX_DATA_BYTES:
-        raise ProtocolError(f"expected at most {MAX_DATA_BYTES} bytes of data, found {data_bytes}")
+def _other_data(header: Request | Answer) -> ProtocolError:
+    wanted = "data" if type(header) in WITH_DATA else "no data"
+    return ProtocolError(f"expected {wanted} with {type(header).__name__}")

@@ -30,12 +30,10 @@ class Segment(NamedTuple):
 class Stretch:
     """Segments one after the other, for one thread."""
 
-    def __init__(
-        self, segments: Iterable[Segment], files: Iterable[int] = (), ended: Callable[[], None] = lambda: None
-    ) -> None:
-        """Their files are closed with it, and `files`; `ended` is called just before."""
+    def __init__(self, segments: Iterable[Segment], ended: Callable[[], None] | None = None) -> None:
+        """Their files are closed with it; `ended` is called just before."""
         self._left = deque(segments)
-        self._files = {*files, *[one.fd for one in self._left]}
+        self._files = {one.fd for one in self._left}
         self._ended = ended
         self.size = sum([one.size for one in self._left])
 
@@ -72,7 +70,7 @@ class Stretch:
     def close(self) -> None:
         """A repeat does nothing."""
         files, self._files, self._left = self._files, set(), deque()
-        if files:
+        if files and self._ended is not None:
             self._ended()
         for fd in files:
             os.close(fd)

@@ -132,6 +132,10 @@ class Transfer:
         self._moved = 0.0  # when a chunk was last taken, or asked while nothing was owed
 
     @property
+    def complete(self) -> bool:
+        return not self._missing
+
+    @property
     def state(self) -> State:
         if not self._missing:
             return "complete"
@@ -219,8 +223,11 @@ class Transfer:
             name = min(free, key=lambda n: len(self._holders[n].owes))
             asks.append(self._ask(now, name, self._holders[name], self._queue.popleft()))
         for name, holder in self._holders.items():
-            if not holder.owes and (chunk := self._owed_for_longest(now)) is not None:
-                asks.append(self._ask(now, name, holder, chunk))
+            if holder.owes:
+                continue
+            if (chunk := self._owed_for_longest(now)) is None:
+                break
+            asks.append(self._ask(now, name, holder, chunk))
         return asks
 
     def arrived(self, now: float, source: str, chunk: int, sound: bool) -> bool:
@@ -286,12 +293,10 @@ class Transfer:
         return self._holders.get(name) or self._mates.get(name)
 
     def _owers(self) -> list[tuple[_Source, float]]:
-        """Each with the time after which what it owes may be asked of another."""
+        """Who owes something, each with the time after which that may be asked of another."""
         patience_s = MATE_PATIENCE_S if self._mates else self._steal_after_s
-        return [
-            *((holder, patience_s) for holder in self._holders.values()),
-            *((mate, MATE_PATIENCE_S) for mate in self._mates.values()),
-        ]
+        holders: list[tuple[_Source, float]] = [(one, patience_s) for one in self._holders.values() if one.owes]
+        return holders + [(one, MATE_PATIENCE_S) for one in self._mates.values() if one.owes]
 
     def _plan(self) -> None:
         """What is to be asked of whom, by what is known now; in order."""
@@ -337,10 +342,11 @@ class Transfer:
 
     def _owed_for_longest(self, now: float) -> int | None:
         """A missing chunk that somebody has owed for longer than it may, the oldest first."""
-        late = [
-            (asked, chunk)
-            for source, patience_s in self._owers()
-            for chunk, asked in source.owes.items()
-            if not self._taken[chunk] and self._owing[chunk] < MAX_OWING and now - asked >= patience_s
-        ]
+        late: list[tuple[float, int]] = []
+        for source, patience_s in self._owers():
+            for chunk, asked in source.owes.items():  # oldest first
+                if now - asked < patience_s:
+                    break
+                if not self._taken[chunk] and self._owing[chunk] < MAX_OWING:
+                    late.append((asked, chunk))
         return min(late)[1] if late else None

@@ -5,15 +5,18 @@
     header     `fabric.images.protocol`
     data       a chunk, a manifest, ...
 
-Data is received into a buffer of its own, in one go as far as it is there: while some is still to come, the kernel is
-told not to wake anybody before all of it is there (SO_RCVLOWAT). What is sent is bytes, or a `Stretch` of files that
-the kernel sends by itself.
+Data stays with the kernel until all of it is there, as far as the kernel can hold it, and is then received in one go:
+the kernel is told not to wake anybody before (SO_RCVLOWAT). So one buffer does for many connections. What is sent is
+bytes, or a `Stretch` of files that the kernel sends by itself.
 """
 
 from __future__ import annotations
 
+import fcntl
 import socket as sockets
 import struct
+import sys
+import termios
 from collections import deque
 from typing import NamedTuple
 
@@ -45,29 +48,33 @@ class Message(NamedTuple):
 
 
 class Buffers:
-    """Memory for data that comes: at most `limit` at a time, each at least a chunk. For one thread."""
+    """Memory for what comes over the connections of one thread: for data, at most `limit` buffers at a time, each of at
+    least a chunk; and a little that all share while they look at headers."""
 
-    def __init__(self, limit: int, spare: int = 2) -> None:
+    def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._keep = spare
-        self._spare: list[bytearray] = []
+        self._spare: bytearray | None = None
         self._taken = 0
+        self.head = memoryview(bytearray(_HEAD_BYTES))
 
     def take(self, size: int) -> bytearray | None:
         """None: all are taken."""
         if self._taken >= self._limit:
             return None
         self._taken += 1
-        return self._spare.pop() if size <= CHUNK_BYTES and self._spare else bytearray(max(size, CHUNK_BYTES))
+        if self._spare is None or size > len(self._spare):
+            return bytearray(max(size, CHUNK_BYTES))
+        spare, self._spare = self._spare, None
+        return spare
 
     def give_back(self, buffer: bytearray) -> None:
         self._taken -= 1
-        if len(buffer) == CHUNK_BYTES and len(self._spare) < self._keep:
-            self._spare.append(buffer)
+        if len(buffer) == CHUNK_BYTES:
+            self._spare = buffer
 
     def free(self) -> None:
-        """Keeps no memory for later."""
-        self._spare.clear()
+        """Keeps none for later."""
+        self._spare = None
 
 
 class Incoming:
@@ -76,8 +83,8 @@ class Incoming:
     def __init__(self, socket: sockets.socket, buffers: Buffers, max_data_bytes: int = MAX_DATA_BYTES) -> None:
         """`max_data_bytes`: of one message; 0: no message may have data."""
         self._socket, self._buffers, self._max_data_bytes = socket, buffers, max_data_bytes
-        self._head = bytearray(_HEAD_BYTES)
-        self._view = memoryview(self._head)
+        self._rest = b""
+        """What came and was not looked at yet; while `next` runs, it is between these in `buffers.head`."""
         self._start, self._end = 0, 0
         self._header = b""
         self._size = _NO_DATA
@@ -97,34 +104,22 @@ class Incoming:
     @property
     def partial(self) -> bool:
         """Whether a message has come in part."""
-        return self._size != _NO_DATA or self._end > self._start
+        return self._size != _NO_DATA or bool(self._rest)
 
     def next(self) -> Message | None:
         """The next message; None: not all of it is here. What it holds is valid until `done`, or the next call. Raises
         `Closed`, `ProtocolError`, `OSError`; after these, nothing more can be read."""
         self.done()
+        self._start, self._end = 0, len(self._rest)
+        if self._rest:
+            self._buffers.head[: self._end] = self._rest
         try:
-            while self._size == _NO_DATA:
-                if self._end - self._start >= _PREFIX.size and self._read_head():
-                    if self._size == _NO_DATA:
-                        return Message(self._header, None)
-                    break
-                if self._start:
-                    self._move_up()
-                self._end += self._receive(self._view[self._end :])
-            if self._buffer is None and not self._make_room():
-                return None
-            while self._got < self._size:
-                self._got += self._receive(self._body[self._got :])
+            message = self._next()
         except BlockingIOError:
-            wanted = self._size - self._got if self._size > 0 else 1
-            if wanted != self._waits_for:
-                self._wait_for(wanted)
-            return None
-        if self._waits_for != 1:
-            self._wait_for(1)
-        self._size = _NO_DATA
-        return Message(self._header, self._body)
+            self._wait_for(self._size - self._got if self._size > 0 else 1)
+            message = None
+        self._rest = bytes(self._buffers.head[self._start : self._end]) if self._start < self._end else b""
+        return message
 
     def done(self) -> None:
         """The message is not needed any more."""
@@ -137,9 +132,27 @@ class Incoming:
         self._size = _NO_DATA
         self.done()
 
+    def _next(self) -> Message | None:
+        while self._size == _NO_DATA:
+            if self._end - self._start >= _PREFIX.size and self._read_head():
+                if self._size == _NO_DATA:
+                    return Message(self._header, None)
+                break
+            if self._start:
+                self._move_up()
+            self._end += self._receive(self._buffers.head[self._end :])
+        if self._buffer is None and not (self._is_worth_it() and self._make_room()):
+            return None
+        while self._got < self._size:
+            self._got += self._receive(self._body[self._got :] if self._got else self._body)
+        self._wait_for(1)
+        self._size = _NO_DATA
+        return Message(self._header, self._body)
+
     def _read_head(self) -> bool:
         """Whether the next header is here whole; then it is known what data comes behind it."""
-        header_bytes, data_bytes = _PREFIX.unpack_from(self._head, self._start)
+        head = self._buffers.head
+        header_bytes, data_bytes = _PREFIX.unpack_from(head, self._start)
         if not 0 <= header_bytes <= MAX_HEADER_BYTES:
             raise ProtocolError(f"expected a header of at most {MAX_HEADER_BYTES} bytes, found {header_bytes}")
         if not _NO_DATA <= data_bytes <= self._max_data_bytes or (data_bytes == 0 and not self._max_data_bytes):
@@ -147,14 +160,27 @@ class Incoming:
         at = self._start + _PREFIX.size
         if self._end < at + header_bytes:
             return False
-        self._header = bytes(self._view[at : at + header_bytes])
-        self._start, self._size = at + header_bytes, data_bytes
+        self._header = bytes(head[at : at + header_bytes])
+        self._start, self._size, self._got = at + header_bytes, data_bytes, 0
         return True
 
     def _move_up(self) -> None:
         here = self._end - self._start
-        self._view[:here] = bytes(self._view[self._start : self._end])
+        self._buffers.head[:here] = bytes(self._buffers.head[self._start : self._end])
         self._start, self._end = 0, here
+
+    def _is_worth_it(self) -> bool:
+        """Whether to read the data now. As long as it is with the kernel it takes no memory here; so all of it is
+        waited for, once: if the kernel can't hold it, it says so by waking us before."""
+        missing = self._size - (self._end - self._start)
+        if missing <= 0 or self._waits_for > 1 or self._unread() >= missing:
+            return True
+        self._wait_for(missing)
+        return False
+
+    def _unread(self) -> int:
+        """Bytes that the kernel has for us."""
+        return int.from_bytes(fcntl.ioctl(self._socket, termios.FIONREAD, bytes(4)), sys.byteorder)
 
     def _make_room(self) -> bool:
         self._buffer = self._buffers.take(self._size)
@@ -163,7 +189,7 @@ class Incoming:
             return False
         self._body = memoryview(self._buffer)[: self._size]
         self._got = min(self._size, self._end - self._start)
-        self._body[: self._got] = self._view[self._start : self._start + self._got]
+        self._body[: self._got] = self._buffers.head[self._start : self._start + self._got]
         self._start += self._got
         return True
 
@@ -176,8 +202,9 @@ class Incoming:
 
     def _wait_for(self, size: int) -> None:
         """The connection counts as readable when so many bytes are there."""
-        self._waits_for = size
-        self._socket.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVLOWAT, min(size, CHUNK_BYTES))
+        if size != self._waits_for:
+            self._waits_for = size
+            self._socket.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVLOWAT, min(size, CHUNK_BYTES))
 
 
 class Outgoing:

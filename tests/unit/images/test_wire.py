@@ -115,8 +115,21 @@ def test_memory_is_bounded_and_who_gets_none_goes_on_when_there_is_some(pair: Pa
     buffers.give_back(other)
     assert taken(incoming) == [(b"header", b"data")]
     assert not incoming.hungry
-    pair[0].send(framed(b"header", b"data")[:-1])
-    assert (incoming.next(), buffers.take(1)) == (None, None)
+
+
+def test_what_the_kernel_can_hold_takes_no_memory_before_it_is_there_whole(pair: Pair) -> None:
+    buffers, data = Buffers(1), os.urandom(100_000)
+    incoming, stream = Incoming(pair[1], buffers), framed(b"header", data)
+    pair[0].send(stream[:60_000])
+    assert (incoming.next(), incoming.holds_buffer, incoming.partial) == (None, False, True)
+    pair[0].send(stream[60_000:90_000])
+    assert incoming.next() is None
+    assert incoming.holds_buffer, "woken before all of it is there: the kernel can't hold more"
+    assert (buffers.take(1), incoming.received) == (None, 90_000)
+    pair[0].send(stream[90_000:])
+    assert taken(incoming) == [(b"header", data)]
+    pair[0].send(stream[:-1])
+    assert incoming.next() is None
     incoming.close()
     assert buffers.take(1) is not None
 
