@@ -11,7 +11,8 @@ Nodes of a rack that fetch the same image pass chunks on to each other, if they 
 the affair of `fabric.images.company`, and what a mate sends is trusted no more than what a holder sends.
 
 Memory: `WINDOW` chunks a holder, and `MATES_WINDOW` of all mates, are asked for and not yet here, and not more than
-that can arrive: 2 holders, 4 chunks of 1 MiB each, and 8 chunks of mates. A holder that dies, stalls or lies is dropped
+that can arrive: 2 holders, 4 chunks of 1 MiB each, and 8 chunks of mates. They wait with the kernel, and come here one
+by one (`fabric.images.wire`). A holder that dies, stalls or lies is dropped
 and the others go on. When none is left, `more` is asked for other holders; a node that lied, or was dropped twice,
 isn't taken again.
 

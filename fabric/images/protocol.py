@@ -2,7 +2,7 @@
 
 It has an endpoint of its own for each storage agent, apart from the bus of the agents, so that a transfer never
 delays a heartbeat; and it speaks plain TCP (`fabric.images.wire`), over which the kernel sends files without their
-bytes passing through the process: that takes a third of the CPU time of ZeroMQ (bench/RESULTS.md). A message is
+bytes passing through the process. A message is
 
     header   MessagePack map: {"v": 1, "k": kind, "id": number, and the fields of the kind}
     data     a chunk or a manifest, where the kind has one

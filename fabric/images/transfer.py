@@ -29,8 +29,8 @@ Mates (`fabric.images.mates`) have rules of their own, so that holders give abou
   the stripe's parent (`lead`); what is left, of the holders.
 - A mate may be waiting for a chunk itself, and says so (`waits`). One of which nothing is heard for `MATE_STALL_S`
   while it owes is dropped; all that owe are, when nothing came from anybody for `stall_s`, whatever they say.
-- With mates, a holder is asked less at a time: what comes from it is then passed on from memory, as it comes, instead
-  of being far ahead of what the mates have asked for.
+- With mates, a holder is asked less at a time: what is asked of it early, a mate might have had soon (a tenth more
+  leaves the holders otherwise, and nobody is done sooner).
 - What a mate, or a holder, has owed for longer than `MATE_PATIENCE_S` may be asked of an idle holder: with mates,
   holders idle often, and are not to give twice what is only slow.
 - A mate that has given all that was known of it is worth asking what it has now (`news_of`).
