@@ -47,7 +47,7 @@ def access(here: Fabric) -> ImageAccess:
     async def tree() -> Tree:
         return here.tree
 
-    return ImageAccess(tree, KEY, here.peers.context)
+    return ImageAccess(tree, KEY, here.context)
 
 
 def test_what_files_and_images_say_is_planned_for(tmp_path: Path) -> None:
