@@ -6,7 +6,7 @@ and passed on within a rack.
                 files, by the kernel)
     store       a holder's chunks and manifests on disk (ledger: what refers to what; shelf: the files)
     server      a thread that serves chunks (callers: one connection; parking: who waits; intake: what only a store is
-                asked; parties: whom it deals with)
+                asked)
     transfer    which chunk to ask of whom next, without sockets or a clock
     mates       nodes of a rack that fetch the same: whom to ask within the rack (pieces: what a node gives to them)
     fetch       an image into a file, from several holders (links: the connections; company: its mates); replicate:

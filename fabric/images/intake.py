@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
 from fabric.images import protocol
-from fabric.images.parties import Desk
 from fabric.images.protocol import Abort, Answer, Begin, Commit, Done, Put, Replicate, Underway, refused
 from fabric.images.refusals import refusal
 from fabric.images.replicate import replicate
+from fabric.images.server import Desk
 from fabric.images.store import ChunkStore
 
 MAX_JOBS = 32

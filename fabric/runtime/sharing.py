@@ -12,10 +12,9 @@ from contextlib import suppress
 
 from fabric.images.cache import ImageCache
 from fabric.images.fetch import Neighbours
-from fabric.images.parties import Counters
 from fabric.images.pieces import Pieces
 from fabric.images.protocol import Holder
-from fabric.images.server import ChunkServer
+from fabric.images.server import ChunkServer, Counters
 from fabric.runtime.settings import AgentConfig
 
 LOOK_S = 15.0

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-import zmq
 
 from deploy.brp import Reply
 from deploy.documents import Reference
@@ -22,7 +21,7 @@ from deploy.resolved import Unresolved
 from fabric.messages import AnyMessage, FindHolders, HolderRef, Holders
 from fabric.records import Image as Record
 from fabric.records import Leader, encode
-from fabric.runtime.bus import Bus, SocketContext
+from fabric.runtime.bus import Bus
 from fabric.wire import Codec
 from tests.unit.deploy.repository.test_resolver import replying
 from tests.unit.deploy.repository.world import LEAF, Stack, run, scripted, stack
@@ -48,7 +47,6 @@ class Fabric:
     tree: MemoryTree
     peers: Peers
     leader: Bus[AnyMessage]
-    context: SocketContext
     asked: list[FindHolders] = field(default_factory=list)
     holders: list[Served] = field(default_factory=list)
     answers: Callable[[FindHolders], Holders | None] = lambda ask: None
@@ -82,13 +80,12 @@ async def fabric(folder: Path) -> AsyncIterator[Fabric]:
     ensemble = Ensemble(lambda after_s, callback: loop.call_later(after_s, callback), lambda: 0)
     tree = MemoryTree(ensemble, delay=lambda: 0.0)
     tree.open()
-    context: SocketContext = zmq.Context()
     with peers_in(folder / "stores") as peers:
         heard: list[Fabric] = []
         bus: Bus[AnyMessage] = Bus(
-            context, Codec(KEY), "1" * 32, on_message=lambda sender, message: heard[0].hear(sender, message)
+            peers.context, Codec(KEY), "1" * 32, on_message=lambda sender, message: heard[0].hear(sender, message)
         )
-        found = Fabric(ensemble, tree, peers, bus, context)
+        found = Fabric(ensemble, tree, peers, bus)
         found.answers = found.known
         heard.append(found)
         rack = Leader("s1", "r1", "1" * 32, bus.address)
@@ -99,7 +96,6 @@ async def fabric(folder: Path) -> AsyncIterator[Fabric]:
         finally:
             bus.close()
             tree.close()
-            context.term()
 
 
 @asynccontextmanager
@@ -107,7 +103,7 @@ async def with_images(folder: Path, here: Fabric) -> AsyncIterator[Stack]:
     async def tree() -> Tree:
         return here.tree
 
-    async with stack(folder / "cache", images=ImageAccess(tree, KEY, here.context)) as all:
+    async with stack(folder / "cache", images=ImageAccess(tree, KEY, here.peers.context)) as all:
         yield all
 
 
@@ -275,9 +271,10 @@ def test_without_zookeeper_it_may_pass(tmp_path: Path) -> None:
         raise Unreachable("127.0.0.1:1", 1.0)
 
     async def main() -> None:
-        async with stack(tmp_path / "cache", images=ImageAccess(tree, None, zmq.Context.instance())) as all:
-            with pytest.raises(Unresolved, match=r"ZooKeeper: no ZooKeeper server answered") as error:
-                await all.fetcher.code(Reference("image://agent"))
-            assert error.value.again
+        with peers_in(tmp_path / "stores") as peers:
+            async with stack(tmp_path / "cache", images=ImageAccess(tree, None, peers.context)) as all:
+                with pytest.raises(Unresolved, match=r"ZooKeeper: no ZooKeeper server answered") as error:
+                    await all.fetcher.code(Reference("image://agent"))
+                assert error.value.again
 
     run(main())
