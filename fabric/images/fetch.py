@@ -67,6 +67,8 @@ MORE_PAUSE_S = 0.2
 """Between two questions for more holders, so that a node that comes back has a moment to do so."""
 _MANIFEST_ID = MAX_CHUNKS
 """The id of a request for the manifest: past those of all chunks."""
+_COUNT_EVERY_S = 0.5
+"""How often it is looked who is sending, though no answer is here whole."""
 _LOOK_S = 0.1
 """How often it is looked whether somebody stalls, and, while nothing arrives, at `cancelled`."""
 
@@ -212,6 +214,7 @@ class Fetching:
         self._dropped: list[Dropped] = []
         self._strikes: Counter[str] = Counter()
         self._look_at = 0.0
+        self._count_at = 0.0
 
     def run(self, holders: Sequence[Holder], cancelled: threading.Event, deadline_s: float) -> FetchReport:
         begun = time.monotonic()
@@ -380,6 +383,13 @@ class Fetching:
             self._drop(event.node, f"chunk {chunk} failed its hash", lied=True)
 
     def _drop_stalled(self, now: float) -> None:
+        if now >= self._count_at:
+            self._count_at = now + _COUNT_EVERY_S
+            for node in self._links.moving():
+                if self._transfer is not None:
+                    self._transfer.sends(now, node)
+                elif node in self._live:
+                    self._live[node] = now
         if self._transfer is None:
             for node, asked in list(self._live.items()):
                 if now - asked >= self._stall_s:

@@ -26,6 +26,7 @@ from fabric.images.wire import Buffers, Closed, Incoming, Outgoing, address_of, 
 CONNECT_TIMEOUT_S = 3.0
 MAX_LINKS = 64
 """Each may have a buffer of a chunk while it receives."""
+LEAST_BYTES = 4096
 _TAKE_AT_ONCE = 16
 _LONGEST_POLL_S = 3600.0
 _UNDER_WAY, _REFUSED = errno.EINPROGRESS, errno.ECONNREFUSED
@@ -56,6 +57,8 @@ class _Link:
         self.connected = False
         self.connect_until = time.monotonic() + CONNECT_TIMEOUT_S
         self.interest = 0
+        self.counted = 0
+        """Bytes of which `Links.moving` has told."""
 
 
 class Links:
@@ -103,6 +106,17 @@ class Links:
 
     def nodes(self) -> tuple[str, ...]:
         return tuple(self._links)
+
+    def moving(self) -> list[str]:
+        """From whom something came since this was last asked, though it be a part of an answer; a trickle (below
+        `LEAST_BYTES`) is nothing."""
+        found = []
+        for node, link in self._links.items():
+            came = link.incoming.came()
+            if came - link.counted >= LEAST_BYTES:
+                link.counted = came
+                found.append(node)
+        return found
 
     def drop(self, node: str) -> None:
         """Closes the link and forgets what is on its way, in either direction: a request counts as heard when it is

@@ -6,6 +6,7 @@ The driver (`fabric.images.fetch`) does this in a loop, with `now` in seconds of
         send the request for ask.chunk to ask.source
     wait for an answer, at most until transfer.wake_at(now)
     transfer.arrived(now, source, chunk, sound)        # the caller has hashed the bytes; True: write them
+    transfer.sends(now, source)                        # part of a chunk has come
     transfer.dropped(now, source, reason)              # refused, connection lost, ...
     transfer.tick(now)                                 # drops who stalls
 
@@ -19,8 +20,9 @@ The rules:
 - With nothing left to give out, a holder that idles is asked also for the chunk that another has owed for longest, if
   that is longer than `steal_after_s`. So a slow, silent or dead holder doesn't hold up the end, and two even ones
   don't do the work twice. A chunk is owed by at most two at a time.
-- Who sends bytes with another hash lies or is rotten: it is dropped at once. A holder that owes chunks and has sent
-  none for `stall_s` is dropped too. What somebody dropped owed is given out again, first.
+- Who sends bytes with another hash lies or is rotten: it is dropped at once. A holder that owes chunks and of which
+  nothing came for `stall_s` is dropped too: over a narrow link, a chunk may take longer than that. What somebody
+  dropped owed is given out again, first.
 - Each chunk is taken once; a second copy is counted as wasted and not written.
 
 Mates (`fabric.images.mates`) have rules of their own, so that holders give about one copy a rack:
@@ -81,7 +83,7 @@ class Dropped:
 
 @dataclass(slots=True)
 class _Source:
-    """`heard`: when it last sent a chunk, or was asked while it owed nothing. `owes`: chunk -> when it was
+    """`heard`: when it last sent something, or was asked while it owed nothing. `owes`: chunk -> when it was
     asked, oldest first."""
 
     heard: float
@@ -129,7 +131,7 @@ class Transfer:
         self._parents: Sequence[str | None] = (None,) * STRIPES
         self._queue: deque[int] = deque()  # what is to be asked of holders
         self._planned = False  # the queues are those of what is known now
-        self._moved = 0.0  # when a chunk was last taken, or asked while nothing was owed
+        self._moved = 0.0  # when something last came, or was asked while nothing was owed
 
     @property
     def complete(self) -> bool:
@@ -253,6 +255,12 @@ class Transfer:
         self._take(chunk)
         return True
 
+    def sends(self, now: float, source: str) -> None:
+        """Part of something has come from it."""
+        sender = self._source(source)
+        if sender is not None and sender.owes:
+            sender.heard = self._moved = now
+
     def dropped(self, now: float, source: str, reason: str, *, lied: bool = False) -> None:
         """Asks somebody no more; what only it owed is given out again. Nothing happens if it was dropped before."""
         gone = self._holders.pop(source, None) or self._mates.pop(source, None)
@@ -268,13 +276,13 @@ class Transfer:
         """Drops who stalls."""
         for name, holder in list(self._holders.items()):
             if holder.owes and now - holder.heard >= self._stall_s:
-                self.dropped(now, name, f"sent no chunk for {self._stall_s:g} s while it owed {len(holder.owes)}")
+                self.dropped(now, name, f"sent nothing for {self._stall_s:g} s while it owed {len(holder.owes)}")
         stuck = now - self._moved >= self._stall_s
         for name, mate in list(self._mates.items()):
             if mate.owes and now - mate.heard >= MATE_STALL_S:
                 self.dropped(now, name, f"said nothing for {MATE_STALL_S:g} s while it owed {len(mate.owes)}")
             elif mate.owes and stuck:
-                self.dropped(now, name, f"owed {len(mate.owes)} when no chunk had come for {self._stall_s:g} s")
+                self.dropped(now, name, f"owed {len(mate.owes)} when nothing had come for {self._stall_s:g} s")
 
     def wake_at(self, now: float) -> float:
         """When to look again if nothing arrives."""

@@ -97,6 +97,10 @@ class Incoming:
         self.received = 0
         """Bytes so far."""
 
+    def came(self) -> int:
+        """Bytes so far, with those that are still with the kernel."""
+        return self.received + self._unread()
+
     @property
     def holds_buffer(self) -> bool:
         return self._buffer is not None

@@ -107,13 +107,13 @@ class Peers:
         self._stack.callback(served.kill)
         return served
 
-    def misbehave(self, react: Reaction) -> Holder:
-        """A holder that answers each request as `react` says; None: not at all."""
+    def misbehave(self, react: Reaction, piece_bytes: int = 1 << 30, pause_s: float = 0.0) -> Holder:
+        """A holder that answers each request as `react` says; None: not at all. After every so many bytes it pauses."""
         node, rack, _ = self._next()
         listener = socket.create_server(("127.0.0.1", 0))
         endpoint = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
         stop = threading.Event()
-        thread = threading.Thread(target=_react, args=(listener, react, stop), daemon=True)
+        thread = threading.Thread(target=_react, args=(listener, react, stop, piece_bytes, pause_s), daemon=True)
         thread.start()
         self._stack.callback(thread.join, 10)
         self._stack.callback(stop.set)
@@ -139,7 +139,9 @@ def unframed(stream: bytearray) -> tuple[bytes, bytes | None] | None:
     return header, data
 
 
-def _react(listener: socket.socket, react: Reaction, stop: threading.Event) -> None:
+def _react(
+    listener: socket.socket, react: Reaction, stop: threading.Event, piece_bytes: int, pause_s: float
+) -> None:
     """One thread for all who connect, so that `react` is called by one at a time."""
     streams: dict[socket.socket, bytearray] = {}
     while not stop.is_set():
@@ -153,7 +155,10 @@ def _react(listener: socket.socket, react: Reaction, stop: threading.Event) -> N
                 while came and (message := unframed(streams[ready])) is not None:
                     reaction = react(decode_request(message[0], None if message[1] is None else len(message[1])))
                     if reaction is not None:
-                        ready.sendall(framed(encode(reaction[0]), reaction[1]))
+                        answer = framed(encode(reaction[0]), reaction[1])
+                        for at in range(0, len(answer), piece_bytes):
+                            ready.sendall(answer[at : at + piece_bytes])
+                            stop.wait(pause_s)
             except OSError:
                 came = b""
             if not came:

@@ -105,6 +105,18 @@ def test_mates_that_wait_for_ever_are_given_up_together() -> None:
     assert len(asked(transfer, STALL_S)["holder"]) == WINDOW
 
 
+def test_a_mate_that_sends_slowly_is_kept_and_so_are_those_that_wait_for_it() -> None:
+    transfer = transfer_of(8)
+    for name in ("slow", "waits"):
+        transfer.add_mate(0.0, name, bits([True] * 8))
+    transfer.asks(0.0)
+    for step in range(1, 11):
+        transfer.sends(step * STALL_S / 5, "slow")
+        transfer.waits(step * STALL_S / 5, "waits")
+        transfer.tick(step * STALL_S / 5)
+    assert transfer.drops == []
+
+
 def test_an_idle_holder_gives_what_a_mate_owes_for_too_long() -> None:
     transfer = transfer_of(2)
     transfer.add_mate(0.0, "m", bits([True] * 2))

@@ -65,8 +65,19 @@ def test_who_owes_and_sends_nothing_is_dropped() -> None:
     for now, chunk in ((2.0, 1), (4.0, 3), (6.0, 5)):
         transfer.tick(now)
         assert transfer.arrived(now, "b", chunk, sound=True) == (now < 6 or "a" not in transfer.sources)
-    assert transfer.drops == [Dropped("a", "sent no chunk for 5 s while it owed 3")]
+    assert transfer.drops == [Dropped("a", "sent nothing for 5 s while it owed 3")]
     assert sorted(ask.chunk for ask in transfer.asks(6.0)) == [0, 2, 4]
+
+
+def test_a_holder_from_which_part_of_a_chunk_comes_is_not_dropped() -> None:
+    transfer = transfer_of(2, "a", "b")
+    transfer.asks(0.0)
+    for now in (3.0, 7.0, 11.0):
+        transfer.sends(now, "a")
+        transfer.tick(now)
+    assert transfer.sources == ("a",)
+    transfer.tick(16.0)
+    assert transfer.sources == ()
 
 
 def test_an_idle_holder_is_not_dropped() -> None:
