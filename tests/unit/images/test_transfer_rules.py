@@ -77,7 +77,7 @@ def test_a_holder_from_which_part_of_a_chunk_comes_is_not_dropped() -> None:
         transfer.tick(now)
     assert transfer.sources == ("a",)
     transfer.tick(16.0)
-    assert transfer.sources == ()
+    assert not transfer.sources
 
 
 def test_an_idle_holder_is_not_dropped() -> None:
