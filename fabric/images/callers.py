@@ -53,9 +53,11 @@ class Caller:
     def moved_at(self, now: float) -> float:
         """Since when it has neither taken what it is owed, nor sent the rest of what it began; `now`: nothing is to be
         moved, or something was."""
-        moved = (self.incoming.received, self.outgoing.sent)
-        stuck = len(self.outgoing) or self.incoming.partial
-        if not stuck or moved != self._moved or self._moved_at is None:
+        if not len(self.outgoing) and not self.incoming.partial:
+            self._moved_at = now
+            return now
+        moved = (self.incoming.came(), self.outgoing.arrived())  # a chunk may be with the kernels for longer than that
+        if moved != self._moved or self._moved_at is None:
             self._moved, self._moved_at = moved, now
         return self._moved_at
 

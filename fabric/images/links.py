@@ -108,13 +108,13 @@ class Links:
         return tuple(self._links)
 
     def moving(self) -> list[str]:
-        """From whom something came since this was last asked, though it be a part of an answer; a trickle (below
-        `LEAST_BYTES`) is nothing."""
+        """Who sent or took something since this was last asked, though it be a part of an answer or a request; a
+        trickle (below `LEAST_BYTES`) is nothing."""
         found = []
         for node, link in self._links.items():
-            came = link.incoming.came()
-            if came - link.counted >= LEAST_BYTES:
-                link.counted = came
+            moved = link.incoming.came() + link.outgoing.arrived()
+            if moved - link.counted >= LEAST_BYTES:
+                link.counted = moved
                 found.append(node)
         return found
 

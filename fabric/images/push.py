@@ -54,7 +54,9 @@ WINDOW = 8
 """Chunks sent to one target and not yet acknowledged (bench/RESULTS.md)."""
 REDUNDANCY = 2
 STALL_S = 10.0
-"""A target that owes an answer and gave none for so long is lost."""
+"""A target that owes an answer, and gave none and took nothing for so long, is lost."""
+COUNT_EVERY_S = 1.0
+"""How often it is looked who takes something, though it has not answered."""
 ASK_AGAIN_S = 1.0
 """How often a holder that commits or replicates is asked whether it still does."""
 SETTLE_S = 600.0
@@ -110,6 +112,7 @@ class Push:
         self._held: tuple[Holder, ...] = ()
         self._digest: str | None = None
         self._links = Links()
+        self._count_at = 0.0
         self._open = True
         with self._cleanup():
             self._begin()
@@ -270,7 +273,7 @@ class Push:
     def _turn(self, until: float = math.inf) -> None:
         """Waits for answers, at most until `until` or the next stall, and takes them."""
         stalls = [target.heard + self._stall_s for target in self._targets.values() if target.owes]
-        for event in self._links.poll(min([until, *stalls]) - time.monotonic()):
+        for event in self._links.poll(min([until, self._count_at, *stalls]) - time.monotonic()):
             target = self._targets.get(event.node)
             if target is None:
                 self._part(event)
@@ -279,6 +282,11 @@ class Push:
             else:
                 self._take(target, event.answer)
         now = time.monotonic()
+        if now >= self._count_at:
+            self._count_at = now + COUNT_EVERY_S
+            for node in self._links.moving():
+                if node in self._targets:
+                    self._targets[node].heard = now
         for target in list(self._targets.values()):
             if target.owes and now - target.heard >= self._stall_s:
                 self._lose(target.holder.node, f"gave no answer for {self._stall_s:g} s")

@@ -184,7 +184,7 @@ class Incoming:
 
     def _unread(self) -> int:
         """Bytes that the kernel has for us."""
-        return int.from_bytes(fcntl.ioctl(self._socket, termios.FIONREAD, bytes(4)), sys.byteorder)
+        return _in_kernel(self._socket, termios.FIONREAD)
 
     def _make_room(self) -> bool:
         self._buffer = self._buffers.take(self._size)
@@ -224,6 +224,10 @@ class Outgoing:
         """Frames that are not sent whole."""
         return len(self._queue)
 
+    def arrived(self) -> int:
+        """Bytes that are with the peer's kernel, as far as it has said so."""
+        return self.sent - _in_kernel(self._socket, termios.TIOCOUTQ)
+
     @property
     def memory_bytes(self) -> int:
         """Of these, what is not in files."""
@@ -262,6 +266,11 @@ class Outgoing:
             if isinstance(one, Stretch):
                 one.close()
         self._queue.clear()
+
+
+def _in_kernel(socket: sockets.socket, which: int) -> int:
+    """Bytes that came and were not read (FIONREAD), or are to be sent and not acknowledged (TIOCOUTQ)."""
+    return int.from_bytes(fcntl.ioctl(socket, which, bytes(4)), sys.byteorder)
 
 
 def set_up(socket: sockets.socket) -> None:

@@ -107,10 +107,13 @@ class Peers:
         self._stack.callback(served.kill)
         return served
 
-    def misbehave(self, react: Reaction, piece_bytes: int = 1 << 30, pause_s: float = 0.0) -> Holder:
-        """A holder that answers each request as `react` says; None: not at all. After every so many bytes it pauses."""
+    def misbehave(self, react: Reaction, piece_bytes: int = 1 << 20, pause_s: float = 0.0) -> Holder:
+        """A holder that answers each request as `react` says; None: not at all. After every so many bytes that it reads
+        or sends it pauses."""
         node, rack, _ = self._next()
         listener = socket.create_server(("127.0.0.1", 0))
+        if pause_s:  # who connects is to notice it
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, piece_bytes)
         endpoint = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
         stop = threading.Event()
         thread = threading.Thread(target=_react, args=(listener, react, stop, piece_bytes, pause_s), daemon=True)
@@ -150,15 +153,14 @@ def _react(
                 streams[listener.accept()[0]] = bytearray()
                 continue
             try:
-                came = ready.recv(1 << 20)
+                came = ready.recv(piece_bytes)
+                stop.wait(pause_s)
                 streams[ready] += came
                 while came and (message := unframed(streams[ready])) is not None:
                     reaction = react(decode_request(message[0], None if message[1] is None else len(message[1])))
                     if reaction is not None:
                         answer = framed(encode(reaction[0]), reaction[1])
-                        for at in range(0, len(answer), piece_bytes):
-                            ready.sendall(answer[at : at + piece_bytes])
-                            stop.wait(pause_s)
+                        send_slowly(ready, answer, piece_bytes, pause_s, stop)
             except OSError:
                 came = b""
             if not came:
@@ -166,6 +168,12 @@ def _react(
                 ready.close()
     for one in (listener, *streams):
         one.close()
+
+
+def send_slowly(to: socket.socket, data: bytes, piece_bytes: int, pause_s: float, stop: threading.Event) -> None:
+    for at in range(0, len(data), piece_bytes):
+        to.sendall(data[at : at + piece_bytes])
+        stop.wait(pause_s)
 
 
 @contextmanager
