@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import select
 import socket as sockets
 from collections import deque
@@ -33,6 +34,8 @@ class Caller:
         self.interest = int(select.EPOLLIN)
         self.busy = True
         """It asked for something lately, or is owed something."""
+        self.busy_until = math.inf
+        """When it was last seen to be busy."""
         self._moved = (0, 0)
         self._moved_at: float | None = None
 
@@ -46,8 +49,10 @@ class Caller:
             return False
         return not owed or self.outgoing.memory_bytes < PEER_BYTES
 
-    def rest(self) -> None:
+    def rest(self, now: float) -> None:
         """Somebody looks after it now and then: is it still busy?"""
+        if self.busy:
+            self.busy_until = now
         self.busy = bool(len(self.outgoing) or self.waiting or self.parked or self.incoming.partial)
 
     def moved_at(self, now: float) -> float:

@@ -285,7 +285,8 @@ def set_up(socket: sockets.socket) -> None:
 
 
 def address_of(endpoint: str, listen: bool = False) -> tuple[sockets.AddressFamily, tuple[str, int]]:
-    """Of "tcp://host:port"; port `*`: any. Raises `ValueError` if it is none, `OSError` if the host has no address."""
+    """Of "tcp://host:port"; port `*`: any. Of the addresses of a name, one of IPv4 goes first, as on the bus. Raises
+    `ValueError` if it is no endpoint, `OSError` if the host has no address."""
     if not endpoint.startswith("tcp://"):
         raise ValueError(f"expected an endpoint tcp://host:port, found {endpoint!r}")
     host, colon, port = endpoint.removeprefix("tcp://").rpartition(":")
@@ -294,5 +295,5 @@ def address_of(endpoint: str, listen: bool = False) -> tuple[sockets.AddressFami
         raise ValueError(f"expected an endpoint tcp://host:port, found {endpoint!r}")
     flags = sockets.AI_PASSIVE if listen else 0
     found = sockets.getaddrinfo(host.strip("[]"), int(number), type=sockets.SOCK_STREAM, flags=flags)
-    family, _, _, _, address = found[0]
+    family, _, _, _, address = min(found, key=lambda one: one[0] != sockets.AF_INET)
     return family, (str(address[0]), int(address[1]))

@@ -14,6 +14,7 @@ from fabric.images.protocol import MAX_DATA_BYTES, MAX_HEADER_BYTES, ProtocolErr
 from fabric.images.stretch import Segment, Stretch
 from fabric.images.wire import Buffers, Closed, Incoming, Outgoing, address_of
 from tests.unit.images.peers import PREFIX, framed
+from tests.waiting import wait_until
 
 Pair = tuple[socket.socket, socket.socket]
 Sent = list[tuple[bytes, bytes | None]]
@@ -74,6 +75,23 @@ def test_what_is_sent_is_bytes_and_files(pair: Pair, tmp_path: os.PathLike[str])
     assert found == [(b"one", data), (b"two", None), (b"three", data[5 : 5 + CHUNK_BYTES]), (b"four", b"")]
     assert (len(outgoing), outgoing.memory_bytes, outgoing.sent) == (0, 0, incoming.received)
     assert not stretch
+
+
+def test_what_moves_between_the_kernels_is_known() -> None:
+    """In either direction, though nobody here has read or written."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)
+        here, there = socket.create_connection(listener.getsockname()), listener.accept()[0]
+    with here, there:
+        here.setblocking(False)
+        outgoing, incoming = Outgoing(here), Incoming(there, Buffers(1))
+        outgoing.add(b"header", bytes(1 << 24))
+        assert not outgoing.flush()
+        wait_until(lambda: outgoing.arrived() > 0, what="the first bytes to be there")
+        assert (incoming.received, incoming.came() > 0) == (0, True)
+        assert outgoing.arrived() < outgoing.sent
+        before = outgoing.arrived()
+        wait_until(lambda: there.recv(1 << 16) and outgoing.arrived() > before, what="more to be taken, once it is read")
 
 
 def test_files_that_were_not_sent_are_closed(pair: Pair, tmp_path: os.PathLike[str]) -> None:
@@ -155,6 +173,16 @@ def test_a_message_that_was_dealt_with_lets_its_memory_go(pair: Pair) -> None:
 def test_what_is_no_endpoint_is_told(endpoint: str) -> None:
     with pytest.raises(ValueError, match="expected an endpoint tcp://host:port, found"):
         address_of(endpoint)
+
+
+def test_of_the_addresses_of_a_name_ipv4_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on the bus; a server at 0.0.0.0 is not to be found at the other one."""
+    found = [
+        (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", 80, 0, 0)),
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 80)),
+    ]
+    monkeypatch.setattr("socket.getaddrinfo", lambda *args, **kind: found)
+    assert address_of("tcp://node:80") == (socket.AF_INET, ("127.0.0.1", 80))
 
 
 def test_endpoints() -> None:
