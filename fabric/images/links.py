@@ -118,6 +118,11 @@ class Links:
                 found.append(node)
         return found
 
+    def unsent(self, node: str) -> bool:
+        """Whether something for this node is not with the kernel yet."""
+        link = self._links.get(node)
+        return link is not None and len(link.outgoing) > 0
+
     def drop(self, node: str) -> None:
         """Closes the link and forgets what is on its way, in either direction: a request counts as heard when it is
         answered, and not before."""

@@ -19,7 +19,7 @@ Nothing half remains. A target that is lost, and every target of a push that fai
 its link stays open until it says that it has done so: TCP resets a connection that is closed while answers are still
 due, and what was on its way, the abort too, is lost then. So when a push has ended, all holders that answer have
 forgotten it. One that does not within `ABORT_WAIT_S` forgets it when it finds nobody there to answer, at the latest
-after its `push_idle_s` (`fabric.images.server`).
+after its `push_idle_s` (`fabric.images.intake`).
 """
 
 from __future__ import annotations
@@ -120,12 +120,15 @@ class Push:
     # -- for the caller ------------------------------------------------------------------------------------------------
 
     def feed(self, data: Buffer) -> None:
-        """Sends what `data` completes; blocks while the targets can't follow. Raises `PushFailed`, `ImageTooLarge`."""
+        """Hands what `data` completes to the kernel; blocks while the targets can't follow. Raises `PushFailed`,
+        `ImageTooLarge`."""
         with self._cleanup():
             if self._content is not None:
                 self._content.update(data)
             for chunk in self._chunker.feed(data):
                 self._put(chunk)
+            while any(self._links.unsent(node) for node in self._targets):
+                self._turn()  # half a chunk would stay half until the next call, and its target give up waiting
 
     def finish(self) -> PushResult:
         """Blocks until enough holders have the image whole and durable.
