@@ -17,6 +17,7 @@ then `moving` and `settled`, or `end`.
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from fabric.images.stretch import Stretch
 
 KEEP_S = 75.0
 CHECKED_S = 30.0
+_NOT_OF_THE_FILE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 MAX_IMAGES = 32
 """In all; of those that are whole, the one that was asked for least lately goes."""
 
@@ -148,7 +150,7 @@ class Pieces:
         return bits(at is not None or index in image.asked for index, at in enumerate(image.checked_at))
 
     def open_chunk(self, chunk: bytes) -> Stretch:
-        """The bytes of a chunk. Raises `NotYet`, `NotHeld`, `ChunkCorrupt`."""
+        """The bytes of a chunk. Raises `NotYet`, `NotHeld`, `ChunkCorrupt`, `OSError` if no file can be opened."""
         waits = False
         with self._lock:
             images = [(digest, image) for digest, image in self._images.items() if chunk in image.places]
@@ -193,7 +195,8 @@ class Pieces:
         return image
 
     def _open(self, digest: str, image: _Image, index: int) -> Stretch | None:
-        """None: its bytes are not where they were; if they can't come back, the image is forgotten."""
+        """None: its bytes are not where they were; if they can't come back, the image is forgotten. Raises `OSError`
+        for a reason that says nothing about them."""
         at, size = index * image.manifest.chunk_bytes, image.manifest.size_of(index)
         with image.lock:
             try:
@@ -202,7 +205,9 @@ class Pieces:
                 if image.parts is None:
                     image.parts = self._parts(digest)
                 return image.parts.open(at, size)
-            except (NotCached, OSError):
+            except (NotCached, OSError) as error:
+                if isinstance(error, OSError) and error.errno in _NOT_OF_THE_FILE:
+                    raise
                 if image.state == "cached" and image.source is None:
                     self._forget(digest, image)  # evicted
                 return None

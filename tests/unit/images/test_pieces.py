@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from contextlib import closing
@@ -123,6 +124,21 @@ def test_files_are_closed_with_what_was_given(tmp_path: Path) -> None:
     with pytest.raises(ChunkCorrupt):
         coming.read(1)
     assert open_files() == before - 1, "the image is forgotten, and its own file closed"
+    coming.close()
+
+
+def test_too_few_open_files_say_nothing_about_a_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(fd: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    coming = Coming(Pieces(nothing_cached), IMAGE, tmp_path / "a")
+    coming.take(0)
+    with monkeypatch.context() as full:
+        full.setattr("os.dup", none_left)
+        with pytest.raises(OSError, match="Too many open files"):
+            coming.read(0)
+    assert coming.read(0) == IMAGE.chunks[0].data
+    coming.pieces.end(IMAGE.digest)
     coming.close()
 
 
