@@ -375,6 +375,9 @@ class Fetching:
         if chunk >= len(manifest.chunks):
             self._drop(event.node, f"broke the protocol: answered for chunk {chunk} of {len(manifest.chunks)}")
             return
+        if not transfer.owes(event.node, chunk):  # else it could keep us hashing for ever
+            self._drop(event.node, f"broke the protocol: sent chunk {chunk} without being asked")
+            return
         sound = len(event.data) == manifest.size_of(chunk) and chunk_hash(event.data) == manifest.chunks[chunk]
         if transfer.arrived(now, event.node, chunk, sound):
             self._sink.write(manifest, transfer.places(chunk), event.data)

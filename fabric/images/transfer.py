@@ -204,6 +204,11 @@ class Transfer:
         if not self._taken[chunk]:
             self._take(chunk)
 
+    def owes(self, source: str, chunk: int) -> bool:
+        """Whether this chunk was asked of it, and has not come."""
+        asked = self._source(source)
+        return asked is not None and chunk in asked.owes
+
     def places(self, chunk: int) -> list[int]:
         """Every index at which the image has this chunk."""
         return [chunk, *self._repeats.get(chunk, ())]

@@ -33,6 +33,7 @@ from fabric.images.protocol import (
     Abort,
     Begin,
     Commit,
+    Data,
     Done,
     GetChunk,
     GetManifest,
@@ -193,6 +194,20 @@ def test_an_answer_that_was_not_asked_for_breaks_the_protocol(peers: Peers, tmp_
 
     report = fetched(peers, tmp_path / "out", peers.misbehave(react), more=lambda _: [peers.serve(IMAGE).holder])
     assert report.dropped[0].reason == "broke the protocol: answered Done"
+
+
+def test_a_chunk_that_was_not_asked_for_breaks_the_protocol(peers: Peers, tmp_path: Path) -> None:
+    """Though it be sound: else a holder could keep a fetch hashing for ever."""
+    chunk = IMAGE.chunks[20]
+
+    def react(request: Request) -> tuple[Data, bytes]:
+        if isinstance(request, GetManifest):
+            return Data(id=request.id), IMAGE.manifest.encode()
+        return Data(id=20), bytes(chunk.data)
+
+    pushing = peers.misbehave(react)
+    report = fetched(peers, tmp_path / "out", pushing, more=lambda _: [peers.serve(IMAGE).holder])
+    assert report.dropped[0].reason == "broke the protocol: sent chunk 20 without being asked"
 
 
 def test_a_rotten_chunk_is_taken_from_the_other_and_its_image_is_not_held_any_more(
