@@ -9,6 +9,7 @@ sender is there and does nothing is aborted when it has been idle for the store'
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,15 +17,17 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
 from fabric.images import protocol
+from fabric.images.desk import Desk
 from fabric.images.protocol import Abort, Answer, Begin, Commit, Done, Put, Replicate, Underway, refused
 from fabric.images.refusals import refusal
 from fabric.images.replicate import replicate
-from fabric.images.server import Desk
 from fabric.images.store import ChunkStore
 
 MAX_JOBS = 32
 """Commits and replications running or waiting for a worker."""
 WORKERS = 2
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -68,7 +71,10 @@ class Intake:
     def gone(self, peer: int) -> None:
         for push in [one for one, came in self._pushes.items() if came == peer]:
             del self._pushes[push]
-            self._store.abort(push)
+            try:
+                self._store.abort(push)
+            except OSError:  # the disk refuses to remove something: no affair of the other pushes and connections
+                log.exception("push %s is aborted, but not all that it brought could be removed", push)
 
     def look(self) -> None:
         while True:

@@ -29,11 +29,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Protocol
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 
 from fabric.images.callers import Caller
+from fabric.images.desk import Counters, Source, TakesIn, Watcher
 from fabric.images.errors import EndpointError, ImageError, NotYet
 from fabric.images.manifest import Buffer
 from fabric.images.mates import MateTable
@@ -47,7 +47,6 @@ from fabric.images.protocol import (
     GetManifest,
     GetMates,
     Have,
-    Intake,
     Mates,
     ProtocolError,
     Refused,
@@ -66,6 +65,7 @@ SWEEP_S = 1.0
 """How often idle pushes and silent peers are looked for, and those who wait are told that they are not forgotten."""
 SILENT_S = 15.0
 MAX_CALLERS = 1024
+"""Beyond, who has asked for nothing for longest makes room."""
 MAX_BODIES = 64
 """Chunks that may be on their way in at a time, each in memory: as many as pushes may be open."""
 _BACKLOG = 256
@@ -74,75 +74,6 @@ _ACCEPT_AT_ONCE = 16
 _STOP_WAIT_S = 30.0
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Counters:
-    """Since the start, but for `peers` (with requests or chunks under way), `jobs` and `pushes`, which are of now.
-    `rejected`: connections that broke the protocol, or were too many."""
-
-    chunks_out: int = 0
-    bytes_out: int = 0
-    bytes_in: int = 0
-    rejected: int = 0
-    refused: int = 0
-    peers: int = 0
-    jobs: int = 0
-    pushes: int = 0
-
-
-class Source(Protocol):
-    """What has chunks. Methods raise `ImageError`s; called on the server's thread."""
-
-    def manifest_bytes(self, digest: str) -> bytes: ...
-
-    def have(self, digest: str) -> bytes:
-        """One bit a chunk."""
-
-    def open_chunk(self, chunk: bytes) -> Stretch:
-        """Its bytes, which have this hash. `NotYet` is only for a source that calls `ChunkServer.changed`."""
-
-
-class TakesIn(Protocol):
-    """Who does what is asked of storage agents alone (`fabric.images.intake`); called on the server's thread."""
-
-    def open(self, desk: Desk) -> None: ...
-
-    def handle(self, peer: int, request: Intake, data: memoryview) -> None: ...
-
-    def gone(self, peer: int) -> None:
-        """Its connection is closed."""
-
-    def look(self) -> None:
-        """Somebody has called `Desk.wake`."""
-
-    def sweep(self) -> None: ...
-
-    def count(self) -> tuple[int, int]:
-        """Jobs and pushes."""
-
-    def close(self) -> None:
-        """Once the server's thread has ended."""
-
-
-class Desk(Protocol):
-    """What the server does for who takes in."""
-
-    def answer(self, peer: int, answer: Answer) -> None:
-        """Nothing happens if the peer is gone."""
-
-    def wake(self) -> None:
-        """From any thread: call `look` soon."""
-
-
-class Watcher(Protocol):
-    """Sees what is fetched, on the server's thread."""
-
-    def before(self, request: GetManifest | GetChunk) -> None:
-        """It came, and is not answered yet."""
-
-    def after(self, request: GetManifest | GetChunk) -> None:
-        """Its answer was handed to the kernel."""
 
 
 class ChunkServer:
@@ -185,19 +116,22 @@ class ChunkServer:
 
     def start(self) -> str:
         """Listens and serves; answers with the endpoint for peers. Raises `EndpointError` if it can't listen there."""
-        try:
-            family, address = address_of(self._bind, listen=True)
-            self._listener = sockets.create_server(address, family=family, backlog=_BACKLOG)
-        except (OSError, ValueError) as error:
-            in_use = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
-            hint = ": the port is in use; stop who has it, or choose another" if in_use else f": {error}"
-            raise EndpointError(f"can't serve chunks at {self._bind}{hint}") from None
-        self._listener.setblocking(False)
+        with ExitStack() as opened:
+            try:
+                family, address = address_of(self._bind, listen=True)
+                both = family == sockets.AF_INET6 and sockets.has_dualstack_ipv6()
+                listener = sockets.create_server(address, family=family, backlog=_BACKLOG, dualstack_ipv6=both)
+                self._listener = opened.enter_context(listener)
+                self._wake_out, self._wake_in = (opened.enter_context(one) for one in sockets.socketpair())
+                self._epoll = opened.enter_context(select.epoll())
+            except (OSError, ValueError) as error:
+                in_use = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+                hint = ": the port is in use; stop who has it, or choose another" if in_use else f": {error}"
+                raise EndpointError(f"can't serve chunks at {self._bind}{hint}") from None
+            opened.pop_all()
+        for one in (self._listener, self._wake_out, self._wake_in):
+            one.setblocking(False)
         host, port = self._listener.getsockname()[:2]
-        self._wake_out, self._wake_in = sockets.socketpair()
-        self._wake_out.setblocking(False)
-        self._wake_in.setblocking(False)
-        self._epoll = select.epoll()
         self._epoll.register(self._listener, select.EPOLLIN)
         self._epoll.register(self._wake_in, select.EPOLLIN)
         if self._intake is not None:
@@ -258,14 +192,18 @@ class ChunkServer:
         self._epoll.close()
 
     def _turn(self, events: list[tuple[int, int]]) -> None:
-        ready, self._ready = self._ready, {}
-        for fd, _ in events:
+        for fd, what in events:
             if fd == self._listener.fileno():
                 self._accept()
             elif fd == self._wake_in.fileno():
                 self._look()
-            elif (caller := self._callers.get(fd)) is not None:
-                ready[caller.peer] = caller
+            elif (caller := self._callers.get(fd)) is None:
+                continue
+            elif what & (select.EPOLLHUP | select.EPOLLERR):  # told whether we want to know or not, and for ever
+                self._drop(caller)
+            else:
+                self._ready[caller.peer] = caller
+        ready, self._ready = self._ready, {}
         for caller in ready.values():
             if self._peers.get(caller.peer) is caller:
                 self._attend(caller)
@@ -280,27 +218,48 @@ class ChunkServer:
                 log.warning("connections can't be taken at %s: %s", self._bind, error)
                 self._epoll.modify(self._listener, 0)
                 return
-            if len(self._callers) >= MAX_CALLERS:
+            if len(self._callers) >= MAX_CALLERS and not self._part_with_one():
                 self._counters.rejected += 1
                 socket.close()
                 continue
-            set_up(socket)
+            try:
+                set_up(socket)
+                self._epoll.register(socket, select.EPOLLIN)
+            except OSError as error:
+                log.warning("a connection can't be taken at %s: %s", self._bind, error)
+                socket.close()
+                continue
             self._last_peer += 1
             most = MAX_DATA_BYTES if self._intake is not None else 0
             caller = Caller(self._last_peer, socket, self._buffers, most)
             self._callers[caller.fd] = self._peers[caller.peer] = caller
-            self._epoll.register(caller.fd, select.EPOLLIN)
+
+    def _part_with_one(self) -> bool:
+        """Closes the connection over which nothing has been asked for longest, if that is `SILENT_S` at least."""
+        idle = min(self._callers.values(), key=lambda caller: caller.busy_until)
+        if idle.busy or time.monotonic() - idle.busy_until < SILENT_S:
+            return False
+        self._counters.rejected += 1
+        self._drop(idle)
+        return True
 
     def _attend(self, caller: Caller) -> None:
         """Takes what has come over a connection, and sends what it is owed, as far as that goes without waiting."""
         try:
             more = self._take(caller)
+            full = not caller.may_ask
             more = self._send(caller) or more
+            more = more or (full and caller.may_ask)  # what it asks next may be here, and not with the kernel
         except ProtocolError as error:
             log.debug("a connection is closed: %s", error)
             self._counters.rejected += 1
             self._drop(caller)
-        except (Closed, OSError, EOFError):
+        except (Closed, OSError, EOFError) as error:
+            if isinstance(error, EOFError) or getattr(error, "errno", None) == errno.EIO:
+                log.warning("a connection is closed in the middle of a chunk, which can't be read: %s", error)
+            self._drop(caller)
+        except Exception:
+            log.exception("a connection is closed after an error of our own")
             self._drop(caller)
         else:
             if more:
@@ -347,7 +306,7 @@ class ChunkServer:
             self.answer(peer, Underway(id=request.id, done=0, total=0))
         now = time.monotonic()
         for caller in list(self._callers.values()):
-            caller.rest()
+            caller.rest(now)
             if now - caller.moved_at(now) >= SILENT_S:
                 self._counters.rejected += 1
                 self._drop(caller)

@@ -11,10 +11,11 @@ import threading
 from contextlib import suppress
 
 from fabric.images.cache import ImageCache
+from fabric.images.desk import Counters
 from fabric.images.fetch import Neighbours
 from fabric.images.pieces import Pieces
 from fabric.images.protocol import Holder
-from fabric.images.server import ChunkServer, Counters
+from fabric.images.server import ChunkServer
 from fabric.runtime.settings import AgentConfig
 
 LOOK_S = 15.0
