@@ -5,8 +5,8 @@ and passed on within a rack.
     protocol    how chunks and manifests travel, on an endpoint of their own (wire: on a TCP connection; stretch: from
                 files, by the kernel)
     store       a holder's chunks and manifests on disk (ledger: what refers to what; shelf: the files)
-    server      a thread that serves chunks (callers: one connection; parking: who waits; intake: what only a store is
-                asked)
+    server      a thread that serves chunks (callers: one connection; parking: who waits; desk: for whom it works;
+                intake: what only a store is asked)
     transfer    which chunk to ask of whom next, without sockets or a clock
     mates       nodes of a rack that fetch the same: whom to ask within the rack (pieces: what a node gives to them)
     fetch       an image into a file, from several holders (links: the connections; company: its mates); replicate:

@@ -58,7 +58,8 @@ class Caller:
     def moved_at(self, now: float) -> float:
         """Since when it has neither taken what it is owed, nor sent the rest of what it began; `now`: nothing is to be
         moved, or something was."""
-        if not len(self.outgoing) and not self.incoming.partial:
+        begun = self.incoming.partial and not self.incoming.hungry  # else it is we who keep it waiting
+        if not (len(self.outgoing) or begun):
             self._moved_at = now
             return now
         moved = (self.incoming.came(), self.outgoing.arrived())  # a chunk may be with the kernels for longer than that

@@ -10,11 +10,11 @@ at the end; a failure leaves nothing. Large files of an archive may go to files 
 Nodes of a rack that fetch the same image pass chunks on to each other, if they are given `Neighbours`: who has which is
 the affair of `fabric.images.company`, and what a mate sends is trusted no more than what a holder sends.
 
-Memory: `WINDOW` chunks a holder, and `MATES_WINDOW` of all mates, are asked for and not yet here, and not more than
-that can arrive: 2 holders, 4 chunks of 1 MiB each, and 8 chunks of mates. They wait with the kernel, and come here one
-by one (`fabric.images.wire`). A holder that dies, stalls or lies is dropped
-and the others go on. When none is left, `more` is asked for other holders; a node that lied, or was dropped twice,
-isn't taken again.
+Memory: `WINDOW` chunks a holder, and `MATES_WINDOW` of all mates, are asked for and not yet here: 2 holders, 4 chunks
+of 1 MiB each, and 8 chunks of mates. They are with the kernel, as far as it holds them; here a connection has at most
+one buffer, and mostly one does for all (`fabric.images.wire`). A holder that dies, stalls or lies is dropped and the
+others go on. When none is left, `more` is asked for other holders; a node that lied, or was dropped twice, isn't taken
+again.
 
 `Fetching` is the same with another place to write to: `fabric.images.replicate` writes into a chunk store.
 """

@@ -25,9 +25,9 @@ Mates are nodes of one rack that fetch the same image at the same time, and pass
 (`fabric.images.mates`). A holder tells an asker of its mates; `Data.mates` is a number that changes when there are
 others, so that whoever is being served knows when to ask again.
 
-Decoding is strict: a version, kind, field or type that isn't in this file, or a frame over its size, is a
-`ProtocolError`. The receiver counts it and does nothing else. Bytes are never trusted for what a header says of them:
-chunks are hashed, manifests are compared with their digest.
+Decoding is strict: a version, kind, field or type that isn't in this file, or a message over its size, is a
+`ProtocolError`. The receiver closes the connection and does nothing else. Bytes are never trusted for what a header
+says of them: chunks are hashed, manifests are compared with their digest.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ T = TypeVar("T")
 VERSION = 1
 MAX_HEADER_BYTES = 8192
 MAX_DATA_BYTES = MAX_MANIFEST_BYTES
-"""A chunk is smaller: one frame limit serves both."""
+"""A chunk is smaller: one limit serves both."""
 MAX_SOURCES = 8
 MAX_MATES = 128
 """Told to one asker; a rack with more at the same image has those that came first."""
@@ -66,7 +66,7 @@ _Name = Annotated[str, Meta(min_length=1, max_length=255)]
 
 
 class ProtocolError(ImageError):
-    """A frame that is not of this protocol."""
+    """Something that is no message of this protocol."""
 
 
 @dataclass(frozen=True, slots=True)

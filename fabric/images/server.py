@@ -3,7 +3,7 @@ storage agent, or the pieces of a node that fetches.
 
     every turn, for each connection that has something:   take what came, answer what is quick, send chunks
 
-The kernel sends chunks from their files (`fabric.images.stretch`), so that serving takes no memory whatever the peers
+The kernel sends chunks from their files (`fabric.images.stretch`), so that these take no memory whatever the peers
 ask for, and hardly any time. A connection has one chunk under way, and then the next one's turn comes: a peer that
 reads slowly waits for itself alone. Of a peer that owes us the reading of `PEER_REQUESTS` answers nothing more is read,
 so that TCP makes it wait.
@@ -16,7 +16,8 @@ Who asks for mates is put in touch with the others of its rack (`fabric.images.m
 asked (pushes, copies) is the affair of `fabric.images.intake`, if there is one.
 
 A connection over which something comes that is not of the protocol is closed, and so is one that neither takes what it
-asked for, nor sends the rest of what it began, for `SILENT_S`. Either is counted.
+asked for, nor sends the rest of what it began, for `SILENT_S`. One over which nothing is asked stays open, until others
+have no room beside it. All of these are counted.
 """
 
 from __future__ import annotations
@@ -192,9 +193,10 @@ class ChunkServer:
         self._epoll.close()
 
     def _turn(self, events: list[tuple[int, int]]) -> None:
+        knocks = False
         for fd, what in events:
             if fd == self._listener.fileno():
-                self._accept()
+                knocks = True
             elif fd == self._wake_in.fileno():
                 self._look()
             elif (caller := self._callers.get(fd)) is None:
@@ -207,6 +209,8 @@ class ChunkServer:
         for caller in ready.values():
             if self._peers.get(caller.peer) is caller:
                 self._attend(caller)
+        if knocks:  # last: who comes may have the file descriptor of one who went
+            self._accept()
 
     def _accept(self) -> None:
         for _ in range(_ACCEPT_AT_ONCE):

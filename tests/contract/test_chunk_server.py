@@ -142,6 +142,23 @@ def test_who_sends_slowly_is_heard_out_and_who_stops_is_not(peers: Peers) -> Non
 
 
 @pytest.mark.usefixtures("strict")
+def test_who_waits_for_memory_is_not_silent(peers: Peers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While others have it all, however long they take."""
+    monkeypatch.setattr("fabric.images.server.MAX_BODIES", 1)
+    served = peers.serve()
+    message = framed(encode(Put(id=1, push="p", hash=b"h" * 32)), bytes(1000))
+    with connected(served) as first, connected(served) as second:
+        buffers = served.server._buffers
+        taken = buffers.take(1)
+        assert taken is not None
+        second.sendall(message)
+        pass_s(1.0)
+        buffers.give_back(taken)
+        first.sendall(message)
+        assert answers(first, 1) + answers(second, 1) == [("Refused", 1), ("Refused", 1)]
+
+
+@pytest.mark.usefixtures("strict")
 def test_a_push_may_pause_between_two_chunks(peers: Peers, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing runs in it then; so nothing may be left half sent."""
 
