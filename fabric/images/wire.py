@@ -175,9 +175,10 @@ class Incoming:
 
     def _is_worth_it(self) -> bool:
         """Whether to read the data now. As long as it is with the kernel it takes no memory here; so all of it is
-        waited for, once: if the kernel can't hold it, it says so by waking us before."""
+        waited for, once: if the kernel can't hold it, or there is no more, it says so by waking us before. (There is no
+        such difference for a single byte.)"""
         missing = self._size - (self._end - self._start)
-        if missing <= 0 or self._waits_for > 1 or self._unread() >= missing:
+        if missing <= 1 or self._waits_for > 1 or self._unread() >= missing:
             return True
         self._wait_for(missing)
         return False
