@@ -91,7 +91,7 @@ def test_what_moves_between_the_kernels_is_known() -> None:
         assert (incoming.received, incoming.came() > 0) == (0, True)
         assert outgoing.arrived() < outgoing.sent
         before = outgoing.arrived()
-        wait_until(lambda: there.recv(1 << 16) and outgoing.arrived() > before, what="more to be taken, once it is read")
+        wait_until(lambda: there.recv(1 << 16) and outgoing.arrived() > before, what="more to go, once it is read")
 
 
 def test_files_that_were_not_sent_are_closed(pair: Pair, tmp_path: os.PathLike[str]) -> None:
