@@ -36,9 +36,11 @@ Reaction = Callable[[Request], tuple[Answer, bytes | None] | None]
 _SERVE = """
 import sys, threading
 from pathlib import Path
+from fabric.images.intake import Intake
 from fabric.images.server import ChunkServer
 from fabric.images.store import ChunkStore
-server = ChunkServer(ChunkStore(Path(sys.argv[1])))
+store = ChunkStore(Path(sys.argv[1]))
+server = ChunkServer(store, intake=Intake(store))
 print(server.start(), flush=True)
 threading.Event().wait()
 """
