@@ -43,7 +43,7 @@ class BusLimits:
 
 
 def new_context(max_sockets: int = 4_096) -> SocketContext:
-    """One a process; `max_sockets`: two for each agent, and some for transfers."""
+    """One a process; `max_sockets`: two for each agent, and some more."""
     context: SocketContext = zmq.Context()
     context.set(zmq.MAX_SOCKETS, max_sockets)
     return context

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import zmq
 
 from deploy.brp import Reply
 from deploy.documents import Reference
@@ -21,7 +22,7 @@ from deploy.resolved import Unresolved
 from fabric.messages import AnyMessage, FindHolders, HolderRef, Holders
 from fabric.records import Image as Record
 from fabric.records import Leader, encode
-from fabric.runtime.bus import Bus
+from fabric.runtime.bus import Bus, SocketContext
 from fabric.wire import Codec
 from tests.unit.deploy.repository.test_resolver import replying
 from tests.unit.deploy.repository.world import LEAF, Stack, run, scripted, stack
@@ -47,6 +48,7 @@ class Fabric:
     tree: MemoryTree
     peers: Peers
     leader: Bus[AnyMessage]
+    context: SocketContext
     asked: list[FindHolders] = field(default_factory=list)
     holders: list[Served] = field(default_factory=list)
     answers: Callable[[FindHolders], Holders | None] = lambda ask: None
@@ -80,12 +82,13 @@ async def fabric(folder: Path) -> AsyncIterator[Fabric]:
     ensemble = Ensemble(lambda after_s, callback: loop.call_later(after_s, callback), lambda: 0)
     tree = MemoryTree(ensemble, delay=lambda: 0.0)
     tree.open()
+    context: SocketContext = zmq.Context()
     with peers_in(folder / "stores") as peers:
         heard: list[Fabric] = []
         bus: Bus[AnyMessage] = Bus(
-            peers.context, Codec(KEY), "1" * 32, on_message=lambda sender, message: heard[0].hear(sender, message)
+            context, Codec(KEY), "1" * 32, on_message=lambda sender, message: heard[0].hear(sender, message)
         )
-        found = Fabric(ensemble, tree, peers, bus)
+        found = Fabric(ensemble, tree, peers, bus, context)
         found.answers = found.known
         heard.append(found)
         rack = Leader("s1", "r1", "1" * 32, bus.address)
@@ -96,6 +99,7 @@ async def fabric(folder: Path) -> AsyncIterator[Fabric]:
         finally:
             bus.close()
             tree.close()
+            context.term()
 
 
 @asynccontextmanager
@@ -103,7 +107,7 @@ async def with_images(folder: Path, here: Fabric) -> AsyncIterator[Stack]:
     async def tree() -> Tree:
         return here.tree
 
-    async with stack(folder / "cache", images=ImageAccess(tree, KEY, here.peers.context)) as all:
+    async with stack(folder / "cache", images=ImageAccess(tree, KEY, here.context)) as all:
         yield all
 
 
@@ -271,10 +275,9 @@ def test_without_zookeeper_it_may_pass(tmp_path: Path) -> None:
         raise Unreachable("127.0.0.1:1", 1.0)
 
     async def main() -> None:
-        with peers_in(tmp_path / "stores") as peers:
-            async with stack(tmp_path / "cache", images=ImageAccess(tree, None, peers.context)) as all:
-                with pytest.raises(Unresolved, match=r"ZooKeeper: no ZooKeeper server answered") as error:
-                    await all.fetcher.code(Reference("image://agent"))
-                assert error.value.again
+        async with stack(tmp_path / "cache", images=ImageAccess(tree, None, zmq.Context.instance())) as all:
+            with pytest.raises(Unresolved, match=r"ZooKeeper: no ZooKeeper server answered") as error:
+                await all.fetcher.code(Reference("image://agent"))
+            assert error.value.again
 
     run(main())
