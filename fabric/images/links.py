@@ -126,6 +126,7 @@ class Links:
     def drop(self, node: str) -> None:
         """Closes the link and forgets what is on its way, in either direction: a request counts as heard when it is
         answered, and not before."""
+        self._broken = [lost for lost in self._broken if lost.node != node]  # who drops it does not ask any more
         link = self._links.pop(node, None)
         if link is None:
             return

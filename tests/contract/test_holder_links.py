@@ -83,3 +83,17 @@ def test_a_connection_may_break_after_any_byte(peers: Peers, tmp_path: Path, mon
         assert [(drop.node, drop.reason) for drop in report.dropped] == [("cut", "connection lost")]
         assert report.bytes_by_holder.get("cut", 0) == (4096 if len(streams[-1]) >= len(first) else 0)
     wait_until(lambda: open_files() == before, what="all to be closed, also by the server")
+
+
+def test_who_opens_a_link_again_is_not_told_how_the_one_before_ended(peers: Peers) -> None:
+    living = peers.serve(IMAGE).holder
+    with Links() as links:
+        links.open(Holder(living.node, "r", "no endpoint"))
+        links.open(living)
+        links.send(living.node, GetManifest(id=1, digest=IMAGE.digest))
+        found: list[Arrived | Lost] = []
+        wait_until(lambda: found.extend(links.poll(1)) or bool(found), what="the answer")
+        assert [type(one) for one in found] == [Arrived]
+        links.open(Holder(living.node, "r", "no endpoint"))
+        links.drop(living.node)
+        assert list(links.poll(0)) == []
