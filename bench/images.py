@@ -8,8 +8,8 @@ sendfile, and as many clients, the same processes, begun in the same moment: onc
 our nodes do, and once they throw it away. Like is compared with like: nodes write files, and are held against clients
 that do; that nodes also hash every chunk is their own affair.
 
-All files are in memory (tmpfs) where there is room: it is not the disk that is measured. Just before each that writes
-files, as many are written and removed (bench/pages.py says why).
+All files are in memory (tmpfs) where there is room: it is not the disk that is measured. As many are written before each
+that writes files, and removed meanwhile (bench/pages.py says why).
 """
 
 from __future__ import annotations
@@ -178,19 +178,19 @@ def measure_spread(shape: Shape) -> Spread:
             for number in range(shape.nodes)
         ]
         children.wait_ready()
-        total_gib = shape.nodes * shape.mib / 1024
+        total_bytes, total_gib = shape.nodes * shape.mib << 20, shape.nodes * shape.mib / 1024
         with nginx(folder / "nginx", shape.mib) as port:
             for number in range(shape.repeat):
-                pages.write_files(folder / "written", shape.nodes, shape.mib << 20)
                 order = Order("get", port=port, path="/image", mib=shape.mib)
-                files_s, _ = together(nodes, order)
+                with pages.at_hand(folder / "written", total_bytes):
+                    files_s, _ = together(nodes, order)
                 discard_s, _ = together(nodes, msgspec.structs.replace(order, discard=True))
                 made = [one.ask(Order("make", mib=shape.mib, number=number + 1)) for one in holders]
                 refs = tuple(Holder(f"s{n}", f"s{n}", one.endpoint) for n, one in enumerate(made))
                 before = [one.ask(Order("count")) for one in holders]
                 order = Order("fetch", digest=made[0].digest, holders=refs)
-                pages.write_files(folder / "written", shape.nodes, shape.mib << 20)
-                ours_s, done = together(nodes, order)
+                with pages.at_hand(folder / "written", total_bytes):
+                    ours_s, done = together(nodes, order)
                 after = [one.ask(Order("count")) for one in holders]
                 together(nodes, Order("forget", digest=made[0].digest))
                 sent = sum(late.number - early.number for early, late in zip(before, after, strict=True))
@@ -233,7 +233,7 @@ def report(spreads: Sequence[Spread]) -> str:
         "## Images",
         "",
         f"{machine()}; commit {commit()}; {datetime.now(UTC):%Y-%m-%d}; `python -m bench.images`.",
-        "Each node and holder is a process; files are in memory, in pages that were in use a moment ago. Nodes verify",
+        "Each node and holder is a process; files are in memory, in pages that were in use just before. Nodes verify",
         "every chunk and write it to a file;",
         "nginx (sendfile) sends to as many processes, which don't hash. Median (least to most).",
         "",

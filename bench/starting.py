@@ -33,6 +33,7 @@ from fabric.load.machine import cores
 SLURM_S, SLURM_BEST_S = 0.45, 0.29
 TIMES = 2.0
 LOOPBACK_BYTES, HASH_BYTES, PIECE_BYTES = 1 << 30, 256 << 20, 1 << 20
+PAGES_BYTES_S = 3 << 29
 
 
 TWO_HUNDRED = Shape(5, 38, 2)
@@ -60,8 +61,9 @@ def starting(
             asking.write_image(path, image_bytes)
             asking.push(api, f"starting-{number}", path)
             total = count * path.stat().st_size
-            written.append(pages.write_files(fabric.folder.path / "written", count, image_bytes))
-            cold.append(asking.once(api, f"starting-{number}", count, seen=True, max_per_node=1).wall_s)
+            with pages.at_hand(fabric.folder.path / "written", count * image_bytes, PAGES_BYTES_S) as took_s:
+                cold.append(asking.once(api, f"starting-{number}", count, seen=True, max_per_node=1).wall_s)
+            written.append(took_s)
             needed.append(total / loopback_bytes_s() + total / hash_bytes_s())
             say(f"uncached: {cold[-1]:.2f} s; the bytes need {needed[-1]:.2f} s")
     walls = sorted(one.wall_s for one in warm)
