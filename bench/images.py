@@ -8,8 +8,8 @@ sendfile, and as many clients, the same processes, begun in the same moment: onc
 our nodes do, and once they throw it away. Like is compared with like: nodes write files, and are held against clients
 that do; that nodes also hash every chunk is their own affair.
 
-All files are in memory (tmpfs) where there is room: it is not the disk that is measured. As many are written before each
-that writes files, and removed meanwhile (bench/pages.py says why).
+All files are in memory (tmpfs) where there is room: it is not the disk that is measured. As many are written before
+each that writes files, and removed meanwhile (bench/pages.py says why).
 """
 
 from __future__ import annotations
