@@ -109,6 +109,10 @@ class _Connection:
         except TimeoutError:
             self._signal(signal.SIGKILL)
             await self._process.wait()
+        finally:
+            # What outlived ssh may hold its output open: asyncio would keep the pipes, and complain of them when the
+            # loop is closed already. A Process has no other way to say so.
+            self._process._transport.close()  # type: ignore[attr-defined]
 
     def _signal(self, number: int) -> None:
         with suppress(ProcessLookupError):
