@@ -1,15 +1,17 @@
-"""The trees that the contract suite runs against."""
+"""The trees that the contract suite runs against, and holders of images."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import CONTAINERS
+from tests.unit.images.peers import Peers, peers_in
 from tests.zookeeper import memory_servers, memory_session, server_session, shaky_server_session
 
 MakeTree = Callable[..., AbstractAsyncContextManager[Any]]
@@ -27,3 +29,10 @@ def make_tree(request: pytest.FixtureRequest) -> MakeTree:
     else:
         hosts = request.getfixturevalue("chroot")
     return lambda shaky=False, **options: (shaky_server_session if shaky else server_session)(hosts, **options)
+
+
+@pytest.fixture
+def peers(tmp_path: Path) -> Iterator[Peers]:
+    """Holders of images."""
+    with peers_in(tmp_path) as made:
+        yield made

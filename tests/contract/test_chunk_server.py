@@ -8,7 +8,6 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,16 +21,10 @@ from fabric.images.push import Push
 from fabric.images.server import ChunkServer
 from fabric.images.wire import address_of
 from tests.unit.images.content import random_image
-from tests.unit.images.peers import Peers, Served, framed, peers_in, unframed
+from tests.unit.images.peers import Peers, Served, framed, unframed
 from tests.waiting import wait_until
 
 IMAGE = random_image(5 * 65536 + 99, chunk_bytes=65536)
-
-
-@pytest.fixture
-def peers(tmp_path: Path) -> Iterator[Peers]:
-    with peers_in(tmp_path) as made:
-        yield made
 
 
 @pytest.fixture

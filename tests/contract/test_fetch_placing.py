@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,18 +13,12 @@ from fabric.images.fetch import fetch
 from fabric.images.hollow import Parts
 from fabric.images.tarwalk import Limits
 from tests.unit.images.content import image_of, random_image
-from tests.unit.images.peers import Peers, peers_in
+from tests.unit.images.peers import Peers
 from tests.unit.images.rack import Once
 from tests.unit.images.test_archive import START, member, tar_of
 
 DATA = random_image(40 * 65536 + 99).data
 ARCHIVE = image_of(tar_of(START, member("a", DATA), member("small"), member("b", DATA[:99_999])), 65536)
-
-
-@pytest.fixture
-def peers(tmp_path: Path) -> Iterator[Peers]:
-    with peers_in(tmp_path) as made:
-        yield made
 
 
 def test_large_bodies_of_an_archive_are_placed_beside_the_file_if_asked_for(peers: Peers, tmp_path: Path) -> None:

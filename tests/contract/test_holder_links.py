@@ -16,16 +16,10 @@ from fabric.images.links import Arrived, Links, Lost
 from fabric.images.manifest import MAX_CHUNKS
 from fabric.images.protocol import Data, Done, GetManifest, Holder, encode
 from tests.unit.images.content import random_image
-from tests.unit.images.peers import Peers, framed, peers_in
+from tests.unit.images.peers import Peers, framed
 from tests.waiting import wait_until
 
 IMAGE = random_image(3 * 4096 + 9, chunk_bytes=4096)
-
-
-@pytest.fixture
-def peers(tmp_path: Path) -> Iterator[Peers]:
-    with peers_in(tmp_path) as made:
-        yield made
 
 
 @contextmanager

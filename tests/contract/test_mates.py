@@ -29,19 +29,13 @@ from fabric.images.protocol import (
 )
 from fabric.images.tarwalk import Limits
 from tests.unit.images.content import Image, image_of, random_image
-from tests.unit.images.peers import Peers, Reaction, Served, answering, peers_in
+from tests.unit.images.peers import Peers, Reaction, Served, answering
 from tests.unit.images.rack import Node, Once, Rack
 from tests.unit.images.test_archive import START, member, tar_of
 from tests.waiting import wait_until
 
 IMAGE = random_image(48 * 65536 + 99, chunk_bytes=65536)
 CHUNKS = len(IMAGE.chunks)
-
-
-@pytest.fixture
-def peers(tmp_path: Path) -> Iterator[Peers]:
-    with peers_in(tmp_path) as made:
-        yield made
 
 
 @pytest.fixture
